@@ -1,0 +1,193 @@
+"""One training loop for both networks: schedule, validation, early stopping, progress, and the same result by seed."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.backbones import Normalisation
+from export.data import Augmentation, Dataset, Echo, Indices, augment, to_pixels
+from transforms.core.errors import DeviceError, RunError, UsageError
+
+_EVALUATION_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    ``learning_rate`` is AdamW's peak: it rises over the first twentieth of the steps and falls to zero along a cosine.
+    ``trunk_rate`` multiplies it for the backbone; 0 freezes the backbone, its batch statistics too. ``patience`` is the
+    number of epochs without a better validation after which training stops. ``threads`` 0 takes all cores; the result
+    is the same to the bit for the same seed, threads and machine.
+    """
+
+    epochs: int = 30
+    batch: int = 64
+    learning_rate: float = 1e-3
+    trunk_rate: float = 1.0
+    weight_decay: float = 1e-4
+    patience: int = 10
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+    threads: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch", 2), ("patience", 1), ("threads", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is at least {least}, got {getattr(self, name)}")
+        if not self.learning_rate > 0 or self.trunk_rate < 0 or self.weight_decay < 0:
+            raise UsageError(
+                f"learning rate > 0, trunk rate >= 0 and weight decay >= 0 are needed; got {self.learning_rate}, "
+                f"{self.trunk_rate} and {self.weight_decay}"
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: a network with its trunk, the batches of an epoch, a loss and a validation.
+
+    ``batches(rng)`` lists the indices of one epoch's batches; ``loss(output, indices)`` is a scalar of what the network
+    made of them; ``validate()`` returns figures, of which ``metric`` is the one to maximise.
+    """
+
+    network: nn.Module
+    trunk: nn.Module
+    batches: Callable[[np.random.Generator], list[Indices]]
+    loss: Callable[[Tensor | tuple[Tensor, ...], Indices], Tensor]
+    validate: Callable[[], Mapping[str, float]]
+    metric: str
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of the training curve."""
+
+    epoch: int
+    loss: float
+    seconds: float
+    validation: Mapping[str, float]
+
+
+@contextmanager
+def reproducible(recipe: Recipe) -> Iterator[None]:
+    """Seeds and thread count of a training, put back afterwards."""
+    if recipe.device != "cpu" and not (recipe.device.startswith("cuda") and torch.cuda.is_available()):
+        raise DeviceError(f"torch cannot train on {recipe.device!r} here; take cpu, or cuda where a GPU is")
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
+    # Some CUDA kernels have no deterministic form: there the same seed is as close as the machine allows.
+    torch.use_deterministic_algorithms(True, warn_only=recipe.device != "cpu")
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(recipe.seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic)
+
+
+def fit(task: Task, dataset: Dataset, normalisation: Normalisation, recipe: Recipe, echo: Echo) -> tuple[Epoch, ...]:
+    """Trains the network in place, leaves it with the weights of its best epoch, and returns the curve."""
+    network = task.network.to(recipe.device)
+    optimiser = _optimiser(task, recipe)
+    rng = np.random.default_rng(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    curve: list[Epoch] = []
+    best, best_state = -math.inf, copy.deepcopy(network.state_dict())
+    started = said = time.monotonic()
+    for epoch in range(1, recipe.epochs + 1):
+        batches = task.batches(rng)
+        _train_mode(task, recipe)
+        losses: list[float] = []
+        for step, indices in enumerate(batches):
+            _set_rate(optimiser, recipe, (epoch - 1 + (step + 0.5) / len(batches)) / recipe.epochs)
+            pixels = augment(to_pixels(dataset.images[indices], recipe.device), recipe.augmentation, generator)
+            loss = task.loss(network(normalisation.apply(pixels)), indices)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            losses.append(loss.item())
+            if (now := time.monotonic()) - said > 20:
+                echo(f"  epoch {epoch}, batch {step + 1} of {len(batches)}, loss {np.mean(losses):.4f}")
+                said = now
+        if not np.isfinite(losses).all():
+            raise RunError(f"the loss is not finite in epoch {epoch}; lower the learning rate ({recipe.learning_rate})")
+        figures = task.validate()
+        seconds = time.monotonic() - started
+        curve.append(Epoch(epoch, float(np.mean(losses)), round(seconds, 2), dict(figures)))
+        better = not figures[task.metric] <= best  # true for NaN, too: without a validation the last epoch stays
+        if better:
+            best, best_state = figures[task.metric], copy.deepcopy(network.state_dict())
+        since = epoch - _best(curve, task.metric)
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name in (task.metric, "map"))
+        left = seconds / epoch * (recipe.epochs - epoch)
+        echo(
+            f"epoch {epoch:>3}/{recipe.epochs}  loss {curve[-1].loss:.4f}  {shown}{'  *' if better else ''}  "
+            f"{_duration(seconds)} gone, at most {_duration(left)} to go"
+        )
+        said = time.monotonic()
+        if since >= recipe.patience and epoch < recipe.epochs:
+            echo(f"no better {task.metric} for {since} epochs: stopped")
+            break
+    network.load_state_dict(best_state)
+    network.eval()
+    return tuple(curve)
+
+
+def predict(
+    network: nn.Module, dataset: Dataset, indices: Indices, normalisation: Normalisation, device: str = "cpu"
+) -> torch.Tensor:
+    """The network's output, the first one where there are several, for images of the data set, without augmentation."""
+    network.eval()
+    outputs = []
+    with torch.inference_mode():
+        for first in range(0, len(indices), _EVALUATION_BATCH):
+            images = dataset.images[indices[first : first + _EVALUATION_BATCH]]
+            output = network(normalisation.apply(to_pixels(images, device)))
+            outputs.append((output[0] if isinstance(output, tuple) else output).cpu())
+    return torch.cat(outputs)
+
+
+def _optimiser(task: Task, recipe: Recipe) -> torch.optim.AdamW:
+    trunk = list(task.trunk.parameters())
+    known = {id(parameter) for parameter in trunk}
+    head = [parameter for parameter in task.network.parameters() if id(parameter) not in known]
+    groups = [{"params": head, "share": 1.0}]
+    for parameter in trunk:
+        parameter.requires_grad_(recipe.trunk_rate > 0)
+    if recipe.trunk_rate > 0:
+        groups.append({"params": trunk, "share": recipe.trunk_rate})
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
+    warm = 0.05
+    share = progress / warm if progress < warm else 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
+    for group in optimiser.param_groups:
+        group["lr"] = recipe.learning_rate * group["share"] * share
+
+
+def _train_mode(task: Task, recipe: Recipe) -> None:
+    task.network.train()
+    if recipe.trunk_rate == 0:
+        task.trunk.eval()
+
+
+def _best(curve: list[Epoch], metric: str) -> int:
+    values = [-math.inf if math.isnan(row.validation[metric]) else row.validation[metric] for row in curve]
+    return curve[int(np.argmax(values))].epoch
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"

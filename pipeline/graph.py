@@ -1,0 +1,163 @@
+"""The pipeline: the labelled chain, nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.utils import shared
+
+from pipeline.options import AuditOptions
+from transforms import catalogue, tables
+from transforms.bundle import Bundle
+from transforms.core.errors import RunError
+from transforms.core.saliency.methods import explainer_id
+from transforms.core.types import EmbeddedImage, Product
+from transforms.embed_images import EmbedImages
+from transforms.explain_queries import Explainer, ExplainQueries, Worker
+from transforms.load_image import ImageLoader
+from transforms.models import Serving
+from transforms.progress import Progress
+from transforms.read_pairs import ReadPairs
+from transforms.resolve_products import ResolveProducts
+from transforms.write_tables import FinishRun, WriteTables
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A validated run: what the launcher found out before it builds the pipeline."""
+
+    options: AuditOptions
+    bundle: Bundle
+    serving: Serving
+    files: tuple[str, ...]
+    versions: dict[str, str]
+    progress: Progress = Progress()
+
+
+def build(pipeline: Any, plan: Plan) -> Any:
+    """Adds the audit to ``pipeline`` and returns the PCollection that holds the run's row."""
+    options = plan.options
+    handle = shared.Shared()
+    load = ImageLoader(options.access(), options.limits(), plan.bundle.resize)
+    explainer = Explainer(options.saliency_method(), options.fill, options.top, options.map_size)
+
+    read = pipeline | "Pairs" >> ReadPairs(plan.files, options.columns, options.keep, plan.bundle.conditions)
+    pairs, failures, rows = read["pairs"], [read["failures"]], []
+    if options.catalogue:
+        products = pipeline | "Catalogue" >> beam.Create([options.catalogue]) | "Products" >> beam.FlatMap(_products)
+        rows.append(products | "ProductRows" >> beam.Map(lambda product: ("products", tables.product_row(product))))
+        for side in ("query", "reference"):
+            resolved = (pairs, products) | f"Resolve {side}" >> ResolveProducts(side)
+            pairs = resolved.pairs
+            failures.append(resolved.failures)
+    rows.append(pairs | "Strata" >> CountStrata())
+
+    images = pairs | "Images" >> EmbedImages(plan.serving, load, handle, plan.progress)
+    worker = Worker(plan.serving, explainer, load, handle, plan.progress)
+    explained = (pairs, images) | "Queries" >> ExplainQueries(worker)
+    failures.append(explained["failures"])
+
+    rows += [
+        images | "ImageRows" >> beam.FlatMap(lambda outcome: _image_rows(outcome[1], options.store_embeddings)),
+        explained["rows"] | "ExplanationRows" >> beam.Map(lambda row: ("explanations", row)),
+        failures
+        | "AllFailures" >> beam.Flatten()
+        | "FailureRows" >> beam.Map(lambda failure: ("failures", tables.failure_row(failure))),
+    ]
+    written = (
+        rows
+        | "AllRows" >> beam.Flatten()
+        | "Tables" >> WriteTables(options.out, options.run_id, options.shards, _present(options))
+    )
+    return (read["counts"], explained["counts"], written) | "Run" >> FinishRun(
+        options.out, options.run_id, run_row(plan)
+    )
+
+
+def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
+    """How the run's counts become its row."""
+    options, bundle = plan.options, plan.bundle
+    fixed: tables.Row = {
+        "started": datetime.now(timezone.utc),
+        "period": options.period,
+        "whymatch_version": plan.versions["whymatch"],
+        "versions": json.dumps(plan.versions, sort_keys=True),
+        "configuration": json.dumps(options.recorded(), sort_keys=True),
+        "model_id": bundle.model_id,
+        "attribute_model_id": bundle.attribute_model_id,
+        "vocabulary_id": bundle.vocabulary_id,
+        "explainer_ids": [explainer_id(options.saliency_method(), options.fill)],
+        "sampling_design": "all queries",
+    }
+
+    def complete(counts: dict[str, int]) -> tables.Row:
+        read, explained = counts.get("rows_read", 0), counts.get("rows:explanations", 0)
+        failed = counts.get("rows:failures", 0)
+        if read != explained + failed:
+            raise RunError(
+                f"{read} manifest rows were read, but {explained} were explained and {failed} failed: "
+                f"{read - explained - failed} are unaccounted for. Nothing of this run counts; please report it."
+            )
+        return {
+            **fixed,
+            "finished": datetime.now(timezone.utc),
+            "rows_read": read,
+            "pairs_explained": explained,
+            "pairs_failed": failed,
+            "pairs_not_sampled": 0,
+            "explanations": explained,
+            "queries": counts.get("queries", 0),
+            "images": counts.get("rows:images", 0),
+            "forward_passes": counts.get("forward_passes", 0) + counts.get("rows:images", 0),
+        }
+
+    return complete
+
+
+class CountStrata(beam.PTransform):  # type: ignore[misc]
+    """Pairs to rows of the table strata; until queries are sampled, every stratum is taken whole."""
+
+    def expand(self, pairs: Any) -> Any:
+        return (
+            pairs
+            | "ByQuery" >> beam.Map(lambda pair: ((pair.stratum, pair.query_id), 1))
+            | "PairsOfQuery" >> beam.CombinePerKey(sum)
+            | "ByStratum" >> beam.MapTuple(lambda key, count: (key[0], (1, count)))
+            | "SumStratum" >> beam.CombinePerKey(_add)
+            | "StratumRow" >> beam.MapTuple(_stratum_row)
+        )
+
+
+def _add(counts: Any) -> tuple[int, int]:
+    queries = pairs = 0
+    for some_queries, some_pairs in counts:
+        queries, pairs = queries + some_queries, pairs + some_pairs
+    return queries, pairs
+
+
+def _stratum_row(stratum: str, counts: tuple[int, int]) -> tuple[str, tables.Row]:
+    queries, pairs = counts
+    row = {"stratum": stratum, "queries": queries, "sampled_queries": queries, "pairs": pairs, "rate": 1.0}
+    return "strata", row
+
+
+def _products(address: str) -> Iterator[Product]:
+    """The products of a catalogue. A row that is none was said before the run; its pairs fail as unknown_product."""
+    for item in catalogue.read(address):
+        if isinstance(item, Product):
+            yield item
+
+
+def _image_rows(outcome: Any, store_embeddings: bool) -> Iterator[tuple[str, tables.Row]]:
+    if isinstance(outcome, EmbeddedImage):
+        yield "images", tables.image_row(outcome, store_embeddings)
+
+
+def _present(options: AuditOptions) -> tuple[str, ...]:
+    present = ("strata", "explanations", "failures", "images")
+    return (*present, "products") if options.catalogue else present

@@ -1,0 +1,196 @@
+"""``bundle.json``: what a model bundle holds, written once and verified whenever it is read.
+
+A bundle is a folder of ``bundle.json`` and ONNX files, all that a worker needs:
+
+    similarity.onnx   image uint8 [I,H,W,3], mask float32 [M,H,W,1], fill float32 [1,h,w,3] in pixel units
+                      -> embedding float32 [max(I,M), D]; I and M broadcast, fill is a colour (h = w = 1) or an image
+    attributes.onnx   image uint8 [I,H,W,3] -> scores float32 [I,A] in [0, 1], maps float32 [I,A,h,w]; optional
+
+Everything after the resize (cast, perturb, normalise, channel order, layout, network, L2 norm) is in the graph. The
+resize itself is done on the CPU by ``transforms.core.images.resize``, for which ``resize`` holds the settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from transforms import storage
+from transforms.core.errors import BundleError
+from transforms.core.images import Resize
+from transforms.core.similarity import SimilarityFunction
+from transforms.core.types import content_id
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+
+
+@dataclass(frozen=True)
+class Network:
+    """One ONNX graph of a bundle.
+
+    ``batch`` is the only batch size that the graph accepts, or None for any. ``files`` maps every file of the graph
+    (the ONNX file first, then its external data) to the sha256 of its content. ``preprocessing`` is a record of what
+    was put in front of the network: layout, channel order, scale, mean and standard deviation. ``parity`` is the
+    largest absolute difference from the framework that the network came from, None where there was none to compare.
+    """
+
+    files: Mapping[str, str]
+    batch: int | None = None
+    precision: Literal["float32", "float16"] = "float32"
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    parity: float | None = None
+
+    @property
+    def file(self) -> str:
+        """The name of the ONNX file."""
+        return next(iter(self.files))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The content of ``bundle.json``.
+
+    ``fill_mean`` is the normalisation's mean as an RGB colour in pixel units, 0 to 255. ``embedding_size`` is D.
+    ``similarity_function`` says how embeddings compare: "cosine" (the graph ends in the L2 norm), "dot", or
+    "euclidean" (the negative distance). ``vocabulary`` names the A attributes as ``column=value``; ``priors`` are their
+    p_a, or None. ``phi`` weighs confidence and map match in the ranking. ``training`` and ``versions`` are records.
+    """
+
+    similarity: Network
+    resize: Resize
+    embedding_size: int
+    fill_mean: tuple[float, float, float]
+    similarity_function: SimilarityFunction = "cosine"
+    attributes: Network | None = None
+    vocabulary: tuple[str, ...] = ()
+    priors: tuple[float, ...] | None = None
+    phi: tuple[float, float] = (0.5, 0.5)
+    conditions: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.attributes is None) != (not self.vocabulary):
+            raise BundleError(
+                f"a bundle has an attribute network and a vocabulary, or neither; this one has "
+                f"{'no' if self.attributes is None else 'an'} attribute network and {len(self.vocabulary)} names"
+            )
+        if self.priors is not None and len(self.priors) != len(self.vocabulary):
+            raise BundleError(f"{len(self.priors)} priors for {len(self.vocabulary)} attributes")
+
+    @property
+    def model_id(self) -> str:
+        """Id of the similarity model: its files, the resize in front of them and the similarity function."""
+        return content_id(
+            _canonical(dict(self.similarity.files)),
+            _canonical(asdict(self.resize)),
+            self.similarity_function,
+            letter="m",
+        )
+
+    @property
+    def attribute_model_id(self) -> str | None:
+        """Id of the attribute model: its files and the resize in front of them."""
+        if self.attributes is None:
+            return None
+        return content_id(_canonical(dict(self.attributes.files)), _canonical(asdict(self.resize)), letter="a")
+
+    @property
+    def vocabulary_id(self) -> str | None:
+        """Id of the attribute names and their order."""
+        return content_id(*self.vocabulary, letter="v") if self.vocabulary else None
+
+
+def write(bundle: Bundle, folder: Path) -> Path:
+    """Writes ``bundle.json`` into ``folder``, beside the ONNX files it names, and returns its path."""
+    for network in _networks(bundle):
+        for name, expected in network.files.items():
+            if (found := file_sha256(folder / name)) != expected:
+                raise BundleError(f"{folder / name}: sha256 is {found}, the bundle says {expected}")
+    content = {"format": FORMAT, **asdict(bundle)}
+    path = folder / MANIFEST
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read(address: str) -> Bundle:
+    """Reads ``bundle.json`` of the bundle folder at ``address``; BundleError where it is not one."""
+    where = storage.join(address, MANIFEST)
+    try:
+        content = json.loads(storage.read_file(where, max_bytes=64 * 2**20))
+    except json.JSONDecodeError as error:
+        raise BundleError(f"{storage.redact(where)} is no JSON: {error}") from None
+    return _parse(content, storage.redact(where))
+
+
+def fetch(address: str, folder: Path) -> Bundle:
+    """Copies a bundle's files into the private ``folder`` and verifies the sha256 of each.
+
+    The copy is what is loaded: nobody can change it between the check and the load, and a declared external data file
+    cannot be a link to anything else.
+    """
+    bundle = read(address)
+    for network in _networks(bundle):
+        for name, expected in network.files.items():
+            data = storage.read_file(storage.join(address, name))
+            found = hashlib.sha256(data).hexdigest()
+            if found != expected:
+                raise BundleError(
+                    f"{storage.redact(storage.join(address, name))} is not the file that bundle.json describes: "
+                    f"sha256 {found}, expected {expected}. Export the bundle again, or copy it again."
+                )
+            (folder / name).write_bytes(data)
+    return bundle
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a local file, as 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _networks(bundle: Bundle) -> list[Network]:
+    return [network for network in (bundle.similarity, bundle.attributes) if network is not None]
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _parse(content: Any, where: str) -> Bundle:
+    if not isinstance(content, dict) or "similarity" not in content:
+        raise BundleError(f"{where} describes no bundle: it has no 'similarity'")
+    if content.get("format") != FORMAT:
+        raise BundleError(
+            f"{where} has format {content.get('format')!r}; this version of whymatch reads format {FORMAT}. "
+            "Export the bundle again."
+        )
+    try:
+        resize = {**content["resize"], "size": tuple(content["resize"]["size"])}
+        fields = {key: content[key] for key in ("embedding_size", "similarity_function", "training", "versions")}
+        return Bundle(
+            similarity=_parse_network(content["similarity"]),
+            attributes=None if content["attributes"] is None else _parse_network(content["attributes"]),
+            resize=Resize(**resize),
+            fill_mean=tuple(content["fill_mean"]),
+            vocabulary=tuple(content["vocabulary"]),
+            priors=None if content["priors"] is None else tuple(content["priors"]),
+            phi=tuple(content["phi"]),
+            conditions=tuple(content["conditions"]),
+            **fields,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{where} is not a complete bundle description: {error!r}") from None
+
+
+def _parse_network(content: dict[str, Any]) -> Network:
+    network = Network(**content)
+    for name in network.files:
+        if not name or Path(name).name != name:
+            raise BundleError(f"a bundle's files lie in its own folder; {name!r} does not")
+    return network

@@ -1,0 +1,131 @@
+"""The catalogue: products with their image and their attributes, read as a stream from CSV, JSON lines or Parquet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from transforms import rows, storage
+from transforms.core.errors import BadRow, UsageError
+from transforms.core.types import Failure, Product
+from transforms.lines import quoted
+
+ID, IMAGE, SPLIT = "id", "image", "split"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The attributes that a catalogue offers to an attribute network.
+
+    ``names`` are ``column=value``. ``left_out`` maps each name that is too rare to the number of its products,
+    ``columns_left_out`` each column that is not categorical to the reason, as a phrase.
+    """
+
+    names: tuple[str, ...]
+    left_out: dict[str, int] = field(default_factory=dict)
+    columns_left_out: dict[str, str] = field(default_factory=dict)
+
+
+def read(address: str, *, columns: Sequence[str] | None = None) -> Iterator[Product | Failure]:
+    """Yields one :class:`Product`, or a :class:`Failure` of stage read, for every row of the catalogue at ``address``.
+
+    Args:
+        address: a file with the columns ``id``, ``image`` (relative to the file, or absolute) and perhaps ``split``.
+        columns: the attribute columns in the wanted order; None for all the others, save lists and objects.
+
+    All rows of one id are yielded: which pairs that makes ambiguous is decided where they are joined. What a value
+    may say as an attribute is decided by :func:`vocabulary`.
+
+    Raises:
+        UsageError: columns are missing, or the file cannot be read.
+    """
+    check_header(address, columns=columns)
+    named = (ID, IMAGE, SPLIT, *(columns or ()))
+    for row in rows.read_rows(address, named, rest=columns is None):
+        try:
+            yield _product(row, address, columns)
+        except BadRow as error:
+            yield Failure(None, None, None, error.stage, error.reason, str(error), error.retryable, row.source)
+
+
+def check_header(address: str, *, columns: Sequence[str] | None = None) -> None:
+    """UsageError where the catalogue at ``address`` lacks ``id``, ``image`` or one of ``columns``."""
+    found = rows.header(address)
+    if missing := [column for column in (ID, IMAGE, *(columns or ())) if column not in found]:
+        raise UsageError(
+            f"the catalogue {rows.file_name(address)} has no column {' and no column '.join(map(quoted, missing))}. "
+            f"It needs 'id', 'image' and its attributes; its columns are {rows.listed(found)}."
+        )
+
+
+def _product(row: rows.Row | rows.BadRowAt, address: str, columns: Sequence[str] | None) -> Product:
+    if isinstance(row, rows.BadRowAt):
+        raise BadRow(row.message)
+    product_id, image = rows.identity(row, ID), rows.text(row, IMAGE)
+    if product_id is None or image is None:
+        raise BadRow(f"the product has no {ID if product_id is None else IMAGE}")
+    attributes = (
+        columns if columns is not None else [column for column in row.cells if column not in (ID, IMAGE, SPLIT)]
+    )
+    return Product(
+        id=product_id,
+        image=storage.resolve(image, address),
+        attributes=tuple((column, str(value)) for column in attributes if (value := row.cells.get(column)) is not None),
+        split=rows.text(row, SPLIT),
+        source=row.source,
+    )
+
+
+def vocabulary(
+    products: Iterable[Product],
+    *,
+    columns: Sequence[str] | None = None,
+    min_count: int = 10,
+    max_values: int | None = 200,
+) -> Vocabulary:
+    """The names ``column=value`` that at least ``min_count`` of ``products`` have; does not depend on their order.
+
+    Named ``columns`` are taken as they are, in their order. Otherwise every column is considered, in the catalogue's
+    order, and one that is not categorical is left out: more than ``max_values`` values, fewer than two products a value
+    on average, or no value with ``min_count`` products. Names of a column are sorted.
+    """
+    if min_count < 1:
+        raise UsageError(f"min_count is {min_count}; an attribute needs at least 1 product")
+    counts: dict[str, Counter[str]] = {column: Counter() for column in columns or ()}
+    places: Counter[str] = Counter()
+    reasons: dict[str, str] = {}
+    for product in products:
+        for place, (column, value) in enumerate(product.attributes):
+            if column in reasons or (columns is not None and column not in counts):
+                continue
+            places[column] = max(places[column], place)
+            count = counts.setdefault(column, Counter())
+            count[value] += 1
+            if columns is None and max_values is not None and len(count) > max_values:
+                # The counts go: a column of names must not hold a whole catalogue in memory.
+                reasons[column] = f"more than {max_values} values"
+                del counts[column]
+    if columns is None:
+        # Empty cells move columns forward only, so the last place that a column was seen at is its own.
+        counts = {column: counts[column] for column in sorted(counts, key=lambda column: (places[column], column))}
+        reasons |= {column: why for column, count in counts.items() if (why := _not_categorical(count, min_count))}
+    names = [
+        (f"{column}={value}", count[value])
+        for column, count in counts.items()
+        if column not in reasons
+        for value in sorted(count)
+    ]
+    return Vocabulary(
+        names=tuple(name for name, count in names if count >= min_count),
+        left_out={name: count for name, count in names if count < min_count},
+        columns_left_out=dict(sorted(reasons.items())),
+    )
+
+
+def _not_categorical(count: Counter[str], min_count: int) -> str | None:
+    if 2 * len(count) > count.total():
+        return f"{len(count)} values in {count.total()} products: nearly every value is its own"
+    if max(count.values()) < min_count:
+        return f"none of its {len(count)} values has {min_count} products"
+    return None

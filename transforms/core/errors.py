@@ -1,0 +1,218 @@
+"""Every error that whymatch raises, and the closed set of reasons a pair can fail for.
+
+    WhymatchError
+    ├── UsageError                 exit 2   the command, the configuration or an input file is wrong
+    │   ├── AddressPatternError             a manifest or catalogue address matches nothing
+    │   ├── BundleError                     a model bundle is incomplete, damaged or unusable
+    │   ├── DeviceError                     the requested device cannot run
+    │   └── MissingDependency               an optional package is not installed
+    ├── RunError                   exit 3   the run itself broke; nothing it wrote counts as complete
+    └── PairError                           one manifest row fails, the run goes on; ``reason`` is stable
+        ├── RowError               stage read
+        │   ├── BadRow                      bad_row
+        │   ├── DuplicatePair               duplicate_pair
+        │   ├── UnknownProduct              unknown_product
+        │   ├── AmbiguousProduct            ambiguous_product
+        │   └── UnknownCondition            unknown_condition
+        ├── AddressError           stage load
+        │   ├── AddressRefused              address_refused
+        │   ├── NotFound                    not_found
+        │   ├── AccessDenied                access_denied
+        │   ├── TooManyBytes                too_many_bytes
+        │   └── StorageFault                storage_fault        retryable
+        ├── ImageError             stage decode
+        │   ├── EmptyImage                  empty
+        │   ├── HtmlNotImage                html_not_image
+        │   ├── XmlErrorDocument            xml_error_document
+        │   ├── NotAnImage                  not_an_image
+        │   ├── ImageTooLarge               image_too_large
+        │   └── DamagedImage                damaged_image
+        └── ModelError             stage model
+            ├── ModelFailed                 model_failed
+            └── NonFiniteEmbedding          non_finite_embedding
+
+A :class:`PairError` becomes a row of the ``failures`` table with its class's ``stage``, ``reason`` and
+``retryable``. Reasons are part of the tables' contract: they may be added to, never renamed.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WhymatchError(Exception):
+    """Base class of all errors that whymatch raises on purpose."""
+
+
+class UsageError(WhymatchError):
+    """The command line, the configuration or an input file is wrong; the message says what to do."""
+
+
+class AddressPatternError(UsageError):
+    """A manifest or catalogue address matches no file."""
+
+
+class BundleError(UsageError):
+    """A model bundle is incomplete, damaged, or cannot serve what is asked of it."""
+
+
+class DeviceError(UsageError):
+    """The requested device is not what would run."""
+
+
+class MissingDependency(UsageError):
+    """An optional package is needed; the message holds the pip command that brings it."""
+
+
+class RunError(WhymatchError):
+    """The run broke; readers must not see it as complete."""
+
+
+class PairError(WhymatchError):
+    """One manifest row cannot be explained. Subclasses fix ``stage``, ``reason`` and ``retryable``."""
+
+    stage: ClassVar[str]
+    reason: ClassVar[str]
+    retryable: ClassVar[bool] = False
+
+
+class RowError(PairError):
+    """A manifest row cannot be used as it stands."""
+
+    stage = "read"
+
+
+class BadRow(RowError):
+    """A field is missing, empty or has the wrong type."""
+
+    reason = "bad_row"
+
+
+class DuplicatePair(RowError):
+    """Another row has the same pair id; the smallest by canonical bytes is explained."""
+
+    reason = "duplicate_pair"
+
+
+class UnknownProduct(RowError):
+    """The catalogue has no product of this id."""
+
+    reason = "unknown_product"
+
+
+class AmbiguousProduct(RowError):
+    """The catalogue has several products of this id."""
+
+    reason = "ambiguous_product"
+
+
+class UnknownCondition(RowError):
+    """The bundle has no such similarity condition."""
+
+    reason = "unknown_condition"
+
+
+class AddressError(PairError):
+    """The bytes behind an address cannot be had."""
+
+    stage = "load"
+
+
+class AddressRefused(AddressError):
+    """The address is outside of what a manifest may name."""
+
+    reason = "address_refused"
+
+
+class NotFound(AddressError):
+    """Nothing lies at the address."""
+
+    reason = "not_found"
+
+
+class AccessDenied(AddressError):
+    """The storage refuses to read the address."""
+
+    reason = "access_denied"
+
+
+class TooManyBytes(AddressError):
+    """The object is larger than the byte limit."""
+
+    reason = "too_many_bytes"
+
+
+class StorageFault(AddressError):
+    """The storage failed for a reason that may pass."""
+
+    reason = "storage_fault"
+    retryable = True
+
+
+class ImageError(PairError):
+    """Bytes that cannot be decoded into an image under the limits."""
+
+    stage = "decode"
+
+
+class EmptyImage(ImageError):
+    """Zero bytes."""
+
+    reason = "empty"
+
+
+class HtmlNotImage(ImageError):
+    """An HTML page, most often an error page saved under an image's name."""
+
+    reason = "html_not_image"
+
+
+class XmlErrorDocument(ImageError):
+    """An XML document, most often a storage's error answer."""
+
+    reason = "xml_error_document"
+
+
+class NotAnImage(ImageError):
+    """Bytes of no format that whymatch decodes."""
+
+    reason = "not_an_image"
+
+
+class ImageTooLarge(ImageError):
+    """More pixels, or a longer side, than the limits allow."""
+
+    reason = "image_too_large"
+
+
+class DamagedImage(ImageError):
+    """An image whose data is cut short or broken."""
+
+    reason = "damaged_image"
+
+
+class ModelError(PairError):
+    """The network cannot embed the image."""
+
+    stage = "model"
+
+
+class ModelFailed(ModelError):
+    """The network raised an error."""
+
+    reason = "model_failed"
+
+
+class NonFiniteEmbedding(ModelError):
+    """The embedding holds NaN or infinity."""
+
+    reason = "non_finite_embedding"
+
+
+def _leaves(kind: type[PairError]) -> list[type[PairError]]:
+    below = [leaf for child in kind.__subclasses__() for leaf in _leaves(child)]
+    return below or [kind]
+
+
+REASONS: dict[str, type[PairError]] = {leaf.reason: leaf for leaf in _leaves(PairError)}
+"""Every reason code and its class: the closed set that ``failures.reason`` draws from."""

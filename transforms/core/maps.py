@@ -1,0 +1,87 @@
+"""Numbers that describe a saliency map, and its area average at another size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transforms.core.fill import border_color
+from transforms.core.types import Float64, Image
+
+BORDER = 1 / 8
+"""The border is what lies within this part of a side of the frame's edge: one cell of the default RISE grid."""
+BACKGROUND_TOLERANCE = 24
+"""A pixel is background where no channel is further than this from the border's median colour, of 255."""
+
+
+def area_average(maps: Float64, size: tuple[int, int]) -> Float64:
+    """``maps`` [..., H, W] averaged over the cells of a grid of ``size`` (h, w): float64 [..., h, w].
+
+    Exact also where h does not divide H: a pixel that lies in two cells counts in each by its part. The mean is kept.
+    """
+    rows, columns = _area_weights(maps.shape[-2], size[0]), _area_weights(maps.shape[-1], size[1])
+    averaged: Float64 = rows @ maps.astype(np.float64) @ columns.T
+    return averaged
+
+
+@dataclass(frozen=True, slots=True)
+class MapStatistics:
+    """Where a map's evidence for the match lies. Shares are of the positive part; 0 where a map has none.
+
+    ``peak_row`` and ``peak_column`` are the first highest pixel in the model's frame. ``border_share`` is the share of the
+    evidence within one eighth of a side of the frame's edge, ``border_area`` the share of the area that is; a map without
+    structure has equal ones. ``background_share`` and ``background_area`` are the same for pixels close to the image's border
+    colour. ``entropy`` is 0 for one pixel and 1 for evenly spread evidence.
+    """
+
+    peak_row: int
+    peak_column: int
+    border_share: float
+    border_area: float
+    background_share: float
+    background_area: float
+    entropy: float
+
+
+def map_statistics(saliency: Float64, background: NDArray[np.bool_]) -> MapStatistics:
+    """Statistics of ``saliency`` [H, W], with ``background`` bool [H, W] as from :func:`background_of`."""
+    peak_row, peak_column = np.unravel_index(int(np.argmax(saliency)), saliency.shape)
+    evidence = np.maximum(saliency, 0)
+    total = float(evidence.sum())
+    border = _border(saliency.shape[0], saliency.shape[1])
+    share = evidence / total if total > 0 else evidence
+    positive = share[share > 0]
+    return MapStatistics(
+        peak_row=int(peak_row),
+        peak_column=int(peak_column),
+        border_share=float(share[border].sum()),
+        border_area=float(border.mean()),
+        background_share=float(share[background].sum()),
+        background_area=float(background.mean()),
+        entropy=float(-(positive * np.log(positive)).sum() / np.log(saliency.size)) if saliency.size > 1 else 0.0,
+    )
+
+
+def background_of(image: Image) -> NDArray[np.bool_]:
+    """Which pixels of ``image`` uint8 [H, W, 3] are close to its border colour: bool [H, W]."""
+    distance = np.abs(image.astype(np.float32) - border_color(image)).max(axis=-1)
+    close: NDArray[np.bool_] = distance <= BACKGROUND_TOLERANCE
+    return close
+
+
+def _border(height: int, width: int) -> NDArray[np.bool_]:
+    rows = np.minimum(np.arange(height), np.arange(height)[::-1]) + 0.5
+    columns = np.minimum(np.arange(width), np.arange(width)[::-1]) + 0.5
+    border: NDArray[np.bool_] = (rows[:, None] < height * BORDER) | (columns[None] < width * BORDER)
+    return border
+
+
+def _area_weights(side: int, cells: int) -> Float64:
+    """Weights [cells, side] of an exact area average along one axis; rows sum to 1."""
+    edges = np.arange(cells + 1) * side / cells
+    pixels = np.arange(side)
+    low = np.maximum(edges[:-1, None], pixels)
+    high = np.minimum(edges[1:, None], pixels + 1)
+    return np.maximum(high - low, 0) * cells / side

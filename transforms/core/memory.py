@@ -1,0 +1,50 @@
+"""The bytes that a configuration needs, known before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Peak bytes of one worker process beyond its libraries, by what needs them."""
+
+    bank: int
+    embeddings: int
+    estimate: int
+    decode: int
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return self.bank + self.embeddings + self.estimate + self.decode
+
+
+def bank_bytes(masks: int, size: tuple[int, int]) -> int:
+    """Bytes of one float32 mask bank [N, H, W]."""
+    return 4 * masks * size[0] * size[1]
+
+
+def plan(
+    *, masks: int, banks: int, size: tuple[int, int], batch: int, dimension: int, chunk: int, max_pixels: int, hold: bool
+) -> MemoryPlan:
+    """The memory of explaining one query.
+
+    Args:
+      masks, banks, size: N, how many banks, and the frame (H, W). ``hold``: whether the banks stay in memory.
+      batch: forward passes at once. dimension: D. chunk: references that are estimated together.
+      max_pixels: the largest image that is decoded.
+    """
+    held = masks * banks if hold else min(batch, masks)
+    return MemoryPlan(
+        bank=bank_bytes(held, size),
+        embeddings=12 * (masks + 1) * dimension + 8 * chunk * (masks + dimension),
+        estimate=8 * size[0] * size[1] * (chunk + 4) + 12 * masks * 64,
+        # Pillow's decoded image, its RGB copy and the array
+        decode=10 * max_pixels,
+    )
+
+
+def megabytes(count: int) -> str:
+    """``count`` bytes in words, such as "383 MiB"."""
+    return f"{count / 2**20:,.0f} MiB"

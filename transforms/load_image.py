@@ -1,0 +1,32 @@
+"""From an untrusted address to an image in the model's input frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transforms import storage
+from transforms.core import images
+from transforms.core.types import Frame, Image
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """``pixels`` uint8 [H, W, 3] in the model's frame, how they lie in the original, and the sha256 of its bytes."""
+
+    pixels: Image
+    frame: Frame
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ImageLoader:
+    """Reads, decodes and resizes images under limits; calling it raises PairError, and nothing else, for bad input."""
+
+    access: storage.Access
+    limits: images.Limits
+    resize: images.Resize
+
+    def __call__(self, address: str) -> LoadedImage:
+        data = storage.read_image(address, self.access)
+        pixels, frame = images.resize(images.decode(data, self.limits), self.resize)
+        return LoadedImage(pixels, frame, images.sha256(data))

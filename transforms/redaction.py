@@ -1,0 +1,82 @@
+"""Takes credentials out of text that may hold addresses, before it reaches a log, a table or a message.
+
+Where a text is ambiguous, more of it goes: a lost host name costs a look into the manifest, a leaked key its rotation.
+"""
+
+from __future__ import annotations
+
+import re
+
+MASK = "***"
+
+# A run of non-space text that begins with a scheme, up to the next scheme: addresses are often listed with commas.
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"  # bounded, so that the time stays linear in the text
+_URL = re.compile(rf"({_SCHEME})((?:(?!{_SCHEME})\S)*)")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]*\]|[^\[\]:@]*)(?::\d*)?[\"'`,;)}>\]]*")
+_BUCKETS = ("s3://", "gs://")  # their keys may hold a '#'; elsewhere it starts a fragment, which may hold a token
+
+_NAMES = (
+    r"x-amz-[a-z-]*(?:signature|credential|token)|x-goog-(?:signature|credential)|signature|sig|awsaccesskeyid|"
+    r"googleaccessid|key-pair-id|(?:[a-z0-9]{1,32}[_-]){0,4}(?:token|password|passwd|pwd|secret|api[_-]?key|"
+    r"access[_-]?key(?:[_-]?id)?|account[_-]?key|private[_-]?key|credentials?)|authorization"
+)
+_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), MASK),
+    (re.compile(r"\b(bearer|basic)\s+\S+", re.IGNORECASE), rf"\1 {MASK}"),
+    (
+        re.compile(
+            rf"(?<![a-z0-9])({_NAMES})([\"']?\s*(?:[=:]|%3d|%3a)\s*)(?:\"[^\"]*\"|'[^']*'|[^\s&]+)", re.IGNORECASE
+        ),
+        rf"\1\2{MASK}",
+    ),
+    (re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA|AROA|AIDA|ABIA|ACCA)[A-Z0-9]{12,}"), MASK),  # AWS key ids
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"), MASK),  # JSON web tokens
+    (re.compile(r"\bAIza[\w-]{30,}"), MASK),  # Google API keys
+    (re.compile(r"\bya29\.[\w.-]{10,}"), MASK),  # Google OAuth tokens
+    (re.compile(r"\bGOOG[0-9A-Z]{10,}"), MASK),  # Google HMAC key ids
+    (re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|hf_|sk-|npm_)[\w-]{16,}"), MASK),
+    (re.compile(r"(?<![^\s\"'(=,/])[^\s:/@\"'(=,]+:[^\s:/@]+@(?=[\w\[])"), f"{MASK}@"),  # user:password@host, no scheme
+)
+
+
+def redact(text: str) -> str:
+    """``text`` without the user, password, query string and fragment of any address in it, and without known secrets.
+
+    Idempotent. Paths and bucket names stay: they are what makes a message useful.
+    """
+    text = _URL.sub(_bare, text)
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def shown(address: str, limit: int = 300) -> str:
+    """One address as a message may show it: redacted, on one line, control characters escaped, cut to ``limit``.
+
+    Unlike free text, all of it is the address, white space too.
+    """
+    line = "".join(_escaped(character) for character in address)
+    line = redact(line)
+    return line if len(line) <= limit else f"{line[:limit]}... ({len(address):,} characters)"
+
+
+def _escaped(character: str) -> str:
+    if character == " ":
+        return "%20"
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _bare(match: re.Match[str]) -> str:
+    scheme, rest = match.groups()
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    tail = rest[len(authority) :]
+    if "@" in authority:
+        authority = f"{MASK}@{authority.rpartition('@')[2]}"
+        if "@" in tail and not _HOST.fullmatch(authority.removeprefix(f"{MASK}@")):
+            return scheme + MASK
+    elif (":" in authority and "@" in tail) or not _HOST.fullmatch(authority):
+        return scheme + MASK  # a password that holds a slash, or a port and an @ further on: nobody can tell
+    cut = re.search(r"\?" if scheme.lower() in _BUCKETS else r"[?#]", tail)
+    return scheme + authority + (tail if cut is None else f"{tail[: cut.start()]}{cut[0]}{MASK}")

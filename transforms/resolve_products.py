@@ -1,0 +1,64 @@
+"""Product ids to image addresses and attributes, by a join with the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal
+
+import apache_beam as beam
+from apache_beam import pvalue
+
+from transforms.core.errors import AmbiguousProduct, UnknownProduct
+from transforms.core.types import Failure, Pair, Product
+
+Side = Literal["query", "reference"]
+
+
+@dataclass(eq=False)
+class ResolveProducts(beam.PTransform):  # type: ignore[misc]
+    """Joins one side of the pairs to the catalogue; applied to a tuple of pairs and products.
+
+    Outputs: ``pairs`` and ``failures``.
+    """
+
+    side: Side
+
+    def expand(self, inputs: tuple[Any, Any]) -> Any:
+        pairs, products = inputs
+        side = self.side
+        keyed = pairs | "PairsByProduct" >> beam.Map(lambda pair: (getattr(pair, f"{side}_id"), pair))
+        known = products | "ProductsById" >> beam.Map(lambda product: (product.id, product))
+        return (
+            {"pairs": keyed, "products": known}
+            | "Join" >> beam.CoGroupByKey()
+            | "Resolve"
+            >> beam.FlatMapTuple(lambda key, joined: _resolve_all(key, joined, side))
+            .with_output_types(Any)
+            .with_outputs("failures", main="pairs")
+        )
+
+
+def _resolve_all(product_id: str, joined: dict[str, Iterable[Any]], side: Side) -> Iterator[Any]:
+    products = list(islice(joined["products"], 2))
+    for pair in joined["pairs"]:
+        resolved = resolve(pair, products, side)
+        yield resolved if isinstance(resolved, Pair) else pvalue.TaggedOutput("failures", resolved)
+
+
+def resolve(pair: Pair, products: list[Product], side: Side) -> Pair | Failure:
+    """``pair`` with the address and the attributes of its ``side``, or its failure.
+
+    An address that the manifest gives is kept; the catalogue then adds what it knows of the product, if anything.
+    """
+    product_id = getattr(pair, f"{side}_id")
+    address = getattr(pair, side)
+    if len(products) > 1:
+        return Failure.of(pair, AmbiguousProduct(f"the catalogue has several products with the id {product_id!r}"))
+    if not products:
+        if address:
+            return pair
+        return Failure.of(pair, UnknownProduct(f"the catalogue has no product with the id {product_id!r}"))
+    changes: dict[str, Any] = {side: address or products[0].image, f"{side}_attributes": products[0].names()}
+    return replace(pair, **changes)

@@ -1,0 +1,286 @@
+"""The tables that a run writes: the only place where their columns are named.
+
+Layout, so that every engine reads all runs as one table::
+
+    <out>/<table>/run_id=<id>/part-<shard>.parquet
+
+Schemas do not depend on the manifest. They only ever gain nullable columns; ``schema_version`` counts the times. Types are
+those that DuckDB, Spark 3.5, BigQuery and pandas read alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from transforms import storage
+from transforms.bundle import Bundle
+from transforms.core.explanation import Explanation
+from transforms.core.saliency.methods import Method, explainer_id
+from transforms.core.types import EmbeddedImage, Failure, Frame, Pair, Product
+
+SCHEMA_VERSION = 1
+
+Row = dict[str, Any]
+
+_STAMP = pa.timestamp("us", tz="UTC")
+_VERSION = pa.field("schema_version", pa.int32(), nullable=False)
+
+
+def _schema(required: Mapping[str, pa.DataType], nullable: Mapping[str, pa.DataType]) -> pa.Schema:
+    fields = [pa.field(name, kind, nullable=False) for name, kind in required.items()]
+    return pa.schema([_VERSION, *fields, *(pa.field(name, kind) for name, kind in nullable.items())])
+
+
+_ATTRIBUTE = pa.struct(
+    {
+        "name": pa.string(),
+        "score": pa.float64(),  # e_a
+        "confidence": pa.float64(),  # of the attribute network, for the query
+        "match": pa.float64(),  # cosine of activation map and saliency map
+        "prior": pa.float64(),
+        "on_query": pa.bool_(),  # what the catalogue says; null where it says nothing
+        "on_reference": pa.bool_(),
+        "reference_confidence": pa.float64(),
+    }
+)
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "runs": _schema(
+        {
+            "started": _STAMP,
+            "finished": _STAMP,
+            "whymatch_version": pa.string(),
+            "versions": pa.string(),  # JSON: what the tables were made with
+            "configuration": pa.string(),  # JSON: the options, redacted
+            "model_id": pa.string(),
+            "explainer_ids": pa.list_(pa.string()),
+            "rows_read": pa.int64(),  # manifest rows = pairs_explained + pairs_failed + pairs_not_sampled
+            "pairs_explained": pa.int64(),
+            "pairs_failed": pa.int64(),
+            "pairs_not_sampled": pa.int64(),
+            "explanations": pa.int64(),  # rows of that table: pairs explained times methods
+            "queries": pa.int64(),  # queries explained
+            "images": pa.int64(),
+            "forward_passes": pa.int64(),  # of the similarity network, masked and unmasked
+        },
+        {
+            "period": pa.string(),
+            "attribute_model_id": pa.string(),
+            "vocabulary_id": pa.string(),
+            "sampling_seed": pa.int64(),
+            "sampling_design": pa.string(),
+        },
+    ),
+    "strata": _schema(
+        {
+            "stratum": pa.string(),
+            "queries": pa.int64(),
+            "sampled_queries": pa.int64(),
+            "pairs": pa.int64(),
+            "rate": pa.float64(),
+        },
+        {},
+    ),
+    "explanations": _schema(
+        {
+            "pair_id": pa.string(),
+            "query_id": pa.string(),
+            "reference_id": pa.string(),
+            "query": pa.string(),  # addresses, redacted; they join to images.address
+            "reference": pa.string(),
+            "method": pa.string(),
+            "explainer_id": pa.string(),
+            "model_id": pa.string(),
+            "similarity": pa.float64(),
+            "map": pa.list_(pa.float32()),  # row by row, map_height x map_width, in the model's input frame
+            "map_height": pa.int32(),
+            "map_width": pa.int32(),
+            "input_height": pa.int32(),
+            "input_width": pa.int32(),
+            "original_height": pa.int32(),  # of the query after EXIF
+            "original_width": pa.int32(),
+            "crop_top": pa.float64(),  # what of the original the frame shows, in the original's pixels
+            "crop_left": pa.float64(),
+            "crop_height": pa.float64(),
+            "crop_width": pa.float64(),
+            "peak_row": pa.int32(),  # pixel of the input frame
+            "peak_column": pa.int32(),
+            "border_share": pa.float64(),
+            "border_area": pa.float64(),
+            "background_share": pa.float64(),
+            "background_area": pa.float64(),
+            "entropy": pa.float64(),
+            "fill": pa.string(),
+            "passes": pa.int32(),
+            "provider": pa.string(),
+            "stratum": pa.string(),
+            "weight": pa.float64(),
+        },
+        {
+            "condition": pa.string(),
+            "rank": pa.int64(),
+            "served_score": pa.float64(),
+            "served_model": pa.string(),
+            "attribute_model_id": pa.string(),
+            "vocabulary_id": pa.string(),
+            "top": pa.list_(_ATTRIBUTE),  # best first
+            "map_reliability": pa.float64(),
+            "null_agreement": pa.float64(),
+            "explained": pa.bool_(),
+            "unexplained_reason": pa.string(),
+            "extra": pa.string(),
+        },
+    ),
+    "failures": _schema(
+        {
+            "stage": pa.string(),
+            "reason": pa.string(),
+            "message": pa.string(),
+            "retryable": pa.bool_(),
+            "stratum": pa.string(),
+            "weight": pa.float64(),
+        },
+        {"pair_id": pa.string(), "query_id": pa.string(), "reference_id": pa.string(), "source": pa.string()},
+    ),
+    "images": _schema(
+        {"address": pa.string(), "image_sha256": pa.string(), "height": pa.int32(), "width": pa.int32()},
+        {"embedding": pa.list_(pa.float32())},
+    ),
+    "products": _schema(
+        {"product_id": pa.string(), "image": pa.string(), "attributes": pa.list_(pa.string())},  # "column=value"
+        {"split": pa.string()},
+    ),
+}
+
+
+def folder(out: str, table: str, run_id: str) -> str:
+    """Where the part files of ``table`` of one run lie."""
+    return storage.join(out, table, f"run_id={run_id}")
+
+
+def part(shard: int) -> str:
+    """The name of a shard's file."""
+    return f"part-{shard:05d}.parquet"
+
+
+def to_arrow(table: str, rows: Sequence[Row]) -> pa.Table:
+    """``rows`` as Arrow, in the table's schema; a row with a missing, unknown or null required column is a ValueError."""
+    schema = SCHEMAS[table]
+    for row in rows:
+        if unknown := row.keys() - set(schema.names):
+            raise ValueError(f"{table} has no column {sorted(unknown)}")
+        for field in schema:
+            if not field.nullable and field.name != "schema_version" and row.get(field.name) is None:
+                raise ValueError(f"{table}.{field.name} must not be null: {row}")
+    return pa.Table.from_pylist([{"schema_version": SCHEMA_VERSION, **row} for row in rows], schema=schema)
+
+
+def explanation_row(
+    pair: Pair,
+    reference: EmbeddedImage,
+    explanation: Explanation,
+    *,
+    bundle: Bundle,
+    method: Method,
+    fill: str,
+    frame: Frame,
+    passes: int,
+    provider: str,
+) -> Row:
+    """The row of one explained pair."""
+    return {
+        "pair_id": pair.pair_id,
+        "query_id": pair.query_id,
+        "reference_id": pair.reference_id,
+        "query": storage.redact(pair.query),
+        "reference": storage.redact(pair.reference),
+        "condition": pair.condition,
+        "method": method.name,
+        "explainer_id": explainer_id(method, fill),
+        "model_id": bundle.model_id,
+        "attribute_model_id": bundle.attribute_model_id,
+        "vocabulary_id": bundle.vocabulary_id,
+        "similarity": explanation.similarity,
+        "rank": pair.rank,
+        "served_score": pair.served_score,
+        "served_model": pair.served_model,
+        "top": _attributes(pair, reference, explanation, bundle),
+        "map": explanation.map.ravel(),
+        "map_height": explanation.map.shape[0],
+        "map_width": explanation.map.shape[1],
+        "input_height": frame.size[0],
+        "input_width": frame.size[1],
+        "original_height": frame.original[0],
+        "original_width": frame.original[1],
+        "crop_top": frame.box[0],
+        "crop_left": frame.box[1],
+        "crop_height": frame.box[2],
+        "crop_width": frame.box[3],
+        **asdict(explanation.statistics),
+        "fill": fill,
+        "passes": passes,
+        "provider": provider,
+        "stratum": pair.stratum,
+        "weight": pair.weight,
+        "extra": pair.extra,
+    }
+
+
+def _attributes(
+    pair: Pair, reference: EmbeddedImage, explanation: Explanation, bundle: Bundle
+) -> list[dict[str, Any]] | None:
+    if bundle.attributes is None:
+        return None
+    return [
+        {
+            "name": (name := bundle.vocabulary[ranked.index]),
+            "score": ranked.score,
+            "confidence": ranked.confidence,
+            "match": ranked.match,
+            "prior": None if bundle.priors is None else bundle.priors[ranked.index],
+            "on_query": _has(pair.query_attributes, name),
+            "on_reference": _has(pair.reference_attributes, name),
+            "reference_confidence": None if reference.scores is None else float(reference.scores[ranked.index]),
+        }
+        for ranked in explanation.attributes
+    ]
+
+
+def _has(attributes: tuple[str, ...] | None, name: str) -> bool | None:
+    """What the catalogue says: None where it knows nothing of the product, or nothing of the attribute's column."""
+    if attributes is None:
+        return None
+    if name in attributes:
+        return True
+    column = name.partition("=")[0] + "="
+    return False if any(other.startswith(column) for other in attributes) else None
+
+
+def failure_row(failure: Failure) -> Row:
+    """The row of one failed pair."""
+    return {**asdict(failure), "message": storage.redact(failure.message)}
+
+
+def image_row(image: EmbeddedImage, store_embedding: bool) -> Row:
+    """The row of one distinct image."""
+    return {
+        "address": storage.redact(image.address),
+        "image_sha256": image.sha256,
+        "height": image.height,
+        "width": image.width,
+        "embedding": image.embedding if store_embedding else None,
+    }
+
+
+def product_row(product: Product) -> Row:
+    """The row of one catalogue product."""
+    return {
+        "product_id": product.id,
+        "image": storage.redact(product.image),
+        "attributes": list(product.names()),
+        "split": product.split,
+    }

@@ -1,0 +1,114 @@
+"""Rows to Parquet files, one a shard, and the run's own row when all of them lie there.
+
+A shard is the unit of writing and of commit: its file is built in memory, read back, and published in one conditional put.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms import storage, tables
+from transforms.core.errors import RunError
+
+ROW_GROUP = 2000
+
+_SHARD_BY = {
+    "explanations": "query_id",
+    "failures": "query_id",
+    "images": "address",
+    "products": "product_id",
+    "strata": "stratum",
+}
+_SORT_BY = {
+    "explanations": ("query_id", "pair_id", "method"),
+    "failures": ("query_id", "pair_id", "reason", "message", "source"),
+    "images": ("address",),
+    "products": ("product_id", "image"),
+    "strata": ("stratum",),
+}
+
+
+@dataclass(eq=False)
+class WriteTables(beam.PTransform):  # type: ignore[misc]
+    """``(table, row)`` to files under ``out``; yields ``("rows:<table>", n)`` for every file written.
+
+    Every table that is named in ``present`` gets at least one file, so that readers always find its schema.
+    """
+
+    out: str
+    run_id: str
+    shards: int
+    present: tuple[str, ...]
+
+    def expand(self, rows: Any) -> Any:
+        keyed = rows | "Shard" >> beam.MapTuple(lambda table, row: ((table, shard_of(table, row, self.shards)), row))
+        first = rows.pipeline | "FirstShards" >> beam.Create([((table, 0), None) for table in self.present])
+        return (
+            (keyed, first)
+            | "WithFirst" >> beam.Flatten()
+            | "GroupShards" >> beam.GroupByKey()
+            | "WriteShard" >> beam.MapTuple(self._write)
+        )
+
+    def _write(self, key: tuple[str, int], rows: Iterable[tables.Row | None]) -> tuple[str, int]:
+        table, shard = key
+        content = sorted((row for row in rows if row is not None), key=lambda row: _sort_key(table, row))
+        address = storage.join(tables.folder(self.out, table, self.run_id), tables.part(shard))
+        storage.publish(address, to_parquet(tables.to_arrow(table, content)))
+        return f"rows:{table}", len(content)
+
+
+def shard_of(table: str, row: tables.Row, shards: int) -> int:
+    """The shard of a row: by a hash of its query, address, product or stratum, the same in every run."""
+    digest = hashlib.sha256(str(row.get(_SHARD_BY[table])).encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") % (1 if table == "strata" else shards)
+
+
+def _sort_key(table: str, row: tables.Row) -> tuple[str, ...]:
+    return tuple(str(row.get(column)) for column in _SORT_BY[table])
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """``table`` as the bytes of a Parquet file with page checksums, read back before it is returned."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
+    data = sink.getvalue()
+    back = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    if back.num_rows != table.num_rows or not back.schema.equals(table.schema):
+        raise RunError(f"a Parquet file of {table.num_rows} rows read back as {back.num_rows} rows; nothing was written")
+    return bytes(data)
+
+
+@dataclass(eq=False)
+class FinishRun(beam.PTransform):  # type: ignore[misc]
+    """Adds up all counts and, when every manifest row is accounted for, writes the run's row: a run exists from then on.
+
+    Applied to a tuple of PCollections of ``(name, n)``. ``complete`` turns the sums into the row of the table runs; it
+    raises RunError where they do not add up.
+    """
+
+    out: str
+    run_id: str
+    complete: Callable[[dict[str, int]], tables.Row]
+
+    def expand(self, counts: tuple[Any, ...]) -> Any:
+        return (
+            counts
+            | "AllCounts" >> beam.Flatten()
+            | "Sum" >> beam.CombinePerKey(sum)
+            | "ToDict" >> beam.combiners.ToDict()
+            | "WriteRun" >> beam.FlatMap(self._write)
+        )
+
+    def _write(self, counts: dict[str, int]) -> Iterator[tables.Row]:
+        row = self.complete(counts)
+        address = storage.join(tables.folder(self.out, "runs", self.run_id), tables.part(0))
+        storage.publish(address, to_parquet(tables.to_arrow("runs", [row])))
+        yield row
