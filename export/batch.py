@@ -76,7 +76,7 @@ def _run(session: Any, fed: NDArray[Any], batch: int, input: str, outputs: Seque
         padding = np.repeat(block[-1:], batch - len(block), axis=0)
         try:
             results = session.run(list(outputs), {input: np.concatenate([block, padding])})
-        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base class but Exception
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             raise BundleError(f"the network fails on random images of shape {block.shape}: {error}") from None
         for name, collected, result in zip(outputs, rows, results, strict=True):
             if result.ndim < 2 or len(result) != batch:
@@ -102,7 +102,8 @@ def _agrees(
     except BundleError:
         return False
     return all(
-        theirs.shape == ours.shape and np.all(np.abs(theirs - ours) <= tolerance * max(float(np.abs(theirs).max()), 1e-6))
+        theirs.shape == ours.shape
+        and np.all(np.abs(theirs - ours) <= tolerance * max(float(np.abs(theirs).max()), 1e-6))
         for results in found
         for theirs, ours in zip(expected, results, strict=True)
     )

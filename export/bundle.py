@@ -1,121 +1,170 @@
-"""Networks to a bundle.
-
-Everything is written to a folder beside the bundle's own and renamed at the end, so that a bundle is there whole or not.
-"""
+"""``whymatch bundle``: a bundle of somebody's own ONNX files, without torch."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
-from importlib import metadata
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import onnx
-
-from export.prefix import Activation, Preprocessing
-from export.serving import AttributeNetwork, SimilarityNetwork, serve_attributes, serve_similarity
-from transforms import bundle as bundles
+from export import check as checking
+from export import preprocessor_config as configs
+from export import settings as settling
+from export.build import build as build
+from export.network import load
+from export.prefix import Activation
+from export.preprocessing import Channels, Layout
+from transforms import storage
 from transforms.bundle import Bundle
 from transforms.core.errors import UsageError
-from transforms.core.images import Resize
+from transforms.core.images import Interpolation, ResizeMode
 from transforms.core.similarity import SimilarityFunction
 
 
-def build(
-    out: str | Path,
+def bundle_command(
     *,
-    similarity: str | Path | onnx.ModelProto,
-    similarity_preprocessing: Preprocessing,
-    resize: Resize,
+    similarity_onnx: str | Path,
+    out: str | Path,
+    attributes_onnx: str | Path | None = None,
     input: str | None = None,
     output: str | None = None,
+    layout: Layout | None = None,
+    channels: Channels | None = None,
+    scale: float | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    size: tuple[int, int] | None = None,
+    resize: ResizeMode | None = None,
+    interpolation: Interpolation | None = None,
+    shorter: int | None = None,
+    preprocessor_config: str | Path | None = None,
     similarity_function: SimilarityFunction = "cosine",
-    attributes: str | Path | onnx.ModelProto | None = None,
-    attributes_preprocessing: Preprocessing | None = None,
+    vocabulary: Sequence[str] | str | Path | None = None,
     attributes_input: str | None = None,
     scores_output: str | None = None,
     maps_output: str | None = None,
     activation: Activation = "none",
-    vocabulary: Sequence[str] = (),
-    priors: Sequence[float] | None = None,
-    phi: tuple[float, float] = (0.5, 0.5),
-    conditions: Sequence[str] = (),
-    training: Mapping[str, Any] | None = None,
-    parity: float | None = None,
-    attributes_parity: float | None = None,
-    versions: Mapping[str, str] | None = None,
+    check: tuple[str | Path, str | Path] | None = None,
+    tolerance: float = checking.TOLERANCE,
+    echo: Callable[[str], object] = print,
 ) -> Bundle:
-    """Writes a bundle to the new folder ``out``, or to an empty one, and returns what its bundle.json says.
+    """Bundles ``similarity_onnx``, and ``attributes_onnx`` if there is one, in the new folder ``out``.
 
-    The networks are run on random images: bare, in several batch sizes, then as the bundle serves them. A fixed batch
-    dimension is made dynamic where that changes nothing (``export.batch``), else recorded.
+    What stands in front of the network comes from the arguments, then from the network's declared input shape, then
+    from ``preprocessor_config`` (None: the file of that name beside the network, if there is one); it is never guessed,
+    and what was used is shown through ``echo``. The attribute network takes the same, in its own layout.
 
     Args:
-      similarity: the embedding network, output [B,D] or [B,D,1,1]; a path, or a model that holds all of its data.
-      similarity_preprocessing, resize: what stands in front of it.
-      input, output: names, None where there is only one.
-      similarity_function: "cosine" ends the graph in the L2 norm.
-      attributes: the attribute network, of scores [B,A] and activation maps [B,A,h,w] or [B,h,w,A], or None.
-      attributes_preprocessing: None for that of the similarity network.
-      scores_output, maps_output: names, None where the number of dimensions tells them apart.
-      activation: what turns the scores into 0 to 1, "none" where they are already.
-      vocabulary, priors, phi, conditions, training, parity, versions: as in ``transforms.bundle``.
+      vocabulary: the attributes' names in the order of the network's scores, or a file with one name a line.
+      check: an image and an .npy file with the embedding that the user's own pipeline gives it; a largest difference
+        above ``tolerance``, at length 1, is an error, and then nothing is written.
 
     Raises:
-      UsageError: ``out`` holds something.
-      BundleError: a network cannot serve, or not as described; the message says what to do.
+      UsageError: a setting is missing or contradicts the network, or the check fails; the message says what to do.
+      BundleError: a network cannot serve.
     """
-    target = Path(out)
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise UsageError(f"{target} is there already: name a new folder for the bundle")
-    if (attributes is None) != (not vocabulary):
-        raise UsageError(
-            f"{'no' if attributes is None else 'an'} attribute network and {len(vocabulary)} attribute names: give both, "
-            "the names in the order of the network's scores, or neither for a bundle of maps only"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        given = SimilarityNetwork(similarity, similarity_preprocessing, input, output, parity)
-        normalise = similarity_function == "cosine"
-        served, embedding_size = serve_similarity(given, resize.size, staging, normalise=normalise)
-        served_attributes = None
-        if attributes is not None:
-            served_attributes = serve_attributes(
-                AttributeNetwork(
-                    network=attributes,
-                    preprocessing=attributes_preprocessing or similarity_preprocessing,
-                    vocabulary=tuple(vocabulary),
-                    input=attributes_input,
-                    scores=scores_output,
-                    maps=maps_output,
-                    activation=activation,
-                    parity=attributes_parity,
-                ),
-                resize.size,
-                staging,
+    flags = {
+        "layout": layout,
+        "channels": channels,
+        "scale": scale,
+        "mean": mean,
+        "std": std,
+        "size": size,
+        "resize": resize,
+        "interpolation": interpolation,
+        "shorter": shorter,
+    }
+    config = _config(similarity_onnx, preprocessor_config)
+    settings = settling.settle(load(similarity_onnx).model, input, flags, config)
+    echo(f"{similarity_onnx}: what stands in front of it")
+    for line in settings.lines():
+        echo(line)
+
+    def verify(bundle: Bundle, folder: Path) -> None:
+        if check is not None:
+            found = checking.check(
+                bundle,
+                folder,
+                network=similarity_onnx,
+                preprocessing=settings.preprocessing,
+                input=input,
+                output=output,
+                image=check[0],
+                embedding=check[1],
+                tolerance=tolerance,
             )
-        made = Bundle(
-            similarity=served,
-            resize=resize,
-            embedding_size=embedding_size,
-            fill_mean=similarity_preprocessing.fill_mean,
-            similarity_function=similarity_function,
-            attributes=served_attributes,
-            vocabulary=tuple(vocabulary),
-            priors=None if priors is None else tuple(priors),
-            phi=phi,
-            conditions=tuple(conditions),
-            training=training or {},
-            versions={"onnx": metadata.version("onnx"), **(versions or {})},
-        )
-        bundles.write(made, staging)
-        staging.chmod(0o755)  # a temporary folder is for its owner only
-        os.rename(staging, target)  # onto an empty folder too
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+            echo(f"check: {check[0]} as in {check[1]} ({found})")
+
+    names = _vocabulary(vocabulary)
+    attributes_preprocessing = None
+    if attributes_onnx is not None:
+        own = settling.declared(load(attributes_onnx).model, attributes_input).get("layout")
+        attributes_preprocessing = settling.with_layout(settings.preprocessing, own)
+    made = build(
+        out,
+        similarity=similarity_onnx,
+        similarity_preprocessing=settings.preprocessing,
+        resize=settings.resize,
+        input=input,
+        output=output,
+        similarity_function=similarity_function,
+        attributes=attributes_onnx,
+        attributes_preprocessing=attributes_preprocessing,
+        attributes_input=attributes_input,
+        scores_output=scores_output,
+        maps_output=maps_output,
+        activation=activation,
+        vocabulary=names,
+        verify=verify,
+    )
+    for line in _summary(made):
+        echo(line)
+    echo(f"{out}: a bundle, model {made.model_id}")
     return made
+
+
+def _config(network: str | Path, given: str | Path | None) -> Path | None:
+    """The preprocessor_config.json to read, if there is one."""
+    beside = Path(network).parent / configs.FILE
+    if given is not None:
+        return Path(given)
+    return beside if beside.is_file() else None
+
+
+def _vocabulary(given: Sequence[str] | str | Path | None) -> tuple[str, ...]:
+    """The names, of a list or of a file with one a line; UsageError for an empty or repeated name."""
+    if given is None:
+        return ()
+    names = tuple(given) if not isinstance(given, str | Path) else tuple(_lines(given))
+    if not names:
+        raise UsageError(f"--vocabulary {given} holds no name")
+    for index, name in enumerate(names):
+        if not name.strip():
+            raise UsageError(
+                f"name {index + 1} of the vocabulary is empty: scores and names are matched by their order"
+            )
+        if name in names[:index]:
+            raise UsageError(f"the vocabulary holds {name!r} twice: every score needs a name of its own")
+    return names
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        return storage.read_file(str(path), max_bytes=2**24).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--vocabulary {path} is no UTF-8 text: {error}") from None
+
+
+def _summary(made: Bundle) -> list[str]:
+    """What became of the networks."""
+    served = [(made.similarity, f"similarity: embedding of {made.embedding_size}")]
+    if made.attributes is not None:
+        served.append((made.attributes, f"attributes: {len(made.vocabulary)} names"))
+    lines = []
+    for network, what in served:
+        batch = "any batch size" if network.batch is None else f"batches of exactly {network.batch}"
+        used = network.preprocessing
+        ends = ", ".join(f"{key} {used[key]!r}" for key in ("input", "output", "scores", "maps") if key in used)
+        lines.append(f"{what}, {network.precision}, {batch} ({ends}), sha256 {network.files[network.file][:12]}")
+    lines.append(f"embeddings are compared by {made.similarity_function}")
+    if made.attributes is None:
+        lines.append("no attribute network: explanations will be maps only")
+    return lines

@@ -126,7 +126,8 @@ def fit(task: Task, dataset: Dataset, normalisation: Normalisation, recipe: Reci
         figures = task.validate()
         seconds = time.monotonic() - started
         curve.append(Epoch(epoch, float(np.mean(losses)), round(seconds, 2), dict(figures)))
-        better = not figures[task.metric] <= best  # true for NaN, too: without a validation the last epoch stays
+        # Of equals the later epoch, which has converged further; the last one where validation gives NaN.
+        better = not figures[task.metric] < best
         if better:
             best, best_state = figures[task.metric], copy.deepcopy(network.state_dict())
         since = epoch - _best(curve, task.metric)

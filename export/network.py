@@ -49,7 +49,7 @@ def load(network: str | Path | onnx.ModelProto) -> Source:
         model = onnx.load_model(path, load_external_data=False)
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from None
-    except Exception as error:  # noqa: BLE001 - protobuf raises its own errors for bytes that are no model
+    except Exception as error:  # protobuf raises its own errors for bytes that are no model
         raise BundleError(f"{path} is no ONNX file: {error}") from None
     model.ir_version = max(model.ir_version, 4)  # before 4, every initializer had to be an input too
     if not model.graph.output:
@@ -145,7 +145,7 @@ def pick_output(model: onnx.ModelProto, name: str | None = None, flag: str = "--
 
 
 def precision(value: onnx.ValueInfoProto) -> str:
-    """"float32" or "float16"; BundleError for what is neither."""
+    """ "float32" or "float16"; BundleError for what is neither."""
     kind = int(value.type.tensor_type.elem_type)
     if kind not in _FLOATS:
         raise BundleError(

@@ -90,11 +90,9 @@ def _efficientnet(config: Mapping[str, Any], found: Found) -> None:
         else:
             del found.values["scale"]
             found.gaps["scale"] = "its rescale_offset means different things for a rescale_factor other than 1/127.5"
-    if config.get("include_top", True) and config.get("do_normalize", True) and "std" in found.values:
-        found.values["std"] = tuple(value**2 for value in found.values["std"])
-        # (x / s) / s: the mean was divided once before, as it is here once by the square, so it is scaled to match.
-        if "mean" in found.values:
-            found.values["mean"] = tuple(found.values["mean"])
+    if config.get("include_top", True) and "std" in found.values and "image_std" in config:
+        again = _three(config["image_std"], "image_std")
+        found.values["std"] = tuple(first * second for first, second in zip(found.values["std"], again, strict=True))
 
 
 def _size(config: Mapping[str, Any], kind: str, found: Found) -> None:
@@ -115,7 +113,9 @@ def _size(config: Mapping[str, Any], kind: str, found: Found) -> None:
     sides = size if isinstance(size, dict) else {}
     if set(sides) == {"height", "width"}:
         if cuts and target is not None and _sides(target) != _sides(sides):
-            return _gap(found, f"it squashes to {_sides(sides)} and then cuts {_sides(target)} out, which whymatch does not")
+            return _gap(
+                found, f"it squashes to {_sides(sides)} and then cuts {_sides(target)} out, which whymatch does not"
+            )
         found.values.update(size=_sides(sides), resize="squash")
     elif set(sides) == {"shortest_edge"} and kind == "ConvNext":
         edge = int(sides["shortest_edge"])

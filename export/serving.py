@@ -14,7 +14,8 @@ from onnx.external_data_helper import uses_external_data
 
 from export import batch
 from export.network import Source, image_input, load, pick_output, precision, shape, tensors
-from export.prefix import Activation, Layout, Preprocessing, wrap_attributes, wrap_similarity
+from export.prefix import Activation, wrap_attributes, wrap_similarity
+from export.preprocessing import Layout, Preprocessing
 from transforms import bundle, runtime
 from transforms.core.errors import BundleError
 from transforms.core.types import Float32, Image
@@ -135,8 +136,8 @@ def attribute_outputs(model: onnx.ModelProto, scores: str | None, maps: str | No
         if len(found) != 1:
             raise BundleError(
                 f"the attribute network's outputs are {_listed(model)}; {'none' if not found else 'more than one'} is "
-                "plainly the activation maps [B,A,h,w]. whymatch needs scores [B,A] and the maps that they are averaged "
-                "from: make the last convolution's result an output of the network and export it again"
+                "plainly the activation maps [B,A,h,w]. whymatch needs scores [B,A] and the maps that they are "
+                "averaged from: make the last convolution's result an output of the network and export it again"
                 + (", or name it with --maps-output" if ranks else "")
             )
         maps = found[0]
@@ -201,8 +202,8 @@ def _embeddings(rows: Float32, name: str, model: onnx.ModelProto) -> Float32:
     """The rows [PROBES,D] of an output [PROBES,D], [PROBES,D,1,1] or the like; BundleError for a feature map."""
     if sum(side > 1 for side in rows.shape[1:]) != 1:
         raise BundleError(
-            f"output {name!r} has shape {_shape_text((None, *rows.shape[1:]))}, expected an embedding [B,D] with D of 2 "
-            f"or more; the network's outputs are {_listed(model)}. Name the pooled one with --output."
+            f"output {name!r} has shape {_shape_text((None, *rows.shape[1:]))}, expected an embedding [B,D] with D of "
+            f"2 or more; the network's outputs are {_listed(model)}. Name the pooled one with --output."
         )
     return rows.reshape(len(rows), -1)
 

@@ -77,8 +77,7 @@ def number(value: float) -> str:
 def _table(answer: pa.Table, max_width: int, max_rows: int) -> str:
     if not answer.num_columns:
         return "done"
-    kinds = answer.schema.types
-    left = [not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)) for kind in kinds]
+    left = [not _is_number(kind) for kind in answer.schema.types]
     shown = [[_cell(value) for value in column.to_pylist()] for column in answer.slice(0, max_rows).columns]
     lines = [[cut(printable(name), max_width) for name in answer.column_names]]
     lines += [[cut(cell, max_width) for cell in row] for row in zip(*shown, strict=True)]
@@ -100,6 +99,10 @@ def _line(cells: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> 
     return "  ".join(padded).rstrip()
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "NULL"
@@ -118,10 +121,12 @@ def _cell(value: Any) -> str:
 
 def _csv(answer: pa.Table) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # RFC 4180's line end; with "\n" alone, Python 3.11 leaves a carriage return in a cell without quotation marks
+    writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([_harmless(name) for name in answer.column_names])
-    writer.writerows(zip(*([_csv_cell(value) for value in column.to_pylist()] for column in answer.columns), strict=True))
-    return text.getvalue().removesuffix("\n")
+    cells = [[_csv_cell(value) for value in column.to_pylist()] for column in answer.columns]
+    writer.writerows(zip(*cells, strict=True))
+    return text.getvalue().removesuffix("\r\n")
 
 
 def _csv_cell(value: Any) -> Any:

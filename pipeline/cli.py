@@ -19,7 +19,9 @@ from typing import Any
 
 from transforms.core.errors import RunError, UsageError
 
-DESCRIPTION = "Explains, for every pair of a recommendation catalogue, why an image-similarity model says that they match."
+DESCRIPTION = (
+    "Explains, for every pair of a recommendation catalogue, why an image-similarity model says that they match."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,7 +138,11 @@ def _train(commands: Any) -> None:
         kinds, "similarity", _run_train_similarity, "train an embedding network by triplet loss with online mining"
     )
     similarity.add_argument(
-        "--similar-by", required=True, type=_names, metavar="COLUMN,…", help="columns in which two similar products agree"
+        "--similar-by",
+        required=True,
+        type=_names,
+        metavar="COLUMN,…",
+        help="columns in which two similar products agree",
     )
     similarity.add_argument("--embedding", type=int, default=128, help="length of the embedding")
     attributes = _command(
@@ -145,17 +151,29 @@ def _train(commands: Any) -> None:
         _run_train_attributes,
         "train an attribute network: trunk, 3x3 convolution to activation maps, their average as scores",
     )
-    attributes.add_argument("--columns", type=_names, metavar="COLUMN,…", help="attribute columns; all that are categorical")
+    attributes.add_argument(
+        "--columns", type=_names, metavar="COLUMN,…", help="attribute columns; all that are categorical"
+    )
     attributes.add_argument("--min-count", type=int, default=10, help="leave out attributes of fewer training products")
     for each in (similarity, attributes):
-        each.add_argument("--catalogue", required=True, help="CSV, JSONL or Parquet with id, image and attribute columns")
+        each.add_argument(
+            "--catalogue", required=True, help="CSV, JSONL or Parquet with id, image and attribute columns"
+        )
         each.add_argument("--out", required=True, type=Path, help="folder for the checkpoint and the training record")
         each.add_argument("--backbone", default="resnet18", help="a torchvision model's name, or module:factory")
-        each.add_argument("--weights", help="'default' for torchvision's own, or a checkpoint file; random when left out")
+        each.add_argument(
+            "--weights", help="'default' for torchvision's own, or a checkpoint file; random when left out"
+        )
         each.add_argument("--size", type=_size, default=(224, 224), metavar="HxW", help="input size")
-        each.add_argument("--resize", choices=("squash", "crop", "pad"), default="squash", help="how an image is fitted")
-        each.add_argument("--mean", type=_triple, metavar="R,G,B", default=(0.485, 0.456, 0.406), help="after scaling to 0…1")
-        each.add_argument("--std", type=_triple, metavar="R,G,B", default=(0.229, 0.224, 0.225), help="after scaling to 0…1")
+        each.add_argument(
+            "--resize", choices=("squash", "crop", "pad"), default="squash", help="how an image is fitted"
+        )
+        each.add_argument(
+            "--mean", type=_triple, metavar="R,G,B", default=(0.485, 0.456, 0.406), help="after scaling to 0…1"
+        )
+        each.add_argument(
+            "--std", type=_triple, metavar="R,G,B", default=(0.229, 0.224, 0.225), help="after scaling to 0…1"
+        )
         each.add_argument("--epochs", type=int, default=10, help="passes over the training split at most")
         each.add_argument("--batch", type=int, default=64, help="images a step")
         each.add_argument("--learning-rate", type=float, default=1e-3, help="of AdamW at its peak")
@@ -188,9 +206,13 @@ def _export(commands: Any) -> None:
         commands, "export", _run_export, "turn trained checkpoints into a model bundle (needs the extra 'export')"
     )
     parser.add_argument("--similarity", required=True, type=Path, metavar="CHECKPOINT", help="of `train similarity`")
-    parser.add_argument("--attributes", type=Path, metavar="CHECKPOINT", help="of `train attributes`; maps only without")
+    parser.add_argument(
+        "--attributes", type=Path, metavar="CHECKPOINT", help="of `train attributes`; maps only without"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="folder to write")
-    parser.add_argument("--phi", type=_pair, default=(0.5, 0.5), metavar="A,B", help="weights of confidence and map match")
+    parser.add_argument(
+        "--phi", type=_pair, default=(0.5, 0.5), metavar="A,B", help="weights of confidence and map match"
+    )
 
 
 def _run_export(options: argparse.Namespace) -> int:
@@ -222,12 +244,20 @@ def _bundle(commands: Any) -> None:
     parser.add_argument("--std", type=_triple, metavar="R,G,B", help="divided by, after the mean")
     parser.add_argument("--size", type=_size, metavar="HxW", help="input size")
     parser.add_argument("--resize", choices=("squash", "crop", "pad"), help="how an image is fitted")
-    parser.add_argument("--shorter", type=int, metavar="PIXELS", help="with crop: the shorter side before the centre crop")
+    parser.add_argument(
+        "--shorter", type=int, metavar="PIXELS", help="with crop: the shorter side before the centre crop"
+    )
     parser.add_argument("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"), help="of the resize")
-    parser.add_argument("--similarity-function", choices=("cosine", "dot", "euclidean"), default="cosine", help="of embeddings")
+    parser.add_argument(
+        "--similarity-function", choices=("cosine", "dot", "euclidean"), default="cosine", help="of embeddings"
+    )
     parser.add_argument("--preprocessor-config", type=Path, metavar="FILE", help="where it is not beside the ONNX file")
     parser.add_argument(
-        "--check", nargs=2, type=Path, metavar=("IMAGE", "EMBEDDING.npy"), help="compare with your own pipeline's embedding"
+        "--check",
+        nargs=2,
+        type=Path,
+        metavar=("IMAGE", "EMBEDDING.npy"),
+        help="compare with your own pipeline's embedding",
     )
 
 
@@ -280,21 +310,42 @@ def _audit(commands: Any) -> None:
     data.add_argument("--run-id", help="name of this run; the time when left out")
     data.add_argument("--period", help="what the manifest covers, such as 2026-10; goes into the table runs")
     data.add_argument("--catalogue", help="resolves ids to images, and says which attributes a product has")
-    data.add_argument("--columns", type=_mapping, default={}, metavar="OURS=YOURS,…", help="such as query_id=anchor_sku")
-    data.add_argument("--keep", type=_names, default=(), metavar="COLUMN,…", help="manifest columns to keep, as JSON in `extra`")
-    data.add_argument("--image-root", action="append", default=[], dest="image_roots", metavar="FOLDER",
-                      help="local folder that images may lie in, besides the manifest's and the catalogue's")
-    data.add_argument("--allow-http", action="store_true", help="let the manifest name http(s) addresses of public hosts")
+    data.add_argument(
+        "--columns", type=_mapping, default={}, metavar="OURS=YOURS,…", help="such as query_id=anchor_sku"
+    )
+    data.add_argument(
+        "--keep", type=_names, default=(), metavar="COLUMN,…", help="manifest columns to keep, as JSON in `extra`"
+    )
+    data.add_argument(
+        "--image-root",
+        action="append",
+        default=[],
+        dest="image_roots",
+        metavar="FOLDER",
+        help="local folder that images may lie in, besides the manifest's and the catalogue's",
+    )
+    data.add_argument(
+        "--allow-http", action="store_true", help="let the manifest name http(s) addresses of public hosts"
+    )
 
     how = parser.add_argument_group("how to explain")
     how.add_argument("--method", choices=("rise", "sliding_window"), default="rise", help="saliency method")
     how.add_argument("--masks", type=int, default=2000, help="RISE: masks a query")
     how.add_argument("--cells", type=int, default=8, help="RISE: cells a side of a mask's grid")
     how.add_argument("--keep-probability", type=float, default=0.5, help="RISE: chance that a cell is kept")
-    how.add_argument("--banks", type=int, default=_default("banks"), help="RISE: independent sets of masks, chosen by the query's content")
+    how.add_argument(
+        "--banks",
+        type=int,
+        default=_default("banks"),
+        help="RISE: independent sets of masks, chosen by the query's content",
+    )
     how.add_argument("--window", type=int, default=32, help="sliding window: side in pixels")
     how.add_argument("--stride", type=int, default=4, help="sliding window: step in pixels")
-    how.add_argument("--fill", default=_default("fill"), help="what hides a pixel: auto (the image's border colour), mean, blur, #rrggbb")
+    how.add_argument(
+        "--fill",
+        default=_default("fill"),
+        help="what hides a pixel: auto (the image's border colour), mean, blur, #rrggbb",
+    )
     how.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     how.add_argument("--top", type=int, default=5, help="attributes kept a pair")
     how.add_argument("--map-size", type=_size, default=(28, 28), metavar="HxW", help="size of the stored maps")
@@ -303,7 +354,9 @@ def _audit(commands: Any) -> None:
     limits.add_argument("--max-failure-rate", type=float, default=0.05, help="exit with 1 where more pairs fail")
     limits.add_argument("--max-pixels", type=int, default=64_000_000, help="of an image")
     limits.add_argument("--max-bytes", type=int, default=32 * 2**20, help="of an image file")
-    limits.add_argument("--memory-limit", type=_bytes, default=4 * 2**30, metavar="SIZE", help="of a worker, such as 4G")
+    limits.add_argument(
+        "--memory-limit", type=_bytes, default=4 * 2**30, metavar="SIZE", help="of a worker, such as 4G"
+    )
 
     run = parser.add_argument_group("where to run")
     run.add_argument("--runner", choices=("local", "spark", "flink", "dataflow"), default="local", help="Beam runner")
@@ -359,10 +412,16 @@ def _show(commands: Any) -> None:
     parser.add_argument("tables", metavar="DIR", help="the --out of the audits")
     parser.add_argument("--out", required=True, type=Path, metavar="PICTURE", help="PNG or JPEG file to write")
     parser.add_argument("--run-id", help="which run; the last when left out")
-    parser.add_argument("--where", metavar="SQL", help="which explanations, such as \"border_share > 0.6\"")
+    parser.add_argument("--where", metavar="SQL", help='which explanations, such as "border_share > 0.6"')
     parser.add_argument("--count", type=int, default=6, help="how many pairs")
-    parser.add_argument("--image-root", action="append", default=[], dest="image_roots", metavar="FOLDER",
-                        help="local folder that images may lie in; required for local images")
+    parser.add_argument(
+        "--image-root",
+        action="append",
+        default=[],
+        dest="image_roots",
+        metavar="FOLDER",
+        help="local folder that images may lie in; required for local images",
+    )
 
 
 def _run_show(options: argparse.Namespace) -> int:
@@ -381,8 +440,12 @@ def _run_show(options: argparse.Namespace) -> int:
 
 
 def _add_serving(parser: Any) -> None:
-    parser.add_argument("--device", choices=("cpu", "cuda", "auto"), default="auto", help="cuda fails where it cannot run")
-    parser.add_argument("--threads", type=int, help="CPU threads a process; the cores shared among workers when left out")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "auto"), default="auto", help="cuda fails where it cannot run"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads a process; the cores shared among workers when left out"
+    )
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -49,16 +49,22 @@ def plan(options: AuditOptions, echo: Echo = print) -> Any:
     if options.catalogue:
         _check_catalogue(options.catalogue, echo)
     if storage.list_files(tables.folder(options.out, "runs", options.run_id)):
-        raise UsageError(f"{options.out} already holds a run {options.run_id}; choose another --run-id, or another --out")
+        raise UsageError(
+            f"{options.out} already holds a run {options.run_id}; choose another --run-id, or another --out"
+        )
     memory_plan, hold = plan_memory(options, bundle, device)
     serving = Serving(options.bundle, device, options.threads, options.batch_size(device), hold)
     models = Models(serving)  # opens every session once: what cannot run fails here, not in a worker
     method = options.saliency_method()
     n = method.design(bundle.resize.size, 0).n
-    echo(f"run {options.run_id}: {len(files)} manifest file{'s' * (len(files) != 1)}, {method.name} with {n:,} masks, "
-         f"fill {options.fill}, {models.similarity.provider}")
-    echo(f"memory: {memory.megabytes(memory_plan.total)} a worker beyond its libraries"
-         + ("" if hold else " (masks are drawn again for every query: they exceed --memory-limit)"))
+    echo(
+        f"run {options.run_id}: {len(files)} manifest file{'s' * (len(files) != 1)}, {method.name} with {n:,} masks, "
+        f"fill {options.fill}, {models.similarity.provider}"
+    )
+    echo(
+        f"memory: {memory.megabytes(memory_plan.total)} a worker beyond its libraries"
+        + ("" if hold else " (masks are drawn again for every query: they exceed --memory-limit)")
+    )
     return Plan(options, bundle, serving, files, versions())
 
 

@@ -20,7 +20,17 @@ from transforms.core.saliency.methods import Method, RiseMethod, SlidingWindowMe
 
 Runner = Literal["local", "spark", "flink", "dataflow"]
 
-RESERVED = ("query", "reference", "query_id", "reference_id", "pair_id", "condition", "rank", "served_score", "served_model")
+RESERVED = (
+    "query",
+    "reference",
+    "query_id",
+    "reference_id",
+    "pair_id",
+    "condition",
+    "rank",
+    "served_score",
+    "served_model",
+)
 """The manifest columns that whymatch knows, by its own names for them."""
 
 
@@ -63,7 +73,19 @@ class AuditOptions:
     beam_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("masks", "cells", "banks", "window", "stride", "top", "threads", "workers", "shards", "max_pixels", "max_bytes"):
+        for name in (
+            "masks",
+            "cells",
+            "banks",
+            "window",
+            "stride",
+            "top",
+            "threads",
+            "workers",
+            "shards",
+            "max_pixels",
+            "max_bytes",
+        ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(0 < self.keep_probability < 1, "keep_probability", self.keep_probability, "between 0 and 1")
         _require(0 <= self.max_failure_rate <= 1, "max_failure_rate", self.max_failure_rate, "from 0 to 1")
@@ -108,7 +130,9 @@ class AuditOptions:
         return {name: _redacted(value) for name, value in asdict(self).items() if name != "beam_args"}
 
 
-def plan_memory(options: AuditOptions, bundle: Bundle, device: Literal["cpu", "cuda"]) -> tuple[memory.MemoryPlan, bool]:
+def plan_memory(
+    options: AuditOptions, bundle: Bundle, device: Literal["cpu", "cuda"]
+) -> tuple[memory.MemoryPlan, bool]:
     """The memory that one worker needs, and whether it may keep its mask banks; UsageError where it cannot fit."""
     method = options.saliency_method()
     design = method.design(bundle.resize.size, 0)

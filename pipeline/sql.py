@@ -1,8 +1,8 @@
 """SQL over the tables of all complete runs under one folder, local or in a bucket.
 
 DuckDB gets each table as an Arrow dataset, never as a path: a query reads the columns and the runs that it names, and
-DuckDB itself opens nothing, so it runs without access to files, network or extensions. That guards against a query pasted
-from somewhere else. Plain ``duckdb`` reads the same files as
+DuckDB itself opens nothing, so it runs without access to files, network or extensions. That guards against a query
+pasted from somewhere else. Plain ``duckdb`` reads the same files as
 ``read_parquet('<out>/explanations/*/*.parquet', hive_partitioning = true)``, unfinished runs included.
 """
 
@@ -39,9 +39,9 @@ _SETTINGS = (
 def connect(out: str) -> Any:
     """A DuckDB connection with one view for each table in ``transforms.tables.SCHEMAS``.
 
-    Runs that have no row in ``runs`` do not exist. Every view has the column ``run_id``, a text, last; a column that a file
-    lacks is null, and a table that no run wrote is empty. Raises UsageError where ``out`` holds no complete run, and
-    MissingDependency without DuckDB.
+    Runs that have no row in ``runs`` do not exist. Every view has the column ``run_id``, a text, last; a column that a
+    file lacks is null, and a table that no run wrote is empty. Raises UsageError where ``out`` holds no complete run,
+    and MissingDependency without DuckDB.
     """
     duckdb = _duckdb()
     complete = {run_id for run_id, _ in _files(out, "runs")}
@@ -59,7 +59,7 @@ def connect(out: str) -> Any:
 
 
 def query(out: str, sql: str) -> pa.Table:
-    """The answer to ``sql``, the last statement's where there are several; UsageError with DuckDB's words where it fails."""
+    """The answer to ``sql``, or to the last of its statements; UsageError with DuckDB's words where it fails."""
     duckdb = _duckdb()
     connection = connect(out)
     try:
@@ -77,19 +77,16 @@ def dataset(out: str, table: str, run_ids: Collection[str]) -> ds.Dataset:
     Nothing is opened until it is scanned, and then only the files of the runs that the scan's filter leaves.
     """
     # nullable throughout: files of an earlier schema lack columns
-    schema = pa.schema([*(field.with_nullable(True) for field in tables.SCHEMAS[table]), ("run_id", pa.string())])
-    form, local = ds.ParquetFileFormat(), LocalFileSystem()
-    here, there = [], []
-    for run_id, address in _files(out, table):
-        if run_id not in run_ids:
-            continue
-        of_run = ds.field("run_id") == run_id
-        if is_local(address):
-            here.append(form.make_fragment(address, filesystem=local, partition_expression=of_run))
-        else:
-            there.append(form.make_fragment(_Remote(address), partition_expression=of_run))
-    parts = [ds.FileSystemDataset(here, schema, form, local), ds.FileSystemDataset(there, schema, form)]
-    return ds.UnionDataset(schema, parts)
+    fields: list[Any] = [field.with_nullable(True) for field in tables.SCHEMAS[table]]
+    schema = pa.schema([*fields, pa.field("run_id", pa.string())])
+    files: Any = LocalFileSystem() if is_local(out) else None
+    form: Any = ds.ParquetFileFormat()
+    fragments = [
+        form.make_fragment(address if files else _Remote(address), files, ds.field("run_id") == run_id)
+        for run_id, address in _files(out, table)
+        if run_id in run_ids
+    ]
+    return ds.FileSystemDataset(fragments, schema, form, files)
 
 
 class _Remote(io.RawIOBase):

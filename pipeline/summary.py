@@ -32,11 +32,15 @@ def summarise(options: AuditOptions, seconds: float, echo: Callable[[str], None]
     (run,) = _read(options, "runs").to_pylist()
     reasons = Counter(_read(options, "failures", ["reason"]).column("reason").to_pylist())
     read, explained, failed = run["rows_read"], run["pairs_explained"], run["pairs_failed"]
-    named = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item)))
+    named = ", ".join(
+        f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item))
+    )
     echo("")
     echo(f"explained  {explained:,} of {read:,} pairs, {run['queries']:,} queries")
     echo(f"failed     {failed:,}{f': {named}' if named else ''}")
-    echo(f"cost       {run['forward_passes']:,} forward passes in {seconds:.1f} s, {explained / seconds:.1f} pairs a second")
+    echo(
+        f"cost       {run['forward_passes']:,} forward passes in {seconds:.1f} s, {explained / seconds:.1f} pairs a second"
+    )
     echo(f"tables     {storage.redact(options.out)}/<table>/run_id={options.run_id}/")
     if explained:
         _ask(options, ATTRIBUTES_QUESTION if run["attribute_model_id"] else MAPS_QUESTION, echo)

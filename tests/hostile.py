@@ -32,8 +32,10 @@ def grey_scene() -> NDArray[np.uint8]:
     return image
 
 
-def png(height: int, width: int, depth: int, colour: int, rows: bytes, extra: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """A PNG of raw rows (without filter bytes); ``colour`` is the colour type, ``extra`` chunks stand before the pixels."""
+def png(
+    height: int, width: int, depth: int, colour: int, rows: bytes, extra: Iterable[tuple[bytes, bytes]] = ()
+) -> bytes:
+    """A PNG of raw rows without filter bytes; ``colour`` is the colour type, ``extra`` chunks precede the pixels."""
     stride = len(rows) // height if height else 0
     filtered = b"".join(b"\0" + rows[row * stride : (row + 1) * stride] for row in range(height))
     return png_of(height, width, depth, colour, zlib.compress(filtered), extra)
@@ -130,11 +132,12 @@ def valid_images() -> dict[str, bytes]:
         "png_exif_6": _saved(_turned(6), "PNG", exif=_exif(6)),
         "png_animated": _saved(colour, "PNG", save_all=True, append_images=frames),
         "png_much_text": png(HEIGHT, WIDTH, 8, 2, colour.tobytes(), [(b"tEXt", b"note\0" + b"x" * 500_000)]),
+        # Both inflate a thousandfold, were they inflated; metadata does not make an image worse.
+        "png_text_bomb": _png_with(b"zTXt", b"note\0\0" + zlib.compress(b"x" * 2**20), 80),
+        "png_profile_bomb": _png_with(b"iCCP", b"name\0\0" + zlib.compress(b"x" * 2**20), 2000),
         "grey_png_16_bit": png(HEIGHT, WIDTH, 16, 0, _pixels16(grey)),
         "grey_png_16_bit_alpha": png(HEIGHT, WIDTH, 16, 4, _pixels16(grey, hole_alpha)),
-        "grey_png_16_bit_key": png(
-            HEIGHT, WIDTH, 16, 0, grey_keyed.tobytes(), [(b"tRNS", struct.pack(">H", 12345))]
-        ),
+        "grey_png_16_bit_key": png(HEIGHT, WIDTH, 16, 0, grey_keyed.tobytes(), [(b"tRNS", struct.pack(">H", 12345))]),
         "grey_png_alpha": _saved(PIL.Image.fromarray(np.dstack([grey, hole_alpha]), "LA"), "PNG"),
         "gif": _saved(_palette(False), "GIF"),
         "gif_transparent": _saved(_palette(True), "GIF", transparency=3),
@@ -223,7 +226,7 @@ def hostile_images() -> dict[str, tuple[bytes, str]]:
         "png_no_pixels": (png_of(HEIGHT, WIDTH, 8, 2, zlib.compress(b"")), "damaged_image"),
         "png_bad_pixels": (png_of(HEIGHT, WIDTH, 8, 2, bytes(bad_pixels)), "damaged_image"),
         "png_zero_width": (png_of(5, 0, 8, 2, zlib.compress(b"\0" * 5)), "damaged_image"),
-        "png_text_bomb": (_text_bomb(), "damaged_image"),
+        "png_chunk_flood": (_png_with(b"prVt", b"", 100_000), "damaged_image"),
         "gif_no_frame": (b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + b";", "damaged_image"),
         "gif_magic_only": (b"GIF89a", "damaged_image"),
         "gif_cut": (_gif((8, 8), (8, 8))[:26], "damaged_image"),
@@ -234,7 +237,148 @@ def hostile_images() -> dict[str, tuple[bytes, str]]:
     return found | {name: (data, "image_too_large") for name, data in bombs().items()}
 
 
-def _text_bomb() -> bytes:
-    """A PNG of 80 compressed text chunks of 1 MB each: Pillow stops at 64 MB of text."""
-    text = b"note\0\0" + zlib.compress(b"x" * 2**20)
-    return png(HEIGHT, WIDTH, 8, 2, scene().tobytes(), [(b"zTXt", text)] * 80)
+def _png_with(name: bytes, content: bytes, count: int) -> bytes:
+    """The scene as a PNG with ``count`` equal chunks before the pixels."""
+    return png(HEIGHT, WIDTH, 8, 2, scene().tobytes(), [(name, content)] * count)
+
+
+def hostile_addresses(root: Path, canary: Path, port: int) -> list[str]:
+    """Addresses of which none may read ``canary``, a file outside of ``root``, or reach a server at ``port``.
+
+    ``root`` is a folder that may be read; links, a pipe and a file of another's are laid into it. An address may be
+    refused, or name nothing: what counts is that nothing outside is read.
+    """
+    (root / "link.jpg").symlink_to(canary)
+    (root / "folder_link").symlink_to(canary.parent)
+    (root / "chained_link").symlink_to(root / "folder_link")
+    (root / "loop").symlink_to(root / "loop")
+    os.mkfifo(root / "pipe.jpg")
+    up = os.path.relpath(canary, root)
+    parts = up.split("/")
+    local = [
+        str(canary),
+        f"/{canary}",
+        f"/.{canary}",
+        f"{root}/{up}",
+        f"{root}/./{up}",
+        f"{root}/x/../{up}",
+        f"{root}//{up}",
+        up,
+        "/".join(["%2e%2e" if part == ".." else part for part in parts]),
+        f"{root}/" + "/".join(["%2e%2e" if part == ".." else part for part in parts]),
+        f"{root}/" + "/".join(["%252e%252e" if part == ".." else part for part in parts]),
+        f"{root}/" + "%2f".join(parts),
+        f"{root}/" + "\\".join(parts),
+        f"file://{root}/" + "/".join([".%2E" if part == ".." else part for part in parts]),
+        f"file://{canary}",
+        f"FILE://{canary}",
+        f"file://localhost{canary}",
+        f"file://127.0.0.1{canary}",
+        f"file://{'%2f'.join(str(canary).split('/'))}",
+        f"file:{canary}",
+        f"file:///proc/self/root{canary}",
+        f"local://{canary}",
+        f"/proc/self/root{canary}",
+        f"/proc/self/cwd/{os.path.relpath(canary)}",
+        f"{root}/link.jpg",
+        f"{root}/folder_link/{canary.name}",
+        f"{root}/chained_link/{canary.name}",
+        f"file://{root}/link.jpg",
+        f"{root}/loop",
+        f"{root}/pipe.jpg",
+        str(root),
+        f"{root}/",
+        f"{root}/*",
+        f"{canary}\0.jpg",
+        f"{root}/\0{canary}",
+        f"{canary}\n",
+        f"{canary}%00.jpg",
+        f"~/{canary}",
+        f"{root}/\ud800.jpg",
+        f"{root}/{'x' * 5000}",
+        f"{root}/{'a/' * 3000}",
+        f"{root}-sibling/{canary.name}",
+        "/dev/zero",
+        "/dev/stdin",
+        "/dev/fd/0",
+        "/proc/self/environ",
+        "/proc/self/mem",
+        "/etc/passwd",
+        "",
+        " ",
+    ]
+    chains = [
+        f"simplecache::file://{canary}",
+        f"filecache::http://127.0.0.1:{port}/a.jpg",
+        f"zip://a.jpg::file://{canary}",
+        f"blockcache::{canary}",
+        f"s3://bucket/key::file://{canary}",
+        f"reference://::{canary}",
+        f"dir::file://{canary.parent}",
+    ]
+    hosts = [
+        "127.0.0.1",
+        "localhost",
+        "localhost.",
+        "LOCALHOST",
+        "127.1",
+        "127.0.1",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "017700000001",
+        "0177.0.0.1",
+        "0",
+        "0.0.0.0",
+        "127.255.255.254",
+        "[::1]",
+        "[::]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[::127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[2002:7f00:1::]",
+        "[::1%25lo]",
+        "\uff11\uff12\uff17.0.0.1",
+        "\u24db\u24de\u24d2\u24d0\u24db\u24d7\u24de\u24e2\u24e3",
+        "user:secret@127.0.0.1",
+        "example.com@127.0.0.1",
+        "127.0.0.1:80@127.0.0.1",
+        "169.254.169.254",
+        "10.0.0.1",
+        "192.168.0.1",
+        "[fe80::1]",
+        "[fd00::1]",
+    ]
+    web = [f"{scheme}://{host}:{port}/a.jpg" for host in hosts for scheme in ("http", "https")] + [
+        f"HTTP://127.0.0.1:{port}/a.jpg",
+        f"http:/127.0.0.1:{port}/a.jpg",
+        f"http:127.0.0.1:{port}/a.jpg",
+        f"http:///127.0.0.1:{port}/a.jpg",
+        f"//127.0.0.1:{port}/a.jpg",
+        f" http://127.0.0.1:{port}/a.jpg",
+        f"\thttp://127.0.0.1:{port}/a.jpg",
+        f"ht\ntp://127.0.0.1:{port}/a.jpg",
+        f"http://127.0.0.1:{port}\\@example.com/a.jpg",
+        f"http://127.0.0.1:{port}/a.jpg\r\nX-Injected: 1",
+        f"http://127.0.0.1:{port}/%0d%0aX-Injected:%201",
+        f"http://127.0.0.1:{port}0000/a.jpg",
+        "http://",
+        "http://[",
+        "http://]:80/",
+    ]
+    schemes = ["ftp", "sftp", "ssh", "smb", "webhdfs", "hdfs", "github", "git", "dask", "jupyter", "generic", "gopher"]
+    other = [f"{scheme}://127.0.0.1:{port}/a.jpg" for scheme in (*schemes, "s3", "gs", "abfs", "unknown")] + [
+        f"memory://{canary}",
+        f"data:image/png;base64,{canary}",
+        "s3://",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3:///key",
+        "s3://user:secret@bucket/key",
+        "s3://bucket/../other/key",
+        "s3://bucket/%2e%2e/other/key",
+        "gs://bucket/a/../../other/key",
+        f"s3://bucket/key\0{canary}",
+    ]
+    return local + chains + web + other

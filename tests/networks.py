@@ -33,7 +33,7 @@ def compute(pixels: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
     padded = np.pad(pixels.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))  # [B,3,H,W,3,3]
     convolved = np.einsum("bcyxij,ocij->boyx", windows, w["kernel"]) + w["bias"][:, None, None]
-    return np.maximum(convolved, 0).mean(axis=(2, 3)) @ w["dense"] + w["shift"]
+    return np.asarray(np.maximum(convolved, 0).mean(axis=(2, 3)) @ w["dense"] + w["shift"])
 
 
 def network(
@@ -76,7 +76,9 @@ def network(
             nodes.append(helper.make_node("Reshape", ["mean", "rows"], ["flat"]))
         else:
             nodes.append(helper.make_node("Flatten", ["mean"], ["flat"], axis=1))
-        nodes.append(helper.make_node("Gemm", ["flat", "dense", "shift"], ["gemm" if head == "static_expand" else target]))
+        nodes.append(
+            helper.make_node("Gemm", ["flat", "dense", "shift"], ["gemm" if head == "static_expand" else target])
+        )
     if head == "static_expand":  # as a class token of a fixed batch: concatenated, then cut off
         stored["token"] = np.zeros((int(batch), 1), dtype)
         nodes += [
@@ -86,7 +88,8 @@ def network(
         integers["columns"] = list(range(D))
     height, width = size
     taken = [batch, 3, height, width] if layout == "nchw" else [batch, height, width, 3]
-    given: list[int | str] = {"pooled": [batch, D, 1, 1], "feature_map": [batch, 4, height, width]}.get(head, [batch, D])  # type: ignore[list-item]
+    ends: dict[str, list[int | str]] = {"pooled": [batch, D, 1, 1], "feature_map": [batch, 4, height, width]}
+    given = ends.get(head, [batch, D])
     used = {name for node in nodes for name in node.input}
     initializers = [numpy_helper.from_array(value, name) for name, value in stored.items() if name in used]
     initializers += [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in integers.items()]
@@ -123,7 +126,7 @@ def attribute_network(
     outputs = [helper.make_tensor_value_info("logits" if logits else "confidences", TensorProto.FLOAT, ["n", names])]
     if maps:
         outputs.append(helper.make_tensor_value_info("activations", TensorProto.FLOAT, shape))
-    taken = ["n", 3, *SIZE] if layout == "nchw" else ["n", *SIZE, 3]
+    taken: list[int | str] = ["n", 3, *SIZE] if layout == "nchw" else ["n", *SIZE, 3]
     graph = helper.make_graph(
         nodes,
         "attributes",

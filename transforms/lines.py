@@ -6,10 +6,9 @@ A record that cannot be read is a text that says why, and the stream goes on. No
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from transforms import storage
 from transforms.core.errors import BadRow, UsageError
@@ -31,8 +30,7 @@ class Lines:
     """Lines of a file with their ends, without a byte order mark; None for one longer than ``MAX_ROW_BYTES``."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
-        # A buffer of our own: fsspec's readline takes no limit.
-        self._stream = io.BufferedReader(cast(io.RawIOBase, stream), 2**18)
+        self._stream = stream
         self._first = True
         self.name = name
 
@@ -55,7 +53,7 @@ class Lines:
         return None
 
 
-class _RecordTooLong(Exception):
+class _LongRecordError(Exception):
     """The record at hand passes ``MAX_ROW_BYTES``."""
 
 
@@ -72,7 +70,7 @@ def records(lines: Lines) -> Iterator[list[str] | str]:
         taken.append(text)
         size += len(line or b"")
         if text is None or size > MAX_ROW_BYTES:
-            raise _RecordTooLong
+            raise _LongRecordError
         return text
 
     # strict: a quotation mark in a wrong place is an error, not a guess. After an error the reader starts afresh.
@@ -84,7 +82,7 @@ def records(lines: Lines) -> Iterator[list[str] | str]:
             cells = next(reader)
         except StopIteration:
             return
-        except (csv.Error, _RecordTooLong):
+        except (csv.Error, _LongRecordError):
             for text in taken:
                 if record := _alone(text):
                     yield record
@@ -105,8 +103,11 @@ def _alone(text: str | None) -> list[str] | str:
         cells = next(csv.reader([text], strict=True), [])
         return [] if _blank(cells) else cells
     except csv.Error as error:
-        unclosed = "unexpected end" in str(error)
-        return "a quotation mark is opened and not closed" if unclosed else f"the row is no CSV: {error}"
+        if "unexpected end" in str(error):
+            return "a quotation mark is opened and not closed"
+        if "new-line character" in str(error):
+            return "the row is no CSV: a carriage return outside of quotation marks; lines end in LF or CR LF"
+        return f"the row is no CSV: {error}"
 
 
 class Written(float):

@@ -50,5 +50,6 @@ class Models:
         if design.key is None:
             return self.similarity.bank(design, hold=False)
         if design.key not in self._banks:
-            self._banks[design.key] = self.similarity.bank(design, self._serving.hold_banks)
+            # setdefault: of two threads that come at once, both use the same bank
+            self._banks.setdefault(design.key, self.similarity.bank(design, self._serving.hold_banks))
         return self._banks[design.key]

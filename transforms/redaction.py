@@ -44,7 +44,10 @@ def redact(text: str) -> str:
 
     Idempotent. Paths and bucket names stay: they are what makes a message useful.
     """
-    text = _URL.sub(_bare, text)
+    return _without_known_secrets(_URL.sub(_bare, text))
+
+
+def _without_known_secrets(text: str) -> str:
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
@@ -55,8 +58,7 @@ def shown(address: str, limit: int = 300) -> str:
 
     Unlike free text, all of it is the address, white space too.
     """
-    line = "".join(_escaped(character) for character in address)
-    line = redact(line)
+    line = redact("".join(_escaped(character) for character in _without_known_secrets(address)))
     return line if len(line) <= limit else f"{line[:limit]}... ({len(address):,} characters)"
 
 
@@ -72,11 +74,12 @@ def _bare(match: re.Match[str]) -> str:
     scheme, rest = match.groups()
     authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
     tail = rest[len(authority) :]
-    if "@" in authority:
-        authority = f"{MASK}@{authority.rpartition('@')[2]}"
-        if "@" in tail and not _HOST.fullmatch(authority.removeprefix(f"{MASK}@")):
-            return scheme + MASK
-    elif (":" in authority and "@" in tail) or not _HOST.fullmatch(authority):
-        return scheme + MASK  # a password that holds a slash, or a port and an @ further on: nobody can tell
+    _, at, host = authority.rpartition("@")
+    if "@" in tail and (at or ":" in authority):
+        return scheme + MASK  # a password that holds a slash, or an @ further on: nobody can tell
+    if not _HOST.fullmatch(host):
+        return scheme + MASK
+    if at:
+        authority = f"{MASK}@{host}"
     cut = re.search(r"\?" if scheme.lower() in _BUCKETS else r"[?#]", tail)
     return scheme + authority + (tail if cut is None else f"{tail[: cut.start()]}{cut[0]}{MASK}")

@@ -170,8 +170,11 @@ def _reading(address: str, name: str) -> Iterator[BinaryIO]:
     """The file's bytes, unzipped; what goes wrong while they are read is named and redacted."""
     with storage.open_file(address) as file:
         try:
-            zipped = _plain(address).lower().endswith(".gz")
-            yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else file
+            if _plain(address).lower().endswith(".gz"):
+                with gzip.GzipFile(fileobj=file) as unzipped:
+                    yield cast(BinaryIO, unzipped)
+            else:
+                yield file
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UsageError(f"{name} is no whole gzip file ({error}); copy or compress it again") from None
         except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -79,26 +80,29 @@ class MaskBank:
     """The masks of one design, cut into batches and laid on the device once.
 
     ``hold`` keeps all blocks [M, H, W, 1] on the device; else they are drawn again for every query, which is slower and
-    needs the memory of one block.
+    needs the memory of one block. A bank may be used by several threads at once.
     """
 
     design: Design
     batch: int
     device: str = "cpu"
     hold: bool = True
-    _blocks: list[Any] = field(default_factory=list, repr=False)
+    _held: list[tuple[Any, int]] | None = field(default=None, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Yields ``(OrtValue float32 [batch, H, W, 1], count)``; rows past ``count`` are padding."""
-        if self._blocks:
-            yield from self._blocks
-            return
+        """Iterates over ``(OrtValue float32 [batch, H, W, 1], count)``; rows past ``count`` are padding."""
+        if not self.hold:
+            return self._blocks()
+        with self._lock:  # whole or not at all: a query that fails half way leaves no part of a bank to the next
+            if self._held is None:
+                self._held = list(self._blocks())
+            return iter(self._held)
+
+    def _blocks(self) -> Iterator[tuple[Any, int]]:
         for start in range(0, self.design.n, self.batch):
             stop = min(start + self.batch, self.design.n)
-            block = (self._upload(self.design.masks(start, stop)), stop - start)
-            if self.hold:
-                self._blocks.append(block)
-            yield block
+            yield self._upload(self.design.masks(start, stop)), stop - start
 
     def _upload(self, masks: Float32) -> Any:
         missing = self.batch - len(masks)
@@ -196,6 +200,8 @@ class AttributeModel:
                 maps.append(some_maps[:count])
         except Exception as error:  # onnxruntime's own exceptions share no base class but Exception
             raise ModelFailed(f"the attribute network failed: {_first_line(error)}") from None
+        if not all(np.isfinite(some).all() for some in (*scores, *maps)):
+            raise ModelFailed("the attribute network gave NaN or infinity")
         return np.concatenate(scores), np.concatenate(maps)
 
 
@@ -208,7 +214,7 @@ def _padded(images: Image, fixed: int | None) -> tuple[Image, int]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 def _preload() -> None:

@@ -23,11 +23,14 @@ from transforms.core.errors import (
     ImageTooLarge,
     UsageError,
 )
+from transforms.core.headers import essential, webp_size
 from transforms.core.sniffing import FORMATS, not_identified, refuse_what_is_no_image
 from transforms.core.types import Float32, Frame, Image
 
 # Once, at import: warnings.catch_warnings() swaps state of the whole process, for which decoding threads would race.
 warnings.filterwarnings("error", category=PIL.Image.DecompressionBombWarning)
+# One file with damaged EXIF can bring 65,535 different warnings into the log.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 ResizeMode = Literal["squash", "crop", "pad"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -57,6 +60,14 @@ class Limits:
 
     max_pixels: int = 64_000_000
     max_side: int = 20_000
+
+    def __post_init__(self) -> None:
+        most = PIL.Image.MAX_IMAGE_PIXELS or 2**31
+        if not 1 <= self.max_pixels <= most or not 1 <= self.max_side <= 65_535:
+            raise UsageError(
+                f"the image limits are {self.max_pixels:,} pixels and {self.max_side:,} a side; "
+                f"expected at most {most:,} (Pillow's own limit) and 65,535"
+            )
 
 
 @dataclass(frozen=True)
@@ -123,8 +134,12 @@ def decode(data: bytes, limits: Limits = Limits()) -> Image:
         return _decode(data, limits)
     except ImageError:
         raise
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning, MemoryError) as error:
-        raise ImageTooLarge(f"{_brief(error)} Store a smaller copy.") from None
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        # Pillow's own limit, above ours, where Pillow looks first.
+        allowed = f"{limits.max_pixels:,} pixels and {limits.max_side:,} a side"
+        raise ImageTooLarge(f"the image declares far more than the allowed {allowed}. Store a smaller copy.") from None
+    except MemoryError:
+        raise ImageTooLarge("there is not enough memory to decode the image. Store a smaller copy.") from None
     except UnidentifiedImageError:
         raise not_identified(data) from None
     except Exception as error:
@@ -239,8 +254,8 @@ def _resize_window(source: PIL.Image.Image, frame: Frame, spec: Resize) -> Image
 
 
 def _decode(data: bytes, limits: Limits) -> Image:
-    _check_size(_declared_webp_size(data), limits)
-    with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    _check_size(webp_size(data), limits)
+    with PIL.Image.open(io.BytesIO(essential(data)), formats=FORMATS) as image:
         _check_size((image.height, image.width), limits)
         image.load()
         _check_size((image.height, image.width), limits)
@@ -258,21 +273,6 @@ def _check_size(size: tuple[int, int], limits: Limits) -> None:
             f"the image declares {height} x {width} pixels (height x width); allowed are {limits.max_pixels:,} pixels "
             f"and {limits.max_side:,} a side. Store a smaller copy."
         )
-
-
-def _declared_webp_size(data: bytes) -> tuple[int, int]:
-    """Height and width of a WEBP's canvas; (0, 0) for what is none. Pillow takes memory for it already in open()."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
-        return 0, 0
-    kind = data[12:16]
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
-    if kind == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
-    if kind == b"VP8 ":
-        return int.from_bytes(data[28:30], "little") & 0x3FFF, int.from_bytes(data[26:28], "little") & 0x3FFF
-    return 0, 0
 
 
 def _orientation(image: PIL.Image.Image) -> int:

@@ -20,7 +20,7 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """The rows ``indices`` that are most similar to the row ``query``, best first, and their similarities ``scores``."""
+    """The rows ``indices`` that are most similar to the row ``query``, best first, with their similarities."""
 
     query: int
     indices: Indices  # [<= k]
@@ -48,7 +48,8 @@ def top_k(
     """
     if embeddings.ndim != 2 or len(groups) != len(embeddings) or k < 1 or chunk < 1:
         raise ValueError(
-            f"expected embeddings [I, D], groups [I] and k, chunk >= 1; got {embeddings.shape}, {groups.shape}, {k}, {chunk}"
+            f"expected embeddings [I, D], groups [I], k >= 1 and chunk >= 1; got {embeddings.shape}, {groups.shape}, "
+            f"{k} and {chunk}"
         )
     if not np.isfinite(embeddings).all():
         raise ValueError("embeddings must be finite")
@@ -71,7 +72,7 @@ def top_k(
 
 
 def search_bytes(images: int, dimension: int, chunk: int) -> int:
-    """Peak bytes that :func:`top_k` adds to its input, for I images, embeddings of length D and that many queries at once.
+    """Peak bytes that :func:`top_k` adds to its input: I images, embeddings of length D, ``chunk`` queries at once.
 
     Two float64 copies of the embeddings, two float64 and one boolean row of I for each query of a chunk.
     """
@@ -91,9 +92,9 @@ def _proposals(rows: Float64, squares: Float64, some: Indices, function: Similar
 def _margin(dimension: int, squares: Float64, some: Indices) -> Float64:
     """[chunk] How far apart two proposals can be whose scores by :func:`_scores` are in the other order or equal.
 
-    A sum of D products in any order is off by at most D u / (1 - D u) |a| |b|, u = 2^-53 (Higham, Accuracy and Stability
-    of Numerical Algorithms, 2nd ed., section 3.1). Both values of both rows are off; the factor 16 covers these four, the
-    sum of squares, and the rounding of the root.
+    A sum of D products in any order is off by at most D u / (1 - D u) |a| |b|, u = 2^-53 (Higham, Accuracy and
+    Stability of Numerical Algorithms, 2nd ed., section 3.1). Proposal and score of both rows are off; the factor 16
+    covers these four, the sums of squares, and the rounding of the root.
     """
     largest = np.sqrt(squares.max(initial=0.0))
     reach: Float64 = np.square(np.sqrt(squares[some]) + largest)
@@ -104,12 +105,12 @@ def _limits(proposed: Float64, k: int) -> Float64:
     """[chunk] The k-th largest proposal of each query; -inf where there are no more than k."""
     if proposed.shape[1] <= k:
         return np.full(len(proposed), -np.inf)
-    limits: Float64 = np.partition(proposed, -k, axis=1)[:, -k]
+    limits: Float64 = np.partition(proposed, -k, axis=1)[:, -k].copy()  # a view would hold all of it
     return limits
 
 
 def _scores(candidates: Float64, query: Float64, function: SimilarityFunction) -> Float64:
-    """Similarities [C] of ``candidates`` [C, D] and ``query`` [D]. Each is a sum over one row: C changes none of them."""
+    """Similarities [C] of ``candidates`` [C, D] and ``query`` [D]; each is a sum over one row, C changes none."""
     if function == "euclidean":
         distances: Float64 = -np.sqrt(np.square(candidates - query).sum(axis=1))
         return distances

@@ -12,6 +12,7 @@ from transforms.core.errors import (
     NotAnImage,
     XmlErrorDocument,
 )
+from transforms.core.headers import PNG, is_webp
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 """The formats that whymatch decodes, by Pillow's names."""
@@ -20,15 +21,16 @@ _KNOWN_HEADS: tuple[tuple[bytes, str], ...] = (
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
     (b"BM", "BMP"),
+    (b"%!PS", "PostScript"),
     (b"%PDF", "PDF"),
     (b"8BPS", "Photoshop"),
     (b"\x1f\x8b", "gzip"),
     (b"PK\x03\x04", "zip"),
     (b"{", "JSON"),
     (b"[", "JSON"),
-    (b"version https://git-lfs", "Git LFS pointer"),
+    (b"version https://git-lfs", "a Git LFS pointer"),
 )
-_OUR_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
+_OUR_HEADS = (b"\xff\xd8\xff", PNG, b"GIF87a", b"GIF89a")
 _HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|script|title|meta)\b", re.IGNORECASE)
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,60})</Code>")
 
@@ -64,7 +66,7 @@ def _unsupported(name: str) -> str:
 
 def not_identified(data: bytes) -> ImageError:
     """The error for bytes in which Pillow recognised none of the FORMATS."""
-    if data.startswith(_OUR_HEADS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+    if data.startswith(_OUR_HEADS) or is_webp(data):
         return DamagedImage("the header of the image is broken or cut short; upload the file again")
     if data[4:8] == b"ftyp":
         return NotAnImage(_unsupported("AVIF, HEIC or a video"))

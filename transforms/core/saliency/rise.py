@@ -58,7 +58,8 @@ class Rise:
         kept = self._sum(np.ones(n))
         maps = np.empty((len(scores), *self.size))
         for score, out in zip(scores, maps, strict=True):
-            np.divide(self._sum(score - score.mean()), kept, out=out, where=kept > 0)
+            above = score - score[0]  # exactly 0 where all scores are equal, which a rounded mean alone is not
+            np.divide(self._sum(above - above.mean()), kept, out=out, where=kept > 0)
             out[kept <= 0] = 0
         return maps
 

@@ -1,0 +1,1 @@
+"""Measurements: what whymatch costs, and what its defaults rest on. Run from the repository's root; never installed."""

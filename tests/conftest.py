@@ -1,0 +1,26 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import demo
+from tests.bundles import small_bundle
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small bundle with attributes, for frames of 12 x 16 pixels."""
+    folder = tmp_path_factory.mktemp("bundle") / "small"
+    small_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small drawn catalogue with its manifest ``pairs.csv``; not to be changed."""
+    folder = tmp_path_factory.mktemp("drawn")
+    demo.draw(folder, products=60, queries=8, references=3)
+    return folder

@@ -1,0 +1,174 @@
+"""The audit, end to end on disk."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from tests.audits import audit, read_csv, table, write_csv
+from transforms import tables
+
+TIMES = ("started", "finished", "configuration", "versions")
+
+
+@pytest.fixture(scope="module")
+def audited(drawn: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables of one audit, run id "one", of the drawn catalogue with one damaged and one missing image."""
+    out = tmp_path_factory.mktemp("audited")
+    catalogue = str(drawn / "catalogue.csv")
+    options = ["--catalogue", catalogue, "--max-failure-rate", "0.1", "--period", "2026-10", "--keep", "served_score"]
+    assert audit(drawn / "pairs.csv", bundle, out, "one", *options) == 0
+    return out
+
+
+def test_every_row_is_accounted_for(audited: Path, drawn: Path) -> None:
+    rows = read_csv(drawn / "pairs.csv")
+    explained, failed = table(audited, "explanations", "one"), table(audited, "failures", "one")
+    (run,) = table(audited, "runs", "one")
+    assert {row["reason"] for row in failed} == {"damaged_image", "not_found"}
+    assert len(explained) + len(failed) == len(rows) == run["rows_read"]
+    assert {(row["query_id"], row["reference_id"]) for row in explained + failed} == {
+        (row["query_id"], row["reference_id"]) for row in rows
+    }
+    assert (run["pairs_explained"], run["pairs_failed"], run["pairs_not_sampled"]) == (len(explained), len(failed), 0)
+    assert run["period"] == "2026-10"
+
+
+def test_passes_are_run_once_a_query(audited: Path) -> None:
+    (run,) = table(audited, "runs", "one")
+    explained = table(audited, "explanations", "one")
+    queries = {row["query_id"] for row in explained}
+    assert run["queries"] == len(queries)
+    assert {row["passes"] for row in explained} == {41}
+    assert run["forward_passes"] == 41 * len(queries) + run["images"]
+
+
+def test_rows_hold_what_they_promise(audited: Path, drawn: Path) -> None:
+    catalogue = {row["id"]: row for row in read_csv(drawn / "catalogue.csv")}
+    served = {(row["query_id"], row["reference_id"]): row["served_score"] for row in read_csv(drawn / "pairs.csv")}
+    for row in table(audited, "explanations", "one"):
+        assert len(row["map"]) == row["map_height"] * row["map_width"] == 28 * 28
+        assert (row["input_height"], row["input_width"]) == (12, 16)
+        assert (row["original_height"], row["original_width"]) == (128, 96)
+        assert (row["crop_top"], row["crop_left"], row["crop_height"], row["crop_width"]) == (0, 0, 128, 96)
+        assert 0 <= row["peak_row"] < 12
+        assert 0 <= row["peak_column"] < 16
+        assert -1 <= row["similarity"] <= 1
+        assert json.loads(row["extra"]) == {"served_score": served[row["query_id"], row["reference_id"]]}
+        assert [attribute["score"] for attribute in row["top"]] == sorted(
+            (attribute["score"] for attribute in row["top"]), reverse=True
+        )
+        for attribute in row["top"]:
+            column, _, value = attribute["name"].partition("=")
+            for side, has in (("query", attribute["on_query"]), ("reference", attribute["on_reference"])):
+                cell = catalogue[row[f"{side}_id"]][column]
+                assert has == (cell == value if cell else None)
+            assert attribute["score"] == pytest.approx(0.5 * attribute["confidence"] + 0.5 * attribute["match"])
+
+
+def test_images_and_products(audited: Path, drawn: Path) -> None:
+    explained = table(audited, "explanations", "one")
+    addresses = {row["address"] for row in table(audited, "images", "one")}
+    assert {row["query"] for row in explained} | {row["reference"] for row in explained} <= addresses
+    assert len(table(audited, "products", "one")) == len(read_csv(drawn / "catalogue.csv"))
+    assert all(row["embedding"] is None for row in table(audited, "images", "one"))
+
+
+def test_stratum_counts_queries_and_pairs(audited: Path, drawn: Path) -> None:
+    rows = read_csv(drawn / "pairs.csv")
+    (stratum,) = table(audited, "strata", "one")
+    assert stratum["pairs"] == len(rows)
+    assert stratum["queries"] == stratum["sampled_queries"] == len({row["query_id"] for row in rows})
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_same_rows_with_more_workers_and_a_shuffled_manifest(
+    audited: Path, drawn: Path, bundle: Path, tmp_path: Path, workers: str
+) -> None:
+    rows = read_csv(drawn / "pairs.csv")
+    random.Random(5).shuffle(rows)
+    manifest = write_csv(tmp_path / "shuffled.csv", rows)
+    catalogue = ["--catalogue", str(drawn / "catalogue.csv"), "--max-failure-rate", "0.1", "--workers", workers]
+    options = [*catalogue, "--period", "2026-10", "--keep", "served_score", "--batch", "7", "--shards", "2"]
+    assert audit(manifest, bundle, tmp_path / "out", "two", *options) == 0
+    for name in tables.SCHEMAS:
+        before, after = (
+            [{key: value for key, value in row.items() if key not in TIMES} for row in table(*of)]
+            for of in ((audited, name, "one"), (tmp_path / "out", name, "two"))
+        )
+        assert before == after, name
+
+
+def test_plain_duckdb_reads_two_runs_of_different_manifests_as_one_table(
+    audited: Path, drawn: Path, bundle: Path, tmp_path: Path
+) -> None:
+    first = read_csv(drawn / "catalogue.csv")[:6]
+    pairs = [{"anchor": a["image"], "item": b["image"], "shop": "S-1"} for a, b in zip(first[:3], first[3:], strict=True)]
+    manifest = write_csv(drawn / "other.csv", pairs)
+    columns = ["--columns", "query=anchor,reference=item", "--keep", "shop", "--method", "sliding_window", "--window", "4"]
+    assert audit(manifest, bundle, audited, "other", *columns) == 0
+    files = str(audited / "explanations" / "*" / "*.parquet")
+    found = duckdb.sql(f"SELECT run_id, count(*), count(DISTINCT method) FROM '{files}' GROUP BY ALL ORDER BY 1").fetchall()
+    assert found == [("one", len(table(audited, "explanations", "one")), 1), ("other", 3, 1)]
+
+
+def test_a_used_run_id_is_refused(audited: Path, drawn: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit(drawn / "pairs.csv", bundle, audited, "one", "--catalogue", str(drawn / "catalogue.csv")) == 2
+    assert "already holds a run one" in capsys.readouterr().err
+
+
+def test_too_many_failures_end_with_1(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+    options = ["--catalogue", str(drawn / "catalogue.csv"), "--max-failure-rate", "0.01"]
+    assert audit(drawn / "pairs.csv", bundle, tmp_path, "strict", *options) == 1
+    assert table(tmp_path, "runs", "strict"), "the run itself is complete"
+
+
+def test_tables_have_page_checksums_and_their_schema(audited: Path) -> None:
+    for name in tables.SCHEMAS:
+        for file in (audited / name / "run_id=one").glob("*.parquet"):
+            read = pq.read_table(file, page_checksum_verification=True, partitioning=None)
+            assert read.schema.equals(tables.SCHEMAS[name]), file
+
+
+def test_a_flipped_byte_is_found(audited: Path, tmp_path: Path) -> None:
+    source = next(iter((audited / "explanations" / "run_id=one").glob("*.parquet")))
+    data = bytearray(source.read_bytes())
+    data[len(data) // 3] ^= 0x10
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(data)
+    with pytest.raises(OSError, match="CRC|checksum"):
+        pq.read_table(damaged, page_checksum_verification=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--manifest", "nothing-*.csv"], "nothing-"),
+        (["--run-id", "7days"], "--run-id"),
+        (["--fill", "purple"], "purple"),
+        (["--masks", "0"], "--masks"),
+        (["--columns", "anchor=query_id"], "anchor"),
+        (["--memory-limit", "1M"], "--memory-limit"),
+        (["--bundle", "no-such-bundle"], "no-such-bundle"),
+        (["--keep", "colour_of_sky"], "colour_of_sky"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(
+    drawn: Path, bundle: Path, tmp_path: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ["--catalogue", str(drawn / "catalogue.csv"), *options]
+    assert audit(drawn / "pairs.csv", bundle, tmp_path / "out", "wrong", *named) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_need_a_catalogue(
+    drawn: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit(drawn / "pairs.csv", bundle, tmp_path, "none") == 2
+    assert "--catalogue" in capsys.readouterr().err

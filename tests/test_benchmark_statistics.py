@@ -1,0 +1,84 @@
+"""The benchmarks' statistics, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.statistics import Interval, balanced_orders, bootstrap, mean, median_of_ratios
+
+
+def test_the_median_is_taken_over_the_rounds_ratios_not_over_their_parts() -> None:
+    # ratios 2, 1, 3; the ratio of the medians would be 20 / 10, of the means 130 / 111
+    found = median_of_ratios([20.0, 100.0, 3.0], [10.0, 100.0, 1.0])
+    assert found.estimate == 2.0
+    found = median_of_ratios([20.0, 100.0, 3.0, 8.0], [10.0, 100.0, 1.0, 1.0])
+    assert found.estimate == 2.5  # of 1, 2, 3, 8
+
+
+def test_equal_ratios_have_an_interval_of_no_width() -> None:
+    assert median_of_ratios([2.0, 4.0, 8.0], [1.0, 2.0, 4.0]) == Interval(2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(("confidence", "low", "high"), [(0.6, 1.0, 4.0), (0.4, 2.0, 2.0)])
+def test_the_percentile_interval_of_a_median_of_three(confidence: float, low: float, high: float) -> None:
+    # The median of a resample of {1, 2, 4} is 1 where 1 was drawn at least twice: (3 * 2 + 1) / 27 = 0.259 of all; 4
+    # likewise; else 2. So the quantiles 0.2 and 0.8 are 1 and 4, and 0.3 and 0.7 are 2 and 2.
+    values = np.array([1.0, 2.0, 4.0])
+    found = bootstrap(lambda drawn: float(np.median(values[drawn])), 3, resamples=20_000, confidence=confidence)
+    assert found == Interval(2.0, low, high)
+
+
+def test_the_resampled_means_have_their_binomial_shares() -> None:
+    # the mean of a resample of {0, 1} of size 2 is 0, 0.5, 1 with 1/4, 1/2, 1/4
+    values, drawn_means = np.array([0.0, 1.0]), []
+
+    def statistic(drawn: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
+        drawn_means.append(values[drawn].mean())
+        return float(drawn_means[-1])
+
+    assert bootstrap(statistic, 2, resamples=20_000) == Interval(0.5, 0.0, 1.0)
+    shares = [np.mean(np.array(drawn_means[:20_000]) == value) for value in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(shares, [0.25, 0.5, 0.25], atol=0.02)  # five standard errors are 0.018
+
+
+def test_an_interval_of_means_agrees_with_the_normal_one() -> None:
+    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
+    found, half = mean(values), 1.96 * values.std() / 20
+    assert found.estimate == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
+
+
+def test_the_seed_decides_the_draws() -> None:
+    values = np.random.default_rng(2).random(9)
+    assert mean(values, seed=5) == mean(values, seed=5) != mean(values, seed=6)
+
+
+def test_numbers_that_are_not_finite_and_empty_input_are_refused() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        mean([1.0, float("nan")])
+    with pytest.raises(ValueError, match="at least one unit"):
+        mean([])
+
+
+def test_text() -> None:
+    assert Interval(1.0125, 0.99, 1.25).text(2) == "1.01 (0.99 to 1.25)"
+    assert Interval(0.0125, -0.01, 0.02).text(1, factor=100) == "1.2 (-1.0 to 2.0)"
+
+
+@pytest.mark.parametrize(("n", "rounds"), [(6, 18), (5, 12), (1, 3), (2, 5)])
+def test_every_item_stands_once_in_every_place_of_a_block(n: int, rounds: int) -> None:
+    items = "abcdef"[:n]
+    orders = balanced_orders(items, rounds, seed=3)
+    assert len(orders) == rounds
+    assert all(sorted(order) == list(items) for order in orders)
+    for start in range(0, rounds - n + 1, n):
+        block = np.array(orders[start : start + n])
+        assert all(sorted(block[:, place]) == list(items) for place in range(n))
+
+
+def test_orders_are_shuffled_and_seeded() -> None:
+    assert balanced_orders("abcdef", 12, seed=1) == balanced_orders("abcdef", 12, seed=1)
+    assert balanced_orders("abcdef", 12, seed=1) != balanced_orders("abcdef", 12, seed=2)
+    first, second = balanced_orders("abcdef", 12, seed=1)[:6], balanced_orders("abcdef", 12, seed=1)[6:]
+    assert first != second

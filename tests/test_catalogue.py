@@ -1,0 +1,208 @@
+"""Products and the vocabulary of their attributes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transforms import catalogue
+from transforms.core.errors import UsageError
+from transforms.core.types import Failure, Product
+
+FASHION = Path(__file__).parents[2] / "shared" / "data" / "fashion-products" / "products.csv"
+
+CSV = """id,image,colour,name,split,sleeve
+007,images/7.jpg,red,Shirt of seven,train,long
+NA,/abs/8.jpg,,Shirt of eight,,short
+9,s3://bucket/9.jpg,"deep, blue",,test,
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "products.csv") -> str:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return str(tmp_path / name)
+
+
+def products(address: str, columns: list[str] | None = None) -> list[Product]:
+    found = list(catalogue.read(address, columns=columns))
+    assert all(isinstance(item, Product) for item in found), found
+    return [item for item in found if isinstance(item, Product)]
+
+
+def test_products_have_resolved_images_and_every_cell_that_is_not_empty(tmp_path: Path) -> None:
+    assert products(write(tmp_path, CSV)) == [
+        Product(
+            "007",
+            str(tmp_path / "images/7.jpg"),
+            (("colour", "red"), ("name", "Shirt of seven"), ("sleeve", "long")),
+            "train",
+            "products.csv row 1",
+        ),
+        Product("NA", "/abs/8.jpg", (("name", "Shirt of eight"), ("sleeve", "short")), None, "products.csv row 2"),
+        Product("9", "s3://bucket/9.jpg", (("colour", "deep, blue"),), "test", "products.csv row 3"),
+    ]
+
+
+def test_named_columns_alone_become_attributes_in_their_order(tmp_path: Path) -> None:
+    first, second, third = products(write(tmp_path, CSV), ["sleeve", "colour"])
+    assert first.names() == ("sleeve=long", "colour=red")
+    assert second.names() == ("sleeve=short",)
+    assert third.names() == ("colour=deep, blue",)
+
+
+def test_all_formats_give_the_same_products(tmp_path: Path) -> None:
+    expected = products(write(tmp_path, CSV))
+    rows: list[dict[str, Any]] = [
+        {
+            "id": "007",
+            "image": "images/7.jpg",
+            "colour": "red",
+            "name": "Shirt of seven",
+            "split": "train",
+            "sleeve": "long",
+        },
+        {"id": "NA", "image": "/abs/8.jpg", "colour": None, "name": "Shirt of eight", "split": None, "sleeve": "short"},
+        {"id": 9, "image": "s3://bucket/9.jpg", "colour": "deep, blue", "name": "", "split": "test", "sleeve": None},
+    ]
+    lines = write(tmp_path, "\n".join(map(json.dumps, rows)), "products.jsonl")
+    rows[2]["id"] = "9"
+    table = pa.table({column: pa.array([row[column] for row in rows], pa.string()) for column in rows[0]})
+    # An embedding and the image's bytes often lie beside: they are no attributes, and are not read.
+    table = table.append_column("vector", pa.array([[0.5]] * 3)).append_column("jpeg", pa.array([b"\xff\xd8"] * 3))
+    pq.write_table(table, tmp_path / "products.parquet")
+    for address in (lines, str(tmp_path / "products.parquet")):
+        for found, wanted in zip(products(address), expected, strict=True):
+            assert (found.id, found.image, found.attributes, found.split) == (
+                wanted.id,
+                wanted.image,
+                wanted.attributes,
+                wanted.split,
+            )
+
+
+def test_bad_rows_are_failures_and_duplicates_go_on(tmp_path: Path) -> None:
+    address = write(tmp_path, "id,image,c\n1,a.jpg,x\n,b.jpg,x\n3,,x\n1,c.jpg\n1,d.jpg,y\n")
+    found = list(catalogue.read(address))
+    assert [item.source for item in found] == [f"products.csv row {number}" for number in range(1, 6)]
+    assert [item.id if isinstance(item, Product) else item.message[:27] for item in found] == [
+        "1",
+        "the product has no id",
+        "the product has no image",
+        "the row has 2 cells, the he",
+        "1",
+    ]
+    failures = [item for item in found if isinstance(item, Failure)]
+    assert {(item.stage, item.reason, item.pair_id) for item in failures} == {("read", "bad_row", None)}
+
+
+def test_an_id_that_a_tool_has_made_a_float_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [10000.0, None], "image": ["a.jpg", "b.jpg"]}), tmp_path / "c.parquet")
+    first, second = catalogue.read(str(tmp_path / "c.parquet"))
+    assert isinstance(first, Failure)
+    assert isinstance(second, Failure)
+    assert "id is a number with a fraction or an exponent, '10000.0'" in first.message
+    assert second.message == "the product has no id"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("sku,image\n1,a.jpg\n", None, "no column 'id'.*columns are 'sku', 'image'"),
+        ("sku,photo\n1,a.jpg\n", None, "no column 'id' and no column 'image'"),
+        ("id,image,colour\n1,a.jpg,red\n", ["colour", "sleeve"], "no column 'sleeve'"),
+    ],
+)
+def test_missing_columns_are_named_with_those_that_are_there(
+    tmp_path: Path, text: str, columns: list[str] | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        list(catalogue.read(write(tmp_path, text), columns=columns))
+
+
+# The vocabulary
+
+
+def made(*cells: dict[str, str]) -> list[Product]:
+    return [Product(str(at), "x.jpg", tuple(row.items())) for at, row in enumerate(cells)]
+
+
+def test_rare_attributes_are_left_out_with_their_counts() -> None:
+    found = catalogue.vocabulary(
+        made(*[{"b": "x", "a": "q"}] * 3, *[{"b": "w", "a": "q"}] * 2, {"a": "r"}, {"b": "w"}), min_count=3
+    )
+    assert found.names == ("b=w", "b=x", "a=q")  # the catalogue's column order, then by name
+    assert found.left_out == {"a=r": 1}
+    assert found.columns_left_out == {}
+
+
+def test_columns_of_names_are_left_out_with_the_reason() -> None:
+    rows = [{"colour": "red", "name": f"n{at}", "pair": f"p{at // 2}", "sku": f"s{at // 2}"} for at in range(12)]
+    found = catalogue.vocabulary(made(*rows), min_count=3, max_values=6)
+    assert found.names == ("colour=red",)
+    assert found.left_out == {}
+    assert found.columns_left_out == {
+        "name": "more than 6 values",
+        "pair": "none of its 6 values has 3 products",
+        "sku": "none of its 6 values has 3 products",
+    }
+    assert catalogue.vocabulary(made(*rows), min_count=1, max_values=None).columns_left_out == {
+        "name": "12 values in 12 products: nearly every value is its own"
+    }
+
+
+def test_named_columns_are_taken_as_they_are() -> None:
+    rows = [{"colour": "red", "name": f"n{at}"} for at in range(4)]
+    found = catalogue.vocabulary(made(*rows), columns=["name", "colour", "absent"], min_count=1, max_values=2)
+    assert found.names == ("name=n0", "name=n1", "name=n2", "name=n3", "colour=red")
+    assert found.columns_left_out == {}
+
+
+def test_an_empty_catalogue_has_no_vocabulary_and_min_count_is_checked() -> None:
+    assert catalogue.vocabulary([]).names == ()
+    with pytest.raises(UsageError, match="min_count is 0"):
+        catalogue.vocabulary([], min_count=0)
+
+
+CELLS = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz")).map(lambda row: dict(sorted(row.items())))
+
+
+@settings(deadline=None)
+@given(rows=st.lists(CELLS, max_size=30), min_count=st.integers(1, 5), seed=st.integers(0, 9))
+def test_every_value_is_in_the_vocabulary_or_left_out_whatever_the_order(
+    rows: list[dict[str, str]], min_count: int, seed: int
+) -> None:
+    found = catalogue.vocabulary(made(*rows), min_count=min_count)
+    shuffled = random.Random(seed).sample(made(*rows), len(rows))
+    assert catalogue.vocabulary(shuffled, min_count=min_count) == found
+    counts = Counter(name for product in made(*rows) for name in product.names())
+    for name, count in counts.items():
+        if name[0] in found.columns_left_out:
+            assert name not in found.names
+            assert name not in found.left_out
+        else:
+            assert (name in found.names) == (count >= min_count)
+            assert found.left_out.get(name, count) == count
+            assert (name in found.left_out) == (count < min_count)
+    assert len(found.names) + len(found.left_out) == sum(name[0] not in found.columns_left_out for name in counts)
+
+
+@pytest.mark.skipif(not FASHION.is_file(), reason="needs ../shared/data/fashion-products")
+def test_a_real_catalogue() -> None:
+    found = products(str(FASHION))
+    assert len(found) == 3014
+    assert Path(found[0].image).is_file()
+    assert {product.split for product in found} == {"train", "valid", "test"}
+    vocabulary = catalogue.vocabulary(found, min_count=10)
+    assert set(vocabulary.columns_left_out) == {"name"}
+    columns = list(dict.fromkeys(name.split("=")[0] for name in vocabulary.names))
+    assert columns == ["gender", "master_category", "sub_category", "article_type", "base_colour", "season", "usage"]
+    assert "base_colour=Navy Blue" in vocabulary.names

@@ -1,0 +1,100 @@
+"""The arrows between the packages: what may import what, and what must import where optional packages are absent."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(
+    path for package in ("transforms", "pipeline", "export") for path in (ROOT / package).rglob("*.py")
+)
+
+HEAVY = {"torch", "torchvision"}
+CORE = {"numpy", "scipy", "PIL"}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names of all modules that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def top(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_arrows(path: Path) -> None:
+    name, found = name_of(path), imports(path)
+    packages = top(found)
+    if name.startswith("transforms.core"):
+        assert packages <= CORE | set(sys.stdlib_module_names) | {"transforms"}
+        assert all(other.startswith("transforms.core") for other in found if other.startswith("transforms."))
+    if name.startswith("transforms"):
+        assert not packages & {"pipeline", "export", *HEAVY, "onnx"}
+    if name.startswith("export"):
+        assert not packages & {"pipeline", "apache_beam"}
+    if name.startswith("pipeline"):
+        assert not packages & {*HEAVY, "onnx"}
+        assert name == "pipeline.cli" or "export" not in packages
+    assert ("fsspec" in packages) <= (name == "transforms.storage")
+    assert ("onnxruntime" in packages) <= (name == "transforms.runtime")
+    assert not any(other.startswith("torchvision.transforms") and not other.startswith("torchvision.transforms.v2")
+                   and other != "torchvision.transforms" for other in found)
+    assert "tests" not in packages
+    assert "benchmarks" not in packages
+
+
+def run_without(packages: set[str], code: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``code`` in a new interpreter in which ``packages`` cannot be imported."""
+    blocker = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] in {packages!r}: raise ImportError('absent: ' + name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+    )
+    return subprocess.run([sys.executable, "-c", blocker + code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_workers_need_no_torch() -> None:
+    names = [name_of(path).removesuffix(".__init__") for path in MODULES if not name_of(path).startswith("export")]
+    code = "import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in names if "local_worker" not in name)
+    done = run_without({*HEAVY, "onnx", "onnxscript", "export"}, code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_bundling_needs_no_torch() -> None:
+    needs_torch = {name_of(path) for path in MODULES if top(imports(path)) & HEAVY}
+    indirect = {name_of(path) for path in MODULES if imports(path) & needs_torch}
+    free = [name_of(path) for path in MODULES if name_of(path) not in needs_torch | indirect and "export" in name_of(path)]
+    assert {"export.bundle", "export.prefix"} <= set(free)
+    code = "import importlib\n" + "".join(f"importlib.import_module({name.removesuffix('.__init__')!r})\n" for name in free)
+    done = run_without({*HEAVY, "apache_beam"}, code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_missing_runtime_is_a_clear_error() -> None:
+    done = run_without({"onnxruntime"}, "import transforms.runtime")
+    assert "pip install 'whymatch[cpu]'" in done.stderr
+
+
+def test_help_imports_neither_beam_nor_torch() -> None:
+    code = "from pipeline.cli import main\ntry: main(['audit', '--help'])\nexcept SystemExit as stop: sys.exit(stop.code)"
+    done = run_without({*HEAVY, "apache_beam", "onnxruntime", "duckdb", "onnx"}, code)
+    assert done.returncode == 0, done.stderr
+    assert "--manifest" in done.stdout
