@@ -36,7 +36,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["pipeline*", "export*", "transforms*"]),
-    package_data={"pipeline.demo": ["bundles/*/*"], "pipeline": ["py.typed"], "export": ["py.typed"], "transforms": ["py.typed"]},
+    package_data={
+        "pipeline.demo": ["bundles/*/*"],
+        "pipeline": ["py.typed"],
+        "export": ["py.typed"],
+        "transforms": ["py.typed"],
+    },
     install_requires=[
         "apache-beam>=2.76,<3",
         "fsspec>=2025.3",

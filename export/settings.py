@@ -21,7 +21,7 @@ from transforms.core.images import Resize
 _FLAGS = {
     "layout": "--layout nchw|nhwc",
     "channels": "--channels rgb|bgr",
-    "scale": "--scale NUMBER (what pixels of 0 to 255 are multiplied with first, such as 0.00392157 for 0 to 1)",
+    "scale": "--scale NUMBER (what pixels of 0 to 255 are multiplied with first, such as 0.00392156863 for 0 to 1)",
     "mean": "--mean A,B,C (subtracted after the scale, in the network's channel order; 0,0,0 for none)",
     "std": "--std A,B,C (divided by after that; 1,1,1 for none)",
     "size": "--size HxW",

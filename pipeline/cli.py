@@ -13,11 +13,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from transforms.core.errors import RunError, UsageError
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 DESCRIPTION = (
     "Explains, for every pair of a recommendation catalogue, why an image-similarity model says that they match."
@@ -145,6 +147,10 @@ def _train(commands: Any) -> None:
         help="columns in which two similar products agree",
     )
     similarity.add_argument("--embedding", type=int, default=128, help="length of the embedding")
+    similarity.add_argument("--margin", type=float, default=0.2, help="of the triplet loss, in cosine distance")
+    similarity.add_argument(
+        "--mining", choices=("semi-hard", "batch-hard"), default="semi-hard", help="which triplets count"
+    )
     attributes = _command(
         kinds,
         "attributes",
@@ -152,40 +158,62 @@ def _train(commands: Any) -> None:
         "train an attribute network: trunk, 3x3 convolution to activation maps, their average as scores",
     )
     attributes.add_argument(
-        "--columns", type=_names, metavar="COLUMN,…", help="attribute columns; all that are categorical"
+        "--columns", type=_names, metavar="COLUMN,…", help="attribute columns; all that are categorical when left out"
     )
-    attributes.add_argument("--min-count", type=int, default=10, help="leave out attributes of fewer training products")
+    attributes.add_argument("--min-count", type=int, default=20, help="leave out attributes of fewer training products")
     for each in (similarity, attributes):
-        each.add_argument(
+        data = each.add_argument_group("data")
+        data.add_argument(
             "--catalogue", required=True, help="CSV, JSONL or Parquet with id, image and attribute columns"
         )
-        each.add_argument("--out", required=True, type=Path, help="folder for the checkpoint and the training record")
-        each.add_argument("--backbone", default="resnet18", help="a torchvision model's name, or module:factory")
-        each.add_argument(
+        data.add_argument("--out", required=True, type=Path, help="folder for the checkpoint and the training record")
+        data.add_argument(
+            "--image-root",
+            action="append",
+            default=[],
+            dest="image_roots",
+            metavar="FOLDER",
+            help="local folder that images may lie in, besides the catalogue's",
+        )
+        net = each.add_argument_group("network")
+        net.add_argument("--backbone", default="resnet18", help="a torchvision model's name, or module:factory")
+        net.add_argument(
             "--weights", help="'default' for torchvision's own, or a checkpoint file; random when left out"
         )
-        each.add_argument("--size", type=_size, default=(224, 224), metavar="HxW", help="input size")
-        each.add_argument(
-            "--resize", choices=("squash", "crop", "pad"), default="squash", help="how an image is fitted"
+        net.add_argument("--size", type=_size, default=(224, 224), metavar="HxW", help="input size")
+        net.add_argument("--resize", choices=("squash", "crop", "pad"), default="squash", help="how an image is fitted")
+        net.add_argument("--interpolation", choices=_INTERPOLATIONS, default="bilinear", help="of the resize")
+        net.add_argument(
+            "--shorter", type=int, metavar="PIXELS", help="with crop: the shorter side before the centre crop"
         )
-        each.add_argument(
-            "--mean", type=_triple, metavar="R,G,B", default=(0.485, 0.456, 0.406), help="after scaling to 0…1"
+        net.add_argument(
+            "--scale",
+            type=float,
+            help="pixels 0…255 are multiplied by this; what the backbone was trained with when left out",
         )
-        each.add_argument(
-            "--std", type=_triple, metavar="R,G,B", default=(0.229, 0.224, 0.225), help="after scaling to 0…1"
+        net.add_argument("--mean", type=_triple, metavar="R,G,B", help="subtracted after scaling; likewise")
+        net.add_argument("--std", type=_triple, metavar="R,G,B", help="divided by; likewise")
+        how = each.add_argument_group("training")
+        how.add_argument("--epochs", type=int, default=30, help="passes over the training split at most")
+        how.add_argument(
+            "--patience", type=int, default=10, help="stop after this many epochs without a better validation"
         )
-        each.add_argument("--epochs", type=int, default=10, help="passes over the training split at most")
-        each.add_argument("--batch", type=int, default=64, help="images a step")
-        each.add_argument("--learning-rate", type=float, default=1e-3, help="of AdamW at its peak")
-        each.add_argument("--freeze", action="store_true", help="train what is new, keep the backbone as it is")
-        each.add_argument("--seed", type=int, default=0, help="seed of every random draw")
-        each.add_argument("--threads", type=int, help="CPU threads; all cores when left out")
+        how.add_argument("--batch", type=int, default=64, help="images a step")
+        how.add_argument("--learning-rate", type=float, default=1e-3, help="of AdamW at its peak")
+        how.add_argument(
+            "--trunk-rate", type=float, default=1.0, help="the backbone's learning rate as a part of that; 0 freezes it"
+        )
+        how.add_argument("--weight-decay", type=float, default=1e-4, help="of AdamW")
+        how.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+        how.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all cores")
+        how.add_argument("--device", default="cpu", help="torch's name of it, such as cuda")
 
 
 def _run_train_similarity(options: argparse.Namespace) -> int:
     from export.training import train_similarity
 
-    train_similarity(**_training(options), similar_by=options.similar_by, embedding=options.embedding)
+    own = {name: getattr(options, name) for name in ("similar_by", "embedding", "margin", "mining")}
+    train_similarity(**_training(options), **own)
     return 0
 
 
@@ -197,8 +225,34 @@ def _run_train_attributes(options: argparse.Namespace) -> int:
 
 
 def _training(options: argparse.Namespace) -> dict[str, Any]:
-    names = "catalogue out backbone weights size resize mean std epochs batch learning_rate freeze seed threads"
-    return {name: getattr(options, name) for name in names.split()}
+    """What both trainings take."""
+    _find_factories()
+    from export.backbones import Normalisation
+    from export.fitting import Recipe
+    from transforms.core.images import Resize
+    from transforms.storage import Access
+
+    given = [options.scale, options.mean, options.std]
+    if any(value is not None for value in given) and None in given:
+        raise UsageError("--scale, --mean and --std go together: give all three, or none for the backbone's own")
+    recipe = ("epochs", "patience", "batch", "learning_rate", "trunk_rate", "weight_decay", "seed", "threads", "device")
+    roots = (*options.image_roots, os.path.dirname(os.path.abspath(options.catalogue)))
+    return {
+        "catalogue": options.catalogue,
+        "out": options.out,
+        "backbone": options.backbone,
+        "weights": options.weights,
+        "resize": Resize(options.size, options.resize, options.interpolation, options.shorter),
+        "normalisation": None if None in given else Normalisation(*given),
+        "recipe": Recipe(**{name: getattr(options, name) for name in recipe}),
+        "access": Access(roots=roots),
+    }
+
+
+def _find_factories() -> None:
+    """Lets module:factory name a module of the current folder, as `python -m` would."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def _export(commands: Any) -> None:
@@ -213,12 +267,28 @@ def _export(commands: Any) -> None:
     parser.add_argument(
         "--phi", type=_pair, default=(0.5, 0.5), metavar="A,B", help="weights of confidence and map match"
     )
+    parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the networks")
+    parser.add_argument(
+        "--factory",
+        action="append",
+        default=[],
+        metavar="MODULE:FACTORY",
+        help="a backbone's code that a checkpoint may run, where it is not whymatch's or torchvision's",
+    )
 
 
 def _run_export(options: argparse.Namespace) -> int:
+    _find_factories()
     from export.onnx import export_command
 
-    export_command(similarity=options.similarity, attributes=options.attributes, out=options.out, phi=options.phi)
+    export_command(
+        similarity=options.similarity,
+        attributes=options.attributes,
+        out=options.out,
+        phi=options.phi,
+        precision=options.precision,
+        factories=options.factory,
+    )
     return 0
 
 
@@ -247,9 +317,19 @@ def _bundle(commands: Any) -> None:
     parser.add_argument(
         "--shorter", type=int, metavar="PIXELS", help="with crop: the shorter side before the centre crop"
     )
-    parser.add_argument("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"), help="of the resize")
+    parser.add_argument("--interpolation", choices=_INTERPOLATIONS, help="of the resize")
     parser.add_argument(
         "--similarity-function", choices=("cosine", "dot", "euclidean"), default="cosine", help="of embeddings"
+    )
+    parser.add_argument(
+        "--attributes-input", metavar="NAME", help="the attribute network's input, where it has several"
+    )
+    parser.add_argument("--scores-output", metavar="NAME", help="its scores [B,A], where they cannot be told")
+    parser.add_argument(
+        "--maps-output", metavar="NAME", help="its activation maps [B,A,h,w], where they cannot be told"
+    )
+    parser.add_argument(
+        "--activation", choices=("none", "sigmoid", "softmax"), default="none", help="from scores to 0…1"
     )
     parser.add_argument("--preprocessor-config", type=Path, metavar="FILE", help="where it is not beside the ONNX file")
     parser.add_argument(
@@ -266,7 +346,7 @@ def _run_bundle(options: argparse.Namespace) -> int:
 
     names = (
         "similarity_onnx attributes_onnx vocabulary out input output layout channels scale mean std size resize shorter "
-        "interpolation similarity_function preprocessor_config"
+        "interpolation similarity_function preprocessor_config attributes_input scores_output maps_output activation"
     )
     check = tuple(options.check) if options.check else None
     bundle_command(**{name: getattr(options, name) for name in names.split()}, check=check)
@@ -378,7 +458,7 @@ def _run_audit(options: argparse.Namespace) -> int:
     from pipeline.options import AuditOptions
 
     given = {field.name: getattr(options, field.name) for field in fields(AuditOptions)}
-    given["run_id"] = options.run_id or f"run-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}"
+    given["run_id"] = options.run_id or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     given["threads"] = options.threads or launch.default_threads(options.workers)
     given["manifest"] = tuple(options.manifest)
     given["image_roots"] = tuple(options.image_roots)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import apache_beam as beam
@@ -83,7 +83,7 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
     """How the run's counts become its row."""
     options, bundle = plan.options, plan.bundle
     fixed: tables.Row = {
-        "started": datetime.now(timezone.utc),
+        "started": datetime.now(UTC),
         "period": options.period,
         "whymatch_version": plan.versions["whymatch"],
         "versions": json.dumps(plan.versions, sort_keys=True),
@@ -105,7 +105,7 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
             )
         return {
             **fixed,
-            "finished": datetime.now(timezone.utc),
+            "finished": datetime.now(UTC),
             "rows_read": read,
             "pairs_explained": explained,
             "pairs_failed": failed,

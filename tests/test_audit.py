@@ -108,12 +108,25 @@ def test_plain_duckdb_reads_two_runs_of_different_manifests_as_one_table(
     audited: Path, drawn: Path, bundle: Path, tmp_path: Path
 ) -> None:
     first = read_csv(drawn / "catalogue.csv")[:6]
-    pairs = [{"anchor": a["image"], "item": b["image"], "shop": "S-1"} for a, b in zip(first[:3], first[3:], strict=True)]
+    pairs = [
+        {"anchor": a["image"], "item": b["image"], "shop": "S-1"} for a, b in zip(first[:3], first[3:], strict=True)
+    ]
     manifest = write_csv(drawn / "other.csv", pairs)
-    columns = ["--columns", "query=anchor,reference=item", "--keep", "shop", "--method", "sliding_window", "--window", "4"]
+    columns = [
+        "--columns",
+        "query=anchor,reference=item",
+        "--keep",
+        "shop",
+        "--method",
+        "sliding_window",
+        "--window",
+        "4",
+    ]
     assert audit(manifest, bundle, audited, "other", *columns) == 0
     files = str(audited / "explanations" / "*" / "*.parquet")
-    found = duckdb.sql(f"SELECT run_id, count(*), count(DISTINCT method) FROM '{files}' GROUP BY ALL ORDER BY 1").fetchall()
+    found = duckdb.sql(
+        f"SELECT run_id, count(*), count(DISTINCT method) FROM '{files}' GROUP BY ALL ORDER BY 1"
+    ).fetchall()
     assert found == [("one", len(table(audited, "explanations", "one")), 1), ("other", 3, 1)]
 
 
@@ -167,8 +180,6 @@ def test_what_is_wrong_is_said_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_ids_need_a_catalogue(
-    drawn: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ids_need_a_catalogue(drawn: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(drawn / "pairs.csv", bundle, tmp_path, "none") == 2
     assert "--catalogue" in capsys.readouterr().err

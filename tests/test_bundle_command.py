@@ -200,6 +200,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is there already"):
         build(tmp_path / "b", similarity=network(seed=1), similarity_preprocessing=RGB, resize=SQUASH)
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_the_same_input_gives_the_same_ids(tmp_path: Path) -> None:
@@ -253,7 +254,11 @@ def test_external_data_outside_of_the_folder_is_refused(tmp_path: Path, location
         build(tmp_path / "b", similarity=moved(path, location), similarity_preprocessing=RGB, resize=SQUASH)
 
 
-def test_external_data_behind_a_link_is_refused_and_a_missing_file_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [networks.INLINE_LIMIT, 0])
+def test_external_data_behind_a_link_is_refused_and_a_missing_file_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(networks, "INLINE_LIMIT", limit)
     (tmp_path / "theirs").mkdir()
     path = external(tmp_path / "theirs")
     (tmp_path / "theirs" / "net.data").rename(tmp_path / "secret.data")

@@ -14,7 +14,9 @@ from pipeline import cli
 from pipeline.options import AuditOptions
 
 
-def commands(parser: argparse.ArgumentParser, name: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+def commands(
+    parser: argparse.ArgumentParser, name: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
     """Every command that can be run, with its parser."""
     inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not inner:
@@ -50,7 +52,10 @@ def test_help_of_the_console_script() -> None:
     assert all(f"    {name[0]} " in done.stdout for name in ALL)
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["audit"], ["audit", "--manifest", "a", "--bundle", "b", "--out", "c", "--map-size", "28"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["dance"], ["audit"], ["audit", "--manifest", "a", "--bundle", "b", "--out", "c", "--map-size", "28"]],
+)
 def test_usage_errors_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
@@ -85,7 +90,17 @@ def test_values(parse: object, text: str, value: object) -> None:
     assert parse(text) == value
 
 
-@pytest.mark.parametrize(("parse", "text"), [(cli._size, "0x5"), (cli._size, "12"), (cli._bytes, "4T"), (cli._mapping, "a="), (cli._triple, "1,2"), (cli._pair, "a,b")])
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (cli._size, "0x5"),
+        (cli._size, "12"),
+        (cli._bytes, "4T"),
+        (cli._mapping, "a="),
+        (cli._triple, "1,2"),
+        (cli._pair, "a,b"),
+    ],
+)
 def test_wrong_values_name_what_was_expected(parse: object, text: str) -> None:
     assert callable(parse)
     with pytest.raises(argparse.ArgumentTypeError, match=re.escape(repr(text))):

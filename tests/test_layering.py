@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted(
-    path for package in ("transforms", "pipeline", "export") for path in (ROOT / package).rglob("*.py")
-)
+MODULES = sorted(path for package in ("transforms", "pipeline", "export") for path in (ROOT / package).rglob("*.py"))
 
 HEAVY = {"torch", "torchvision"}
 CORE = {"numpy", "scipy", "PIL"}
@@ -53,8 +51,12 @@ def test_arrows(path: Path) -> None:
         assert name == "pipeline.cli" or "export" not in packages
     assert ("fsspec" in packages) <= (name == "transforms.storage")
     assert ("onnxruntime" in packages) <= (name == "transforms.runtime")
-    assert not any(other.startswith("torchvision.transforms") and not other.startswith("torchvision.transforms.v2")
-                   and other != "torchvision.transforms" for other in found)
+    assert not any(
+        other.startswith("torchvision.transforms")
+        and not other.startswith("torchvision.transforms.v2")
+        and other != "torchvision.transforms"
+        for other in found
+    )
     assert "tests" not in packages
     assert "benchmarks" not in packages
 
@@ -68,12 +70,16 @@ def run_without(packages: set[str], code: str) -> subprocess.CompletedProcess[st
         f"        if name.partition('.')[0] in {packages!r}: raise ImportError('absent: ' + name)\n"
         "sys.meta_path.insert(0, Block())\n"
     )
-    return subprocess.run([sys.executable, "-c", blocker + code], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", blocker + code], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_workers_need_no_torch() -> None:
     names = [name_of(path).removesuffix(".__init__") for path in MODULES if not name_of(path).startswith("export")]
-    code = "import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in names if "local_worker" not in name)
+    code = "import importlib\n" + "".join(
+        f"importlib.import_module({name!r})\n" for name in names if "local_worker" not in name
+    )
     done = run_without({*HEAVY, "onnx", "onnxscript", "export"}, code)
     assert done.returncode == 0, done.stderr
 
@@ -81,9 +87,13 @@ def test_workers_need_no_torch() -> None:
 def test_bundling_needs_no_torch() -> None:
     needs_torch = {name_of(path) for path in MODULES if top(imports(path)) & HEAVY}
     indirect = {name_of(path) for path in MODULES if imports(path) & needs_torch}
-    free = [name_of(path) for path in MODULES if name_of(path) not in needs_torch | indirect and "export" in name_of(path)]
+    free = [
+        name_of(path) for path in MODULES if name_of(path) not in needs_torch | indirect and "export" in name_of(path)
+    ]
     assert {"export.bundle", "export.prefix"} <= set(free)
-    code = "import importlib\n" + "".join(f"importlib.import_module({name.removesuffix('.__init__')!r})\n" for name in free)
+    code = "import importlib\n" + "".join(
+        f"importlib.import_module({name.removesuffix('.__init__')!r})\n" for name in free
+    )
     done = run_without({*HEAVY, "apache_beam"}, code)
     assert done.returncode == 0, done.stderr
 
@@ -94,7 +104,9 @@ def test_missing_runtime_is_a_clear_error() -> None:
 
 
 def test_help_imports_neither_beam_nor_torch() -> None:
-    code = "from pipeline.cli import main\ntry: main(['audit', '--help'])\nexcept SystemExit as stop: sys.exit(stop.code)"
+    code = (
+        "from pipeline.cli import main\ntry: main(['audit', '--help'])\nexcept SystemExit as stop: sys.exit(stop.code)"
+    )
     done = run_without({*HEAVY, "apache_beam", "onnxruntime", "duckdb", "onnx"}, code)
     assert done.returncode == 0, done.stderr
     assert "--manifest" in done.stdout

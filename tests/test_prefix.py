@@ -108,7 +108,14 @@ def test_images_and_masks_broadcast(images: int, masks: int) -> None:
     np.testing.assert_allclose(found, oracle(IMAGENET, image, mask, fill), atol=3e-6)
 
 
-pixels = st.integers(0, 255)
+def test_the_grid_rounds_to_nearest() -> None:
+    """A grid that rounded down would shift every pixel by half a step, 5e-7 here."""
+    image = some_images(1)
+    error = fed(IMAGENET, image, KEEP, NO_FILL) - oracle(IMAGENET, image, KEEP, NO_FILL)
+    assert np.abs(error).max() < 2e-6
+    assert np.abs(error.mean(axis=(0, 2, 3))).max() < 1e-7
+
+
 colours = st.tuples(*[st.floats(0, 255, width=32)] * 3)
 triples = st.tuples(*[st.floats(-2, 2)] * 3)
 deviations = st.tuples(*[st.floats(1e-3, 10)] * 3)

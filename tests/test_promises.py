@@ -22,14 +22,27 @@ from tests.hostile import hostile_images, valid_images
 from transforms.core.errors import REASONS
 from transforms.read_pairs import ReadPairs
 
-CELLS = st.one_of(st.sampled_from(["", "a", "b", "a.jpg", "007", "NA", "../x", "http://x", "::", "1", "-1", "x\ty"]), st.text(max_size=5))
+CELLS = st.one_of(
+    st.sampled_from(["", "a", "b", "a.jpg", "007", "NA", "../x", "http://x", "::", "1", "-1", "x\ty"]),
+    st.text(max_size=5),
+)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.fixed_dictionaries({name: CELLS for name in ("pair_id", "query", "reference", "rank", "condition")}), min_size=1, max_size=20))
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({name: CELLS for name in ("pair_id", "query", "reference", "rank", "condition")}),
+        min_size=1,
+        max_size=20,
+    )
+)
 def test_every_row_becomes_a_pair_or_a_failure(rows: list[dict[str, str]], tmp_path: Path) -> None:
     """P2, on random manifests with duplicates, blanks and wrong types."""
-    kept = [{key: value.replace("\r", "").replace("\n", "").replace("\0", "") for key, value in row.items()} for row in rows]
+    kept = [
+        {key: value.replace("\r", "").replace("\n", "").replace("\0", "") for key, value in row.items()} for row in rows
+    ]
     kept = [row for row in kept if any(row.values())]
     manifest = write_csv(tmp_path / "random.csv", kept or [dict.fromkeys(rows[0], "a")])
     expected = max(len(kept), 1)
@@ -97,7 +110,11 @@ def test_no_secret_leaves(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFix
         f"http://127.0.0.1:9/a.jpg#{SECRET}?access_token={SECRET}",
         f"images/a.jpg?password={SECRET}",
     ]
-    rows = [{"query": one, "reference": other, "note": f"https://u:{SECRET}@x/?sig={SECRET}"} for one in addresses for other in addresses]
+    rows = [
+        {"query": one, "reference": other, "note": f"https://u:{SECRET}@x/?sig={SECRET}"}
+        for one in addresses
+        for other in addresses
+    ]
     manifest = write_csv(tmp_path / "pairs.csv", rows)
     assert audit(manifest, bundle, tmp_path / "out", "secrets", "--keep", "note", "--allow-http") == 1
     said = capfd.readouterr()

@@ -104,6 +104,10 @@ def test_an_address_is_shown_on_one_line_without_its_secret(secret: str) -> None
         ("user:password@host.example", "***@host.example"),
         ("at 12:30 mail a@b.example", "at 12:30 mail a@b.example"),
         ("key AKIAIOSFODNN7EXAMPLE is wrong", "key *** is wrong"),
+        ("/data/basic tee.jpg", "/data/basic tee.jpg"),
+        ("s3://shop/sk-linen-shirt-extra-long-2024.jpg", "s3://shop/sk-linen-shirt-extra-long-2024.jpg"),
+        ("ASIANFASHIONSTORE.jpg", "ASIANFASHIONSTORE.jpg"),
+        ('{"token": "a b", "id": 7}', '{"token": "***", "id": 7}'),
         ("20 images, reason: not_found", "20 images, reason: not_found"),
         ("", ""),
     ],
@@ -137,7 +141,8 @@ def test_secrets_known_by_their_form(secret: str) -> None:
 
 def test_shown_cuts_and_escapes() -> None:
     assert shown("s3://b/" + "x" * 1000).endswith("... (1,007 characters)")
-    assert len(shown("s3://b/" + "\0" * 100_000)) < 400
+    assert shown("s3://b/" + "x" * 100_000) == "an address of 100,007 characters"
+    assert len(shown("\0" * 8000)) < 400
     assert shown("a\n\x1b[31m\u202eb c") == "a\\n\\x1b[31m\\u202eb%20c"
 
 

@@ -136,9 +136,7 @@ class PreparedQuery:
         if models.attributes:
             scores, maps = models.attributes.predict(image.pixels[None])
             confidence, activations = scores[0], maps[0]
-        explained = ExplainedQuery(
-            bank.design, base, perturbed, background_of(image.pixels), confidence, activations
-        )
+        explained = ExplainedQuery(bank.design, base, perturbed, background_of(image.pixels), confidence, activations)
         return cls(image.frame, explained, bank.design.n + 1)
 
     def rows(self, matched: list[Matched], explainer: Explainer, models: Models) -> Iterator[tables.Row]:

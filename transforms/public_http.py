@@ -13,6 +13,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from transforms.core.errors import AccessDenied, AddressRefused, NotFound, StorageFault, TooManyBytes
@@ -52,21 +53,27 @@ class _Redirect:
 def _request(url: str, max_bytes: int) -> bytes | _Redirect:
     parts = _split(url)
     connection = _connect(parts, url)
-    # A socket's timeout starts anew with every byte; this one does not.
-    watchdog = threading.Timer(TOTAL_SECONDS, _hang_up, [connection])
+    deadline = time.monotonic() + TOTAL_SECONDS
+    # A socket's timeout starts anew with every byte; this one does not. The socket itself is handed over, since the
+    # connection lets go of it when the server announces that it will close.
+    watchdog = threading.Timer(TOTAL_SECONDS, _hang_up, [connection.sock])
     watchdog.daemon = True
     watchdog.start()
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"User-Agent": "whymatch", "Accept-Encoding": "identity"})
-        response = connection.getresponse()
-        location = response.getheader("Location")
-        if response.status in _REDIRECTS and location:
-            return _Redirect(location)
-        _check_status(response.status, url)
-        return _body(response, max_bytes, url)
+        with connection.getresponse() as response:
+            location = response.getheader("Location")
+            if response.status in _REDIRECTS and location:
+                return _Redirect(location)
+            _check_status(response.status, url)
+            body = _body(response, max_bytes, url)
+        if time.monotonic() < deadline:
+            return body
+        raise TimeoutError
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise StorageFault(f"reading {shown(url)} broke off: {type(error).__name__}") from None
+        cause = f"after {TOTAL_SECONDS:g} seconds" if time.monotonic() >= deadline else type(error).__name__
+        raise StorageFault(f"reading {shown(url)} broke off: {cause}") from None
     finally:
         watchdog.cancel()
         connection.close()
@@ -98,8 +105,10 @@ def _connect(parts: SplitResult, url: str) -> http.client.HTTPConnection:
         if parts.scheme == "https":
             connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
     except ssl.SSLError as error:
+        connection.close()
         raise StorageFault(f"no trusted connection to {shown(url)}: {error.reason}") from None
     except OSError as error:
+        connection.close()
         raise StorageFault(f"cannot connect to {shown(url)}: {type(error).__name__}") from None
     return connection
 
@@ -123,12 +132,10 @@ def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet, and any IPv4 address inside of it too."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-        if ip in _NAT64 or int(ip) < 2**32:
-            inner.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
-        if ip.ipv4_mapped is not None:
-            return is_public(str(ip.ipv4_mapped))
-        if not all(is_public(str(part)) for part in inner if part is not None):
+        if ip.ipv4_mapped is not None or ip in _NAT64:
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        tunnels = [ip.sixtofour, *(ip.teredo or ())]
+        if not all(is_public(str(inner)) for inner in tunnels if inner is not None):
             return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
@@ -161,8 +168,6 @@ def _body(response: http.client.HTTPResponse, max_bytes: int, url: str) -> bytes
     return b"".join(parts)
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
-    sock = connection.sock
-    if sock is not None:
-        with contextlib.suppress(OSError):  # it may have ended by itself
-            sock.shutdown(socket.SHUT_RDWR)
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it may have ended by itself
+        sock.shutdown(socket.SHUT_RDWR)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 MASK = "***"
+_LONGEST_SHOWN = 8192
 
 # A run of non-space text that begins with a scheme, up to the next scheme: addresses are often listed with commas.
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"  # bounded, so that the time stays linear in the text
@@ -18,23 +19,23 @@ _BUCKETS = ("s3://", "gs://")  # their keys may hold a '#'; elsewhere it starts 
 _NAMES = (
     r"x-amz-[a-z-]*(?:signature|credential|token)|x-goog-(?:signature|credential)|signature|sig|awsaccesskeyid|"
     r"googleaccessid|key-pair-id|(?:[a-z0-9]{1,32}[_-]){0,4}(?:token|password|passwd|pwd|secret|api[_-]?key|"
-    r"access[_-]?key(?:[_-]?id)?|account[_-]?key|private[_-]?key|credentials?)|authorization"
+    r"access[_-]?key(?:[_-]?id)?|account[_-]?key|private[_-]?key|credentials?)"
 )
+_GIVEN = rf"((?<![a-z0-9])(?:{_NAMES})[\"']?\s*(?:[=:]|%3d|%3a)\s*)"  # a name with its = or :
+# Strict enough to leave file names alone: "basic tee.jpg" is no authorization, "sk-linen-shirt-xl" no key.
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), MASK),
-    (re.compile(r"\b(bearer|basic)\s+\S+", re.IGNORECASE), rf"\1 {MASK}"),
-    (
-        re.compile(
-            rf"(?<![a-z0-9])({_NAMES})([\"']?\s*(?:[=:]|%3d|%3a)\s*)(?:\"[^\"]*\"|'[^']*'|[^\s&]+)", re.IGNORECASE
-        ),
-        rf"\1\2{MASK}",
-    ),
-    (re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA|AROA|AIDA|ABIA|ACCA)[A-Z0-9]{12,}"), MASK),  # AWS key ids
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?"), MASK),  # JSON web tokens
+    (re.compile(r"\b(authorization[\"']?\s*[=:]\s*[\"']?)(?:[A-Za-z0-9-]+\s+)?\S+", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"\b(bearer)\s+\S{8,}", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(rf"{_GIVEN}\"[^\"]*\"", re.IGNORECASE), rf'\1"{MASK}"'),
+    (re.compile(rf"{_GIVEN}'[^']*'", re.IGNORECASE), rf"\1'{MASK}'"),
+    (re.compile(rf"{_GIVEN}(?![\"']\*\*\*[\"'])[^\s&]+", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA|AROA|AIDA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"), MASK),  # AWS key ids
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"), MASK),  # JSON web tokens
     (re.compile(r"\bAIza[\w-]{30,}"), MASK),  # Google API keys
     (re.compile(r"\bya29\.[\w.-]{10,}"), MASK),  # Google OAuth tokens
-    (re.compile(r"\bGOOG[0-9A-Z]{10,}"), MASK),  # Google HMAC key ids
-    (re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|hf_|sk-|npm_)[\w-]{16,}"), MASK),
+    (re.compile(r"\bGOOG[0-9A-Z]{16,}"), MASK),  # Google HMAC key ids
+    (re.compile(r"\b(?:gh[pousr]_|github_pat_|hf_|npm_|sk-)\w{24,}|\bglpat-[\w-]{16,}|\bxox[abeprs]-[\w-]{16,}"), MASK),
     (re.compile(r"(?<![^\s\"'(=,/])[^\s:/@\"'(=,]+:[^\s:/@]+@(?=[\w\[])"), f"{MASK}@"),  # user:password@host, no scheme
 )
 
@@ -58,6 +59,8 @@ def shown(address: str, limit: int = 300) -> str:
 
     Unlike free text, all of it is the address, white space too.
     """
+    if len(address) > _LONGEST_SHOWN:  # cut earlier than redacted, it could lose the @ that tells a password
+        return f"an address of {len(address):,} characters"
     line = redact("".join(_escaped(character) for character in _without_known_secrets(address)))
     return line if len(line) <= limit else f"{line[:limit]}... ({len(address):,} characters)"
 

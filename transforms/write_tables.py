@@ -82,7 +82,9 @@ def to_parquet(table: pa.Table) -> bytes:
     data = sink.getvalue()
     back = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
     if back.num_rows != table.num_rows or not back.schema.equals(table.schema):
-        raise RunError(f"a Parquet file of {table.num_rows} rows read back as {back.num_rows} rows; nothing was written")
+        raise RunError(
+            f"a Parquet file of {table.num_rows} rows read back as {back.num_rows} rows; nothing was written"
+        )
     return bytes(data)
 
 

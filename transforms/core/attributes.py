@@ -29,7 +29,8 @@ def match_scores(activations: Float32, saliency: Float64) -> Float64:
     rows = activations.reshape(len(activations), -1).astype(np.float64)
     length = np.sqrt(np.square(rows).sum(axis=1) * np.square(small).sum())
     inner = (rows * small).sum(axis=1)
-    return np.divide(inner, length, out=np.zeros_like(inner), where=length > 0)
+    cosines: Float64 = np.divide(inner, length, out=np.zeros_like(inner), where=length > 0)
+    return cosines
 
 
 @dataclass(frozen=True, slots=True)

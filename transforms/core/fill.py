@@ -44,4 +44,5 @@ def make_fill(kind: str, image: Image, mean: tuple[float, float, float]) -> Floa
 def border_color(image: Image) -> Float32:
     """The median colour float32 [3] of the outermost pixels of ``image`` uint8 [H, W, 3]."""
     ring = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
-    return np.median(ring, axis=0).astype(np.float32)
+    color: Float32 = np.median(ring, axis=0).astype(np.float32)
+    return color

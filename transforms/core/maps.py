@@ -84,4 +84,5 @@ def _area_weights(side: int, cells: int) -> Float64:
     pixels = np.arange(side)
     low = np.maximum(edges[:-1, None], pixels)
     high = np.minimum(edges[1:, None], pixels + 1)
-    return np.maximum(high - low, 0) * cells / side
+    weights: Float64 = np.maximum(high - low, 0) * cells / side
+    return weights

@@ -26,7 +26,15 @@ def bank_bytes(masks: int, size: tuple[int, int]) -> int:
 
 
 def plan(
-    *, masks: int, banks: int, size: tuple[int, int], batch: int, dimension: int, chunk: int, max_pixels: int, hold: bool
+    *,
+    masks: int,
+    banks: int,
+    size: tuple[int, int],
+    batch: int,
+    dimension: int,
+    chunk: int,
+    max_pixels: int,
+    hold: bool,
 ) -> MemoryPlan:
     """The memory of explaining one query.
 

@@ -60,15 +60,8 @@ def top_k(
     squares = np.square(rows).sum(axis=1)
     asked = np.arange(len(rows), dtype=np.intp) if queries is None else np.asarray(queries, np.intp)
     for start in range(0, len(asked), chunk):
-        some = asked[start : start + chunk]
-        proposed = _proposals(rows, squares, some, function)  # [chunk, I]
-        proposed[groups[some, None] == groups] = -np.inf
-        limits = _limits(proposed, k) - _margin(rows.shape[1], squares, some)
-        for query, line, limit in zip(some.tolist(), proposed, limits, strict=True):
-            candidates = np.flatnonzero(line >= limit) if np.isfinite(limit) else np.flatnonzero(np.isfinite(line))
-            scores = _scores(rows[candidates], rows[query], function)
-            best = np.argsort(-scores, kind="stable")[:k]  # candidates ascend, so a tie goes to the smaller index
-            yield Neighbours(query, candidates[best], scores[best])
+        # a generator of its own, so that one chunk's proposals are gone before the next ones are made
+        yield from _search(rows, squares, groups, asked[start : start + chunk], k, function)
 
 
 def search_bytes(images: int, dimension: int, chunk: int) -> int:
@@ -77,6 +70,19 @@ def search_bytes(images: int, dimension: int, chunk: int) -> int:
     Two float64 copies of the embeddings, two float64 and one boolean row of I for each query of a chunk.
     """
     return 16 * images * dimension + 17 * images * min(chunk, images)
+
+
+def _search(
+    rows: Float64, squares: Float64, groups: NDArray[np.integer], some: Indices, k: int, function: SimilarityFunction
+) -> Iterator[Neighbours]:
+    proposed = _proposals(rows, squares, some, function)  # [chunk, I]
+    proposed[groups[some, None] == groups] = -np.inf
+    limits = _limits(proposed, k) - _margin(rows.shape[1], squares, some)
+    for query, line, limit in zip(some.tolist(), proposed, limits, strict=True):
+        candidates = np.flatnonzero((line >= limit) & np.isfinite(line))
+        scores = _scores(rows[candidates], rows[query], function)
+        best = np.argsort(-scores, kind="stable")[:k]  # candidates ascend, so a tie goes to the smaller index
+        yield Neighbours(query, candidates[best], scores[best])
 
 
 def _proposals(rows: Float64, squares: Float64, some: Indices, function: SimilarityFunction) -> Float64:

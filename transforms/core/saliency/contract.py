@@ -47,4 +47,4 @@ def check_scores(scores: Float64, base: Float64, n: int) -> int:
         raise ValueError(
             f"expected scores [R, n'] with 0 < n' <= {n} and base [R], got scores {scores.shape} and base {base.shape}"
         )
-    return scores.shape[1]
+    return int(scores.shape[1])

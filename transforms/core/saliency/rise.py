@@ -46,7 +46,8 @@ class Rise:
         """Masks ``start`` to ``stop``, float32 [stop - start, H, W]."""
         up_y, up_x = self._upsampling
         rows, columns = up_y[self.shifts[start:stop, 0]], up_x[self.shifts[start:stop, 1]]
-        return rows @ self.grids[start:stop] @ columns.transpose(0, 2, 1)
+        masks: Float32 = np.matmul(rows @ self.grids[start:stop], columns.transpose(0, 2, 1)).astype(np.float32, copy=False)
+        return masks
 
     def estimate(self, scores: Float64, base: Float64) -> Float64:
         """Maps float64 [R, H, W]; see the module's formula. Pixels that no mask kept are 0.

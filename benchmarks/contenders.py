@@ -1,0 +1,189 @@
+"""The contenders of ``benchmarks.overhead``: each is set up once, then run and timed as often as asked.
+
+All compute on EfficientNet-Lite0 with a linear head of fixed random weights, from the same weights, image, masks and
+references. What is done once a catalogue, an image or a process (reading, decoding, loading, drawing the masks, embedding
+the references) is done in the set-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from transforms.core.saliency.methods import RiseMethod
+from transforms.core.types import EmbeddedImage, Float32, Frame, Image, Pair
+
+SIZE = (112, 112)
+DIMENSION = 128
+ATTRIBUTES = 64
+FILL = "auto"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured: N masks, forward passes at once, CPU threads, and where."""
+
+    masks: int = 500
+    batch: int = 16
+    threads: int = 2
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["float32", "float16"] = "float32"
+
+    @property
+    def method(self) -> RiseMethod:
+        """RISE with these masks."""
+        return RiseMethod(masks=self.masks)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of one explanation: the masked ones and the unmasked one."""
+        return self.masks + 1
+
+
+def prepare(folder: Path, setting: Setting) -> None:
+    """Writes what the contenders need into ``folder``: the network as ``network.onnx`` and a bundle around it."""
+    import onnx
+
+    from export.attributes import AttributeNetwork, ServedAttributes
+    from export.backbones import backbone
+    from export.bundle import build
+    from export.onnx import to_onnx
+    from export.prefix import Preprocessing
+    from transforms.core.images import Resize
+
+    network, preprocessing = _network(), Preprocessing(**asdict(_normalisation()))
+    model = to_onnx(network, SIZE, ("embedding",), setting.precision)
+    onnx.save(model, folder / "network.onnx")
+    attributes = ServedAttributes(AttributeNetwork(backbone(_BACKBONE, None), size=SIZE, attributes=ATTRIBUTES))
+    build(
+        folder / "bundle",
+        similarity=folder / "network.onnx",
+        similarity_preprocessing=preprocessing,
+        resize=Resize(SIZE, "squash"),
+        attributes=to_onnx(attributes, SIZE, ("scores", "maps"), setting.precision),
+        attributes_preprocessing=preprocessing,
+        scores_output="scores",
+        maps_output="maps",
+        vocabulary=[f"attribute={index}" for index in range(ATTRIBUTES)],
+    )
+
+
+def floor(folder: Path, setting: Setting) -> Callable[[], None]:
+    """(a) ONNX Runtime on the network's own file: N + 1 images, normalised and laid on the device beforehand."""
+    import onnxruntime as ort
+
+    from transforms.runtime import session
+
+    opened = session(folder / "network.onnx", setting.device, setting.threads)
+    images = _normalised(np.random.default_rng(0).integers(0, 256, (setting.passes, *SIZE, 3), dtype=np.uint8))
+    images = images.astype(setting.precision)
+    batches = [
+        ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images[start : start + setting.batch]), setting.device, 0)
+        for start in range(0, setting.passes, setting.batch)
+    ]
+    del images
+    binding, name = opened.io_binding(), opened.get_inputs()[0].name
+
+    def run() -> None:
+        for batch in batches:
+            binding.bind_ortvalue_input(name, batch)
+            binding.bind_output("embedding", "cpu")
+            opened.run_with_iobinding(binding)
+            binding.get_outputs()[0].numpy()
+
+    return run
+
+
+def whymatch(folder: Path, setting: Setting, references: int) -> Callable[[], None]:
+    """(b) An explanation as a worker makes it, from the decoded query to the rows of its pairs."""
+    from transforms.explain_queries import Explainer, PreparedQuery
+    from transforms.load_image import LoadedImage
+    from transforms.models import Models, Serving
+
+    models = Models(Serving(str(folder / "bundle"), setting.device, setting.threads, setting.batch))
+    explainer = Explainer(setting.method, FILL)
+    query = LoadedImage(_query(), Frame(SIZE, SIZE, (0.0, 0.0, *map(float, SIZE))), "0" * 64)
+    scores = np.full(ATTRIBUTES, 0.5, np.float32)
+    matched = [
+        (
+            Pair(f"p{index}", "q", f"r{index}", "q.jpg", f"r{index}.jpg"),
+            EmbeddedImage(f"r{index}.jpg", "0" * 64, *SIZE, embedding, scores),
+        )
+        for index, embedding in enumerate(_references(references))
+    ]
+
+    def run() -> None:
+        prepared = PreparedQuery.of(query, explainer, models)
+        for _ in prepared.rows(matched, explainer, models):
+            pass
+
+    return run
+
+
+def torch_loop(folder: Path, setting: Setting, references: int) -> Callable[[], None]:
+    """(c) RISE as it is written by hand: masks held, masked batches through the network, cosines, one matrix product."""
+    import torch
+    from torch.nn import functional
+
+    torch.set_num_threads(setting.threads)
+    dtype = torch.float16 if setting.precision == "float16" else torch.float32
+    to: dict[str, Any] = {"device": setting.device, "dtype": dtype}
+    network = _network().to(**to)
+    normalisation = _normalisation()
+    # at half precision the masks are float16 for the network, and float32 for the sum over N of them
+    masks = torch.from_numpy(setting.method.design(SIZE, 0).masks(0, setting.masks)).to(setting.device)
+    image = normalisation.apply(torch.from_numpy(_query().transpose(2, 0, 1)[None].copy())).to(**to)
+    fill = normalisation.apply(torch.full((1, 3, 1, 1), 255.0)).to(**to)
+    unit = torch.from_numpy(_references(references)).to(setting.device)
+
+    def run() -> None:
+        with torch.inference_mode():
+            base = functional.normalize(network(image).float(), dim=1) @ unit.T
+            scores = []
+            for batch in masks.split(setting.batch):
+                mask = batch[:, None].to(dtype)
+                embedding = network(image * mask + fill * (1 - mask)).float()
+                scores.append(functional.normalize(embedding, dim=1) @ unit.T)
+            f = torch.cat(scores).T
+            maps = (f - f.mean(dim=1, keepdim=True)) @ masks.flatten(1) / masks.flatten(1).sum(dim=0)
+            maps.cpu(), base.cpu()
+
+    return run
+
+
+_BACKBONE = "benchmarks.efficientnet_lite:efficientnet_lite0"
+
+
+def _network() -> Any:
+    import torch
+
+    from export.backbones import backbone
+    from export.similarity import EmbeddingNetwork
+
+    torch.manual_seed(0)  # the head's weights are random, and the same for all contenders
+    return EmbeddingNetwork(backbone(_BACKBONE, None), size=SIZE, embedding=DIMENSION).eval()
+
+
+def _normalisation() -> Any:
+    from export.backbones import Normalisation
+
+    return Normalisation(scale=1.0, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+
+
+def _normalised(images: Image) -> Float32:
+    """float32 [I, 3, H, W] as EfficientNet-Lite takes it, without importing torch."""
+    return (images.transpose(0, 3, 1, 2).astype(np.float32) - np.float32(127)) / np.float32(128)
+
+
+def _query() -> Image:
+    return np.random.default_rng(1).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def _references(count: int) -> Float32:
+    """Unit vectors [R, D]."""
+    drawn = np.random.default_rng(2).normal(size=(count, DIMENSION))
+    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)

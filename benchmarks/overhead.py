@@ -1,0 +1,224 @@
+"""What explaining costs beyond bare forward passes: ``python -m benchmarks.overhead``.
+
+Contenders take turns, each in a process of its own, so that neither thread pools nor memory mix. A round runs every one of
+them once, the floor twice, in a balanced order; ratios are taken inside of a round. See ``benchmarks.contenders`` for what
+each of them does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import date
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks import contenders
+from benchmarks.contenders import ATTRIBUTES, DIMENSION, SIZE, Setting
+from benchmarks.machine import graphics, markdown_table, processor, versions, write
+from benchmarks.statistics import Interval, balanced_orders, median_of_ratios
+
+CONTENDERS: dict[str, Callable[[Path, Setting], Callable[[], None]]] = {
+    "floor": contenders.floor,
+    "whymatch, 1 reference": partial(contenders.whymatch, references=1),
+    "whymatch, 8 references": partial(contenders.whymatch, references=8),
+    "torch loop, 1 reference": partial(contenders.torch_loop, references=1),
+    "torch loop, 8 references": partial(contenders.torch_loop, references=8),
+}
+AGAIN = "floor, again"
+RATIOS = (
+    ("A/A: the floor against itself", AGAIN, "floor", None),
+    ("whymatch, 1 reference / floor", "whymatch, 1 reference", "floor", 1.05),
+    ("whymatch, 8 references / 1", "whymatch, 8 references", "whymatch, 1 reference", 1.10),
+    ("torch loop / whymatch, 1 reference", "torch loop, 1 reference", "whymatch, 1 reference", None),
+    ("torch loop / whymatch, 8 references", "torch loop, 8 references", "whymatch, 8 references", None),
+)
+"""What is divided by what, and the most that the interval's lower end may be on a CPU."""
+WARM_UP = 2
+PAUSE = 0.1
+"""Seconds between two runs: ONNX Runtime's idle threads spin for a while before they sleep."""
+
+Times = Mapping[str, list[float]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, prints and writes the table; 1 where a target is missed on a CPU."""
+    options = _parser().parse_args(arguments)
+    batch = options.batch or (16 if options.device == "cpu" else 256)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    setting = Setting(options.masks, batch, threads, options.device, options.precision)
+    # the children inherit it: a BLAS with threads of its own would take them from the network
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with tempfile.TemporaryDirectory(prefix="whymatch-overhead-") as name:
+        times, memory = measure(setting, options.rounds, Path(name), options.seed)
+    ratios = {label: median_of_ratios(times[above], times[below]) for label, above, below, _ in RATIOS}
+    text = report(setting, options.rounds, times, ratios, memory)
+    print("\n" + text)
+    write(options.out or _default_out(setting), text)
+    missed = [label for label, _, _, most in RATIOS if most is not None and ratios[label].low > most]
+    return 1 if missed and setting.device == "cpu" else 0
+
+
+def measure(setting: Setting, rounds: int, folder: Path, seed: int) -> tuple[Times, dict[str, tuple[int, int]]]:
+    """Seconds of every run by contender, and each one's memory in bytes: with its libraries loaded, and at its peak."""
+    context = multiprocessing.get_context("spawn")
+    print("exporting the network ...", flush=True)
+    exporter = context.Process(target=contenders.prepare, args=(folder, setting))
+    exporter.start()
+    exporter.join()
+    if exporter.exitcode:
+        raise SystemExit(f"the network could not be exported (exit code {exporter.exitcode})")
+    workers: dict[str, Connection] = {}
+    for name in CONTENDERS:
+        print(f"setting up: {name} ...", flush=True)
+        workers[name], theirs = context.Pipe()
+        context.Process(target=_serve, args=(theirs, name, folder, setting), daemon=True).start()
+        theirs.close()
+        _answer(workers[name])
+    runs = [*CONTENDERS, AGAIN]
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number, order in enumerate(balanced_orders(runs, rounds, seed=seed), 1):
+        for name in order:
+            time.sleep(PAUSE)
+            worker = workers["floor" if name == AGAIN else name]
+            worker.send("run")
+            times[name].append(_answer(worker))
+        took = ", ".join(f"{name} {times[name][-1]:.2f}" for name in runs)
+        print(f"round {number} of {rounds}: {took} s", flush=True)
+    memory = {}
+    for name, worker in workers.items():
+        worker.send("stop")
+        memory[name] = _answer(worker)
+    return times, memory
+
+
+def report(
+    setting: Setting,
+    rounds: int,
+    times: Times,
+    ratios: Mapping[str, Interval],
+    memory: Mapping[str, tuple[int, int]],
+) -> str:
+    """The Markdown page of one measurement."""
+    ratio_rows = []
+    for label, _, _, most in RATIOS:
+        target = "" if most is None else f"{most:.2f}"
+        if most is not None and setting.device == "cpu":
+            target += " met" if ratios[label].low <= most else " missed"
+        ratio_rows.append([label, ratios[label].text(), target])
+    mib = 2**20
+    cost_rows = []
+    for name, (loaded, peak) in memory.items():
+        seconds = sorted(times[name])[len(times[name]) // 2]
+        cost_rows.append([name, f"{seconds:.3f}", f"{setting.passes / seconds:,.0f}", f"{loaded / mib:,.0f}", f"{peak / mib:,.0f}"])
+    machine = processor() if setting.device == "cpu" else f"{graphics()}; {processor()}"
+    installed = versions("onnxruntime", "onnxruntime-gpu", "torch", "numpy", "apache-beam")
+    return f"""# What an explanation costs: {setting.device}, {setting.precision}, {setting.threads} CPU threads
+
+{machine}. {installed}. {date.today().isoformat()}. Made by
+
+    {_command(setting, rounds)}
+
+EfficientNet-Lite0 at {SIZE[0]} × {SIZE[1]}, embedding of {DIMENSION}; RISE with {setting.masks:,} masks, so {setting.passes:,} forward passes an
+explanation, in batches of {setting.batch}; one extra pass and ranking for {ATTRIBUTES} attributes in whymatch alone.
+{rounds} rounds; each ratio is the median over rounds of the ratio inside of a round, with its bootstrap 95 % interval.
+
+{markdown_table(["ratio", "median (95 % interval)", "lower end at most"], ratio_rows)}
+
+{markdown_table(["contender", "seconds (median)", "passes a second", "MiB, libraries loaded", "MiB, peak"], cost_rows)}
+
+*Floor*: ONNX Runtime on the network's own ONNX file, without a mask, over as many images, normalised beforehand.
+*whymatch*: from the decoded query to the rows of its pairs, as a worker does it; the masks are held, the references
+embedded beforehand. *Torch loop*: `image * mask + fill * (1 - mask)`, network, cosines, one product of scores and masks;
+its masks are held too. Memory is of the process (VmHWM), each contender in its own{_gpu_note(setting)}.
+"""
+
+
+def _serve(connection: Connection, name: str, folder: Path, setting: Setting) -> None:
+    """A contender's process: sets up, then times a run whenever it is told to."""
+    try:
+        _import_libraries(name)
+        loaded = _memory("VmRSS")
+        run = CONTENDERS[name](folder, setting)
+        for _ in range(WARM_UP):
+            run()
+        connection.send(("ready", 0.0))
+        while connection.recv() == "run":
+            start = time.perf_counter()
+            run()
+            connection.send(("seconds", time.perf_counter() - start))
+        connection.send(("memory", (loaded, _memory("VmHWM"))))
+    except Exception:  # the parent says what a child died of
+        connection.send(("error", traceback.format_exc()))
+
+
+def _answer(worker: Connection) -> Any:
+    kind, value = worker.recv()
+    if kind == "error":
+        raise SystemExit(f"a contender failed:\n{value}")
+    return value
+
+
+def _import_libraries(name: str) -> None:
+    if name.startswith("torch"):
+        import torch  # noqa: F401
+    elif name.startswith("whymatch"):
+        import transforms.explain_queries  # noqa: F401
+    else:
+        import onnxruntime  # noqa: F401
+
+
+def _memory(field: str) -> int:
+    """Bytes of this process's memory. VmHWM is its own peak, where getrusage's would begin with its parent's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}: memory is measured on Linux only")
+
+
+def _command(setting: Setting, rounds: int) -> str:
+    return (
+        f"python -m benchmarks.overhead --rounds {rounds} --masks {setting.masks} --batch {setting.batch} "
+        f"--threads {setting.threads} --device {setting.device} --precision {setting.precision}"
+    )
+
+
+def _gpu_note(setting: Setting) -> str:
+    return "; the GPU's own memory is not in it" if setting.device == "cuda" else ""
+
+
+def _default_out(setting: Setting) -> Path:
+    parts = ["overhead", setting.device]
+    if setting.precision != "float32":
+        parts.append(setting.precision)
+    if setting.threads != len(os.sched_getaffinity(0)):
+        parts.append(f"{setting.threads}-threads")
+    return Path("docs/benchmarks") / f"{'-'.join(parts)}.md"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.overhead",
+        description="Measures what explaining costs beyond bare forward passes, against a floor and a plain torch loop.",
+    )
+    parser.add_argument("--rounds", type=int, default=18, help="rounds; a multiple of 6 balances the order (default: 18)")
+    parser.add_argument("--masks", type=int, default=500, help="RISE masks of an explanation (default: 500)")
+    parser.add_argument("--batch", type=int, help="forward passes at once (default: 16, and 256 on cuda)")
+    parser.add_argument("--threads", type=int, help="CPU threads of every contender (default: all cores)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the networks run (default: cpu)")
+    parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the network")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order inside of the rounds")
+    parser.add_argument("--out", type=Path, help="Markdown to write (default: docs/benchmarks/overhead-<device>….md)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
