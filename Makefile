@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # ONNX Runtime for the GPU where an NVIDIA device is there, else for the CPU; both install into one folder
 RUNTIME ?= $(if $(wildcard /dev/nvidia0),gpu,cpu)
 OUT ?= build
+DATA ?= ../shared/data/fashion-products
 PINS := setup.py pyproject.toml constraints.txt Makefile
 
 .DEFAULT_GOAL := help
@@ -15,8 +16,14 @@ PINS := setup.py pyproject.toml constraints.txt Makefile
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-audit: $(VENV)/.audit ## draw the demo catalogue and explain its pairs; no torch, no GPU
-	@$(BIN)/python -m benchmarks.demo_audit $(OUT)/demo
+audit: $(VENV)/.audit ## explain a drawn catalogue's recommendations; no torch, no GPU
+	@test -e $(OUT)/demo/catalogue.csv || $(BIN)/whymatch demo $(OUT)/demo
+	@$(BIN)/whymatch audit --manifest $(OUT)/demo/pairs.csv --catalogue $(OUT)/demo/catalogue.csv \
+		--bundle $(OUT)/demo/bundles/category --out $(OUT)/audit
+	@printf '\nYour own catalogue and model:\n\
+	  .venv/bin/pip install -e ".[onnx]"\n\
+	  .venv/bin/whymatch bundle --similarity-onnx model.onnx --out bundle --help    # what it has to know of your model\n\
+	  .venv/bin/whymatch audit --manifest pairs.csv --bundle bundle --out tables    # columns: query, reference\n'
 
 test: $(VENV)/.test ## all tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -26,11 +33,13 @@ check: $(VENV)/.test ## format, lint and strict types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-demo-bundle: $(VENV)/.test ## train the embedded demo bundles again, from nothing
-	$(BIN)/python -m benchmarks.demo_bundle $(OUT)/demo-bundle
+demo-bundle: $(VENV)/.test ## train the embedded demo bundles again, from nothing, and compare
+	rm -rf $(OUT)/demo-bundle
+	examples/demo/train.sh $(OUT)/demo-bundle
+	$(BIN)/python -m benchmarks.demo_bundles $(OUT)/demo-bundle
 
-fashion: $(VENV)/.test ## train, export, pair, audit and query real photographs (see docs/fashion.md)
-	$(BIN)/python -m benchmarks.fashion $(OUT)/fashion
+fashion: $(VENV)/.test ## real photographs: train, export, pair, audit, query (DATA is the folder of products.csv)
+	examples/fashion/run.sh $(DATA) $(OUT)/fashion
 
 benchmark: $(VENV)/.test ## the cost of explaining against the cost of bare forward passes
 	$(BIN)/python -m benchmarks.overhead
@@ -41,14 +50,16 @@ clean: ## remove what the other targets made, but .venv
 # Pillow comes last and on its own: see "Pillow" in README.md
 define install
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'pillow==13.0.0'
 	touch $@
 endef
 
+$(VENV)/.audit: EXTRAS = $(RUNTIME),sql
 $(VENV)/.audit: $(PINS)
-	$(call install,$(RUNTIME),sql)
+	$(install)
 
+$(VENV)/.test: EXTRAS = $(RUNTIME),sql,onnx,export,s3,gs,dev
 $(VENV)/.test: $(PINS)
-	$(call install,$(RUNTIME),sql,onnx,export,s3,gs,dev)
+	$(install)
 	touch $(VENV)/.audit

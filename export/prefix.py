@@ -8,7 +8,7 @@ All per-pixel work but one multiplication and one addition is done on the one im
 layout, so that masks cost two passes over [M,3,H,W] and nothing else. The normalisation is affine, so perturbing its
 result equals perturbing the pixels.
 
-``u`` and ``v`` are rounded to multiples of a power of two, 2^-23 of their range (about 1e-5 of a grey level). On such a
+``u`` and ``v`` are rounded to multiples of a power of two, 2^-23 of their range (about 5e-5 of a grey level). On such a
 grid ``u - v`` and ``v + (u - v)`` are exact in float32: a mask of ones gives exactly the image whatever the fill, and a
 mask of zeros exactly the fill, to the bit. An image therefore has one embedding, with any fill and in any table.
 """

@@ -20,7 +20,8 @@ from transforms import bundle, runtime
 from transforms.core.errors import BundleError
 from transforms.core.types import Float32, Image
 
-_TOLERANCE = {"float32": 1e-4, "float16": 5e-3}  # of the served graph against the bare network, of the largest value
+_TOLERANCE = {"float32": 1e-4, "float16": 1e-2}  # of the served graph against the bare network, of the largest value
+_SMALLEST = {"float32": 1e-12, "float16": 6.1e-5}  # below lie numbers with fewer digits, or none
 _TINY = 1e-12  # the smallest length that an embedding is divided by, as in the graph
 
 
@@ -68,6 +69,11 @@ def serve_similarity(
         source.model, given.preprocessing.apply(images), input=entry.name, outputs=[name], open_session=_Opener(folder)
     )
     expected = _embeddings(settled.outputs[0], name, source.model)
+    if (largest := float(np.abs(expected).max())) < _SMALLEST[precision(entry)]:
+        raise BundleError(
+            f"output {name!r} is at most {largest:.2g} for random images, which {precision(entry)} cannot tell from "
+            "zero: is the network trained, and are --scale, --mean and --std right? Half precision may be too little."
+        )
     if normalise:
         expected = expected / np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), _TINY)
     wrapped = wrap_similarity(

@@ -19,7 +19,7 @@ class EmbeddingNetwork(nn.Module):
     backbone gives a feature map there.
     """
 
-    def __init__(self, backbone: nn.Module, *, size: tuple[int, int], embedding: int, name: str = "the backbone") -> None:
+    def __init__(self, backbone: nn.Module, *, size: tuple[int, int], embedding: int, name: str = "backbone") -> None:
         super().__init__()
         channels, _, _ = feature_shape(backbone, size, name=name)
         self.backbone = backbone

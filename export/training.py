@@ -5,41 +5,30 @@ Each writes a checkpoint (``similarity.pt``, ``attributes.pt``) and beside it a 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-import torchvision  # type: ignore[import-untyped]
 from torch import Tensor
 
 from export.attributes import AttributeNetwork
 from export.backbones import Normalisation, normalisation_of
 from export.backbones import backbone as make_backbone
-from export.checkpoint import Config, save
-from export.data import Dataset, Echo, Indices, label_batches, label_ids, load, plain_batches
+from export.checkpoint import Config
+from export.data import Echo, Indices, label_batches, label_ids, load, plain_batches
 from export.evaluation import attribute_precision, retrieval
-from export.fitting import Epoch, Recipe, Task, fit, predict, reproducible
+from export.fitting import Recipe, Task, fit, predict, reproducible
 from export.losses import attribute_bce, cosine_distances, positive_weights, triplet_loss
+from export.record import Trained, describe, write
 from export.similarity import EmbeddingNetwork
 from transforms import catalogue as catalogue_rows
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.images import Resize
 from transforms.core.types import Product
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished training: its checkpoint, its record and the figures of the best epoch, by split."""
-
-    checkpoint: Path
-    record: Path
-    figures: Mapping[str, Mapping[str, float]]
 
 
 def train_similarity(
@@ -87,23 +76,22 @@ def train_similarity(
         if not evaluate(valid)["queries"]:
             echo("the valid split has no two products of one label: validating on the training images")
             valid = usable
-        echo(f"similarity by {' + '.join(similar_by)}: {len(usable):,} images of {_labels(labels[usable])} labels train")
+        distinct = len(np.unique(labels[usable]))
+        echo(f"similarity by {' + '.join(similar_by)}: {len(usable):,} images of {distinct:,} labels train")
         task = Task(
             network=network,
             trunk=trunk,
             batches=lambda rng: label_batches(labels, train, batch=recipe.batch, per_label=per_label, rng=rng),
-            loss=lambda output, i: loss(
-                cosine_distances(cast(Tensor, output)), wanted[i].to(recipe.device), margin
-            ),
+            loss=lambda output, i: loss(cosine_distances(cast(Tensor, output)), wanted[i].to(recipe.device), margin),
             validate=lambda: evaluate(valid),
             metric="map",
         )
         curve = fit(task, dataset, normalisation, recipe, echo)
         figures = {"valid": evaluate(valid), "test": evaluate(dataset.part("test"))}
     settings = {"similar_by": list(similar_by), "margin": margin, "mining": mining, "per_label": per_label}
-    training = _training(catalogue, weights, recipe, settings, figures, dataset)
+    training = describe(catalogue, weights, recipe, settings, figures, dataset)
     config = Config("similarity", backbone, resize, normalisation, embedding=embedding, training=training)
-    return _write(out, config, network, curve, figures, started, {"labels": len(names)}, echo)
+    return write(out, config, network, curve, figures, started, {"labels": len(names)}, echo)
 
 
 def train_attributes(
@@ -173,10 +161,10 @@ def train_attributes(
         "min_count": min_count,
         "positive_weight": positive_weight,
     }
-    training = _training(catalogue, weights, recipe, settings, figures, dataset)
+    training = describe(catalogue, weights, recipe, settings, figures, dataset)
     config = Config("attributes", backbone, resize, normalisation, vocabulary=names, training=training)
     extra = {"left_out": dict(vocabulary.left_out), "average_precision": precision}
-    return _write(out, config, network, curve, figures, started, extra, echo)
+    return write(out, config, network, curve, figures, started, extra, echo)
 
 
 def attribute_targets(
@@ -206,62 +194,7 @@ def _usable(labels: Indices, train: Indices, similar_by: Sequence[str], echo: Ec
     return train[[label >= 0 and counts[label] > 1 for label in labels[train]]]
 
 
-def _labels(labels: Indices) -> int:
-    return len(np.unique(labels))
-
-
 def _say_left_out(left_out: Mapping[str, int], min_count: int, echo: Echo) -> None:
     if left_out:
         shown = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.items(), key=lambda x: -x[1])[:5])
         echo(f"{len(left_out):,} attributes with fewer than {min_count} training images are left out: {shown}, …")
-
-
-def _training(
-    catalogue: str,
-    weights: str | None,
-    recipe: Recipe,
-    settings: Mapping[str, Any],
-    figures: Mapping[str, Mapping[str, float]],
-    dataset: Dataset,
-) -> dict[str, Any]:
-    return {
-        # The name only: a bundle travels further than the folders of the machine that it was trained on.
-        "catalogue": storage.redact(catalogue).rsplit("/", 1)[-1],
-        "weights": weights if weights in (None, "default") else Path(weights).name,
-        **settings,
-        "recipe": asdict(recipe),
-        "images": {split: len(dataset.part(split)) for split in ("train", "valid", "test")},
-        "skipped": dict(dataset.skipped),
-        "figures": {split: _finite(values) for split, values in figures.items()},
-    }
-
-
-def _write(
-    out: Path,
-    config: Config,
-    network: torch.nn.Module,
-    curve: Sequence[Epoch],
-    figures: Mapping[str, Mapping[str, float]],
-    started: float,
-    extra: Mapping[str, Any],
-    echo: Echo,
-) -> Trained:
-    checkpoint, record = out / f"{config.kind}.pt", out / f"{config.kind}.json"
-    save(checkpoint, config, network)
-    seconds = time.time() - started
-    content = {
-        **asdict(config),
-        **extra,
-        "curve": [{**asdict(row), "validation": _finite(row.validation)} for row in curve],
-        "seconds": round(seconds, 1),
-        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
-    }
-    record.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for split, values in figures.items():
-        echo(f"{split}: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items()))
-    echo(f"{checkpoint} after {seconds:.0f} s; the curve lies in {record}")
-    return Trained(checkpoint, record, figures)
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if np.isnan(value) else round(float(value), 5) for name, value in values.items()}

@@ -127,9 +127,14 @@ def _demo(commands: Any) -> None:
 
 
 def _run_demo(options: argparse.Namespace) -> int:
+    import shutil
+
     from pipeline import demo
 
     print(demo.draw(options.out, products=options.products, seed=options.seed))
+    for name in demo.BUNDLES:
+        shutil.copytree(demo.embedded(name), options.out / "bundles" / name, dirs_exist_ok=True)
+        print(f"{options.out / 'bundles' / name}: model bundle, similar = of one {name}")
     return 0
 
 
@@ -309,9 +314,11 @@ def _bundle(commands: Any) -> None:
     parser.add_argument("--output", help="name of the embedding output, where it has several")
     parser.add_argument("--layout", choices=("nchw", "nhwc"), help="order of the input's axes")
     parser.add_argument("--channels", choices=("rgb", "bgr"), help="order of the input's channels")
-    parser.add_argument("--scale", type=float, help="pixels 0…255 are multiplied by this first, such as 0.00392157")
-    parser.add_argument("--mean", type=_triple, metavar="R,G,B", help="subtracted after scaling")
-    parser.add_argument("--std", type=_triple, metavar="R,G,B", help="divided by, after the mean")
+    parser.add_argument("--scale", type=float, help="pixels 0…255 are multiplied by this first, such as 0.00392156863")
+    parser.add_argument(
+        "--mean", type=_triple, metavar="R,G,B", help="subtracted after scaling, in the network's channel order"
+    )
+    parser.add_argument("--std", type=_triple, metavar="R,G,B", help="divided by, in the network's channel order")
     parser.add_argument("--size", type=_size, metavar="HxW", help="input size")
     parser.add_argument("--resize", choices=("squash", "crop", "pad"), help="how an image is fitted")
     parser.add_argument(
@@ -339,6 +346,7 @@ def _bundle(commands: Any) -> None:
         metavar=("IMAGE", "EMBEDDING.npy"),
         help="compare with your own pipeline's embedding",
     )
+    parser.add_argument("--check-tolerance", type=float, default=1e-3, help="largest difference allowed, at length 1")
 
 
 def _run_bundle(options: argparse.Namespace) -> int:
@@ -349,7 +357,9 @@ def _run_bundle(options: argparse.Namespace) -> int:
         "interpolation similarity_function preprocessor_config attributes_input scores_output maps_output activation"
     )
     check = tuple(options.check) if options.check else None
-    bundle_command(**{name: getattr(options, name) for name in names.split()}, check=check)
+    bundle_command(
+        **{name: getattr(options, name) for name in names.split()}, check=check, tolerance=options.check_tolerance
+    )
     return 0
 
 

@@ -73,7 +73,8 @@ def network(
     elif head != "feature_map":
         if head == "static_reshape":
             integers["rows"] = [int(batch), -1]
-            nodes.append(helper.make_node("Reshape", ["mean", "rows"], ["flat"]))
+            literal: dict[str, Any] = {"allowzero": 1} if opset >= 14 else {}  # as torch writes it
+            nodes.append(helper.make_node("Reshape", ["mean", "rows"], ["flat"], **literal))
         else:
             nodes.append(helper.make_node("Flatten", ["mean"], ["flat"], axis=1))
         nodes.append(

@@ -38,7 +38,9 @@ def test_a_map_without_structure_matches_nothing() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 4), st.tuples(st.integers(1, 5), st.integers(1, 5)), st.tuples(st.integers(1, 9), st.integers(1, 9)))
+@given(
+    st.integers(1, 4), st.tuples(st.integers(1, 5), st.integers(1, 5)), st.tuples(st.integers(1, 9), st.integers(1, 9))
+)
 def test_the_cosine_is_that_of_the_averaged_map(a: int, small: tuple[int, int], size: tuple[int, int]) -> None:
     rng = np.random.default_rng(a)
     activations, saliency = rng.normal(size=(a, *small)).astype(np.float32), rng.normal(size=size)
@@ -69,7 +71,7 @@ def test_either_part_can_be_switched_off(phi: tuple[float, float], first: list[i
 
 def test_ties_go_to_the_first_of_the_vocabulary() -> None:
     confidence = np.array([0.1, 0.5, 0.5, 0.9, 0.5], np.float32)
-    activations = maps(*[[[0, 0, 1]]] * 5)
+    activations = np.repeat(maps([[0, 0, 1]]), 5, axis=0)
     ranked = rank_attributes(confidence, activations, SALIENCY, (1.0, 1.0), top=4)
     assert [one.index for one in ranked] == [3, 1, 2, 4]
 

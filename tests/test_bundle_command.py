@@ -77,6 +77,7 @@ def save(model: onnx.ModelProto, folder: Path, name: str = "net.onnx") -> Path:
         ({"batch": 4, "head": "pooled"}, RGB, None),
         ({"batch": 1, "head": "static_reshape"}, RGB, None),
         ({"batch": 3, "head": "static_reshape"}, RGB, None),
+        ({"batch": 3, "head": "static_reshape", "opset": 13}, RGB, None),
         ({"batch": 1, "head": "static_expand"}, RGB, 1),
         ({"batch": 3, "head": "static_expand"}, RGB, 3),
         ({"size": ("height", "width")}, RGB, None),
@@ -189,6 +190,17 @@ def test_networks_that_give_nan_are_refused(tmp_path: Path) -> None:
         if tensor.name == "shift":
             tensor.CopyFrom(numpy_helper.from_array(np.full(D, np.nan, np.float32), "shift"))
     with pytest.raises(BundleError, match="NaN or infinity"):
+        build(tmp_path / "b", similarity=model, similarity_preprocessing=RGB, resize=SQUASH)
+
+
+def test_networks_that_give_nothing_are_refused(tmp_path: Path) -> None:
+    """In half precision, numbers this small have lost most of their digits."""
+    model = network(half=True)
+    for tensor in model.graph.initializer:
+        if tensor.name in ("dense", "shift"):
+            scaled = (numpy_helper.to_array(tensor) * 1e-6).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(scaled, tensor.name))
+    with pytest.raises(BundleError, match="float16 cannot tell from zero"):
         build(tmp_path / "b", similarity=model, similarity_preprocessing=RGB, resize=SQUASH)
 
 

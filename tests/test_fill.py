@@ -25,7 +25,9 @@ def test_mean_is_the_normalisations_colour() -> None:
     np.testing.assert_array_equal(fill, np.array(MEAN, np.float32).reshape(1, 1, 1, 3))
 
 
-@pytest.mark.parametrize(("kind", "color"), [("#ff8000", (255, 128, 0)), ("#00000a", (0, 0, 10)), ("#FFFFFF", (255,) * 3)])
+@pytest.mark.parametrize(
+    ("kind", "color"), [("#ff8000", (255, 128, 0)), ("#00000a", (0, 0, 10)), ("#FFFFFF", (255,) * 3)]
+)
 def test_a_colour_is_itself(kind: str, color: tuple[int, int, int]) -> None:
     fill = make_fill(kind, photograph(), MEAN)
     assert fill.dtype == np.float32

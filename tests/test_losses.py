@@ -79,9 +79,7 @@ def test_mining_does_not_depend_on_the_order_of_the_batch(batch: tuple[Tensor, T
 
 def test_mining_by_hand() -> None:
     # Labels 0 0 1 1; the two of label 0 are 0.4 apart, one of label 1 lies between them, the other far off.
-    distances = torch.tensor(
-        [[0.0, 0.4, 0.3, 1.0], [0.4, 0.0, 0.5, 0.9], [0.3, 0.5, 0.0, 0.2], [1.0, 0.9, 0.2, 0.0]]
-    )
+    distances = torch.tensor([[0.0, 0.4, 0.3, 1.0], [0.4, 0.0, 0.5, 0.9], [0.3, 0.5, 0.0, 0.2], [1.0, 0.9, 0.2, 0.0]])
     labels = torch.tensor([0, 0, 1, 1])
     # Batch-hard: 0.4−0.3, 0.4−0.5, 0.2−0.3, 0.2−0.9, each plus 0.2 and at least 0 → 0.3, 0.1, 0.1, 0.
     assert batch_hard(distances, labels, 0.2).item() == pytest.approx((0.3 + 0.1 + 0.1 + 0.0) / 4)
@@ -95,16 +93,18 @@ def test_a_batch_of_one_label_gives_zero_and_can_be_stepped_on(loss: object) -> 
     value = loss(cosine_distances(embeddings), torch.zeros(4, dtype=torch.long), MARGIN)  # type: ignore[operator]
     value.backward()
     assert value.item() == 0.0
-    assert embeddings.grad is not None and torch.equal(embeddings.grad, torch.zeros_like(embeddings))
+    assert embeddings.grad is not None
+    assert torch.equal(embeddings.grad, torch.zeros_like(embeddings))
 
 
 def test_gradient_pulls_the_positive_and_pushes_the_negative() -> None:
     angles = torch.tensor([0.0, 0.8, 0.9], requires_grad=True)
     embeddings = torch.stack([angles.cos(), angles.sin()], dim=1)
-    batch_hard(cosine_distances(embeddings), torch.tensor([0, 0, 1]), 0.5).backward()
+    batch_hard(cosine_distances(embeddings), torch.tensor([0, 0, 1]), 0.5).backward()  # type: ignore[no-untyped-call]
     assert angles.grad is not None
     step = angles - 0.05 * angles.grad
-    assert step[1] < angles[1] and step[2] > angles[2]
+    assert step[1] < angles[1]
+    assert step[2] > angles[2]
 
 
 def test_cosine_distances_ignore_lengths() -> None:
@@ -114,7 +114,7 @@ def test_cosine_distances_ignore_lengths() -> None:
 
 
 def test_unknown_mining_is_named() -> None:
-    with pytest.raises(UsageError, match="'hardest'.*semi-hard, batch-hard"):
+    with pytest.raises(UsageError, match=r"'hardest'.*semi-hard, batch-hard"):
         triplet_loss("hardest")
 
 

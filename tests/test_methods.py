@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def test_whatever_changes_a_map_changes_the_id(method: RiseMethod | SlidingWindo
     names = [field.name for field in dataclasses.fields(method)]
     assert sorted(method.parameters()) == sorted(names)
     for name in names:
-        changed: Method = dataclasses.replace(method, **{name: getattr(method, name) / 2 if name == "p" else 3})
+        other: dict[str, Any] = {name: getattr(method, name) / 2 if name == "p" else 3}
+        changed: Method = dataclasses.replace(method, **other)
         ids.add(explainer_id(changed, "mean"))
     assert len(ids) == 2 + len(names)
     assert explainer_id(dataclasses.replace(method), "mean") in ids

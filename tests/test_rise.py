@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_the_estimate_of_a_real_design_is_the_sum_over_its_masks(size: tuple[int
 @given(designs(), st.data())
 def test_slices_of_masks_are_the_whole(design: Rise, data: st.DataObject) -> None:
     cuts = sorted({0, design.n, *data.draw(st.lists(st.integers(0, design.n), max_size=4))})
-    pieces = [design.masks(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    pieces = [design.masks(start, stop) for start, stop in pairwise(cuts)]
     np.testing.assert_array_equal(np.concatenate(pieces), design.masks(0, design.n))
 
 
@@ -185,7 +186,9 @@ def test_equal_scores_give_a_map_of_exact_zeros(score: float, n: int) -> None:
 
 
 def test_a_pixel_that_no_mask_keeps_is_zero() -> None:
-    grids = np.array([[[1, 0, 0]] * 3, [[0, 0, 0]] * 3, [[1, 0, 0]] * 3], np.float32)  # only the left third is ever kept
+    grids = np.array(
+        [[[1, 0, 0]] * 3, [[0, 0, 0]] * 3, [[1, 0, 0]] * 3], np.float32
+    )  # only the left third is ever kept
     design = Rise((6, 9), grids, np.zeros((3, 2), np.int64), "k")
     maps = design.estimate(np.array([[0.9, 0.1, 0.8]]), np.array([0.9]))
     assert np.isfinite(maps).all()

@@ -125,9 +125,7 @@ def test_a_map_depends_on_its_own_scores_alone_to_the_bit(
 
 @settings(deadline=None, max_examples=40)
 @given(PARAMETERS, st.data())
-def test_slices_of_masks_are_the_whole(
-    parameters: tuple[tuple[int, int], int, int], data: st.DataObject
-) -> None:
+def test_slices_of_masks_are_the_whole(parameters: tuple[tuple[int, int], int, int], data: st.DataObject) -> None:
     design = sliding_window(parameters[0], window=parameters[1], stride=parameters[2])
     start = data.draw(st.integers(0, design.n))
     stop = data.draw(st.integers(start, design.n))

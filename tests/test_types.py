@@ -61,7 +61,9 @@ def test_any_text_has_an_id() -> None:
 def test_the_failure_of_a_pair_keeps_what_tells_it() -> None:
     pair = Pair("p1", "q", "r", query="s3://b/q.jpg", stratum="shoes", weight=2.5, source="pairs.csv row 17")
     failure = Failure.of(pair, StorageFault("the storage timed out"))
-    assert failure == Failure("p1", "q", "r", "load", "storage_fault", "the storage timed out", True, None, "shoes", 2.5)
+    assert failure == Failure(
+        "p1", "q", "r", "load", "storage_fault", "the storage timed out", True, None, "shoes", 2.5
+    )
 
 
 def test_the_failure_of_an_image_becomes_that_of_its_pairs() -> None:

@@ -6,6 +6,7 @@ Where a text is ambiguous, more of it goes: a lost host name costs a look into t
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 MASK = "***"
 _LONGEST_SHOWN = 8192
@@ -22,21 +23,44 @@ _NAMES = (
     r"access[_-]?key(?:[_-]?id)?|account[_-]?key|private[_-]?key|credentials?)"
 )
 _GIVEN = rf"((?<![a-z0-9])(?:{_NAMES})[\"']?\s*(?:[=:]|%3d|%3a)\s*)"  # a name with its = or :
+
+
+@dataclass(frozen=True)
+class _Secret:
+    """A form of secret: a pattern, its replacement, and words (lower case) of which every match has one.
+
+    Most texts have none of the words, and a search for a word is far cheaper than a pattern: tables hold millions of
+    addresses.
+    """
+
+    words: tuple[str, ...]
+    pattern: re.Pattern[str]
+    replacement: str
+
+
+def _secret(words: str, pattern: str, replacement: str = MASK, flags: int = 0) -> _Secret:
+    return _Secret(tuple(words.split(",")), re.compile(pattern, flags), replacement)
+
+
+_IN_NAMES = "sig,token,credential,key,passw,pwd,secret,googleaccessid"
+_I = re.IGNORECASE
 # Strict enough to leave file names alone: "basic tee.jpg" is no authorization, "sk-linen-shirt-xl" no key.
-_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), MASK),
-    (re.compile(r"\b(authorization[\"']?\s*[=:]\s*[\"']?)(?:[A-Za-z0-9-]+\s+)?\S+", re.IGNORECASE), rf"\1{MASK}"),
-    (re.compile(r"\b(bearer)\s+\S{8,}", re.IGNORECASE), rf"\1 {MASK}"),
-    (re.compile(rf"{_GIVEN}\"[^\"]*\"", re.IGNORECASE), rf'\1"{MASK}"'),
-    (re.compile(rf"{_GIVEN}'[^']*'", re.IGNORECASE), rf"\1'{MASK}'"),
-    (re.compile(rf"{_GIVEN}(?![\"']\*\*\*[\"'])[^\s&]+", re.IGNORECASE), rf"\1{MASK}"),
-    (re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA|AROA|AIDA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"), MASK),  # AWS key ids
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"), MASK),  # JSON web tokens
-    (re.compile(r"\bAIza[\w-]{30,}"), MASK),  # Google API keys
-    (re.compile(r"\bya29\.[\w.-]{10,}"), MASK),  # Google OAuth tokens
-    (re.compile(r"\bGOOG[0-9A-Z]{16,}"), MASK),  # Google HMAC key ids
-    (re.compile(r"\b(?:gh[pousr]_|github_pat_|hf_|npm_|sk-)\w{24,}|\bglpat-[\w-]{16,}|\bxox[abeprs]-[\w-]{16,}"), MASK),
-    (re.compile(r"(?<![^\s\"'(=,/])[^\s:/@\"'(=,]+:[^\s:/@]+@(?=[\w\[])"), f"{MASK}@"),  # user:password@host, no scheme
+_SECRETS = (
+    _secret("private key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", flags=re.S),
+    _secret("authoriz", r"\b(authorization[\"']?\s*[=:]\s*[\"']?)(?:[A-Za-z0-9-]+\s+)?\S+", rf"\1{MASK}", _I),
+    _secret("bearer", r"\b(bearer)\s+\S{8,}", rf"\1 {MASK}", _I),
+    _secret(_IN_NAMES, rf"{_GIVEN}\"[^\"]*\"", rf'\1"{MASK}"', _I),
+    _secret(_IN_NAMES, rf"{_GIVEN}'[^']*'", rf"\1'{MASK}'", _I),
+    _secret(_IN_NAMES, rf"{_GIVEN}(?![\"']\*\*\*[\"'])[^\s&]+", rf"\1{MASK}", _I),
+    # AWS key ids; JSON web tokens; Google's API keys, OAuth tokens and HMAC key ids; tokens with a vendor's prefix
+    _secret("akia,asia,aroa,aida,abia,acca", r"(?<![A-Z0-9])(?:AKIA|ASIA|AROA|AIDA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),
+    _secret("eyj", r"\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"),
+    _secret("aiza", r"\bAIza[\w-]{30,}"),
+    _secret("ya29.", r"\bya29\.[\w.-]{10,}"),
+    _secret("goog", r"\bGOOG[0-9A-Z]{16,}"),
+    _secret("gh,hf_,npm_,sk-", r"\b(?:gh[pousr]_|github_pat_|hf_|npm_|sk-)\w{24,}"),
+    _secret("glpat-,xox", r"\bglpat-[\w-]{16,}|\bxox[abeprs]-[\w-]{16,}"),
+    _secret("@", r"(?<![^\s\"'(=,/])[^\s:/@\"'(=,]+:[^\s:/@]+@(?=[\w\[])", f"{MASK}@"),  # user:password@host
 )
 
 
@@ -45,12 +69,14 @@ def redact(text: str) -> str:
 
     Idempotent. Paths and bucket names stay: they are what makes a message useful.
     """
-    return _without_known_secrets(_URL.sub(_bare, text))
+    return _without_known_secrets(_URL.sub(_bare, text) if "://" in text else text)
 
 
 def _without_known_secrets(text: str) -> str:
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
+    lower = text.lower()
+    for secret in _SECRETS:
+        if any(word in lower for word in secret.words):
+            text = secret.pattern.sub(secret.replacement, text)
     return text
 
 
@@ -61,7 +87,10 @@ def shown(address: str, limit: int = 300) -> str:
     """
     if len(address) > _LONGEST_SHOWN:  # cut earlier than redacted, it could lose the @ that tells a password
         return f"an address of {len(address):,} characters"
-    line = redact("".join(_escaped(character) for character in _without_known_secrets(address)))
+    line = _without_known_secrets(address)
+    if " " in line or not line.isprintable():
+        line = "".join(_escaped(character) for character in line)
+    line = redact(line)
     return line if len(line) <= limit else f"{line[:limit]}... ({len(address):,} characters)"
 
 

@@ -56,7 +56,7 @@ def session(model: str | Path | bytes, device: str = "cpu", threads: int = 1) ->
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised with its message; a log line would only repeat it
     wanted = PROVIDERS[device]
     if device == "cuda":
         _preload()
@@ -80,18 +80,20 @@ class MaskBank:
     """The masks of one design, cut into batches and laid on the device once.
 
     ``hold`` keeps all blocks [M, H, W, 1] on the device; else they are drawn again for every query, which is slower and
-    needs the memory of one block. A bank may be used by several threads at once.
+    needs the memory of one block. ``pad`` fills the last block up, for a network that takes full batches only; others
+    are spared the passes. A bank may be used by several threads at once.
     """
 
     design: Design
     batch: int
     device: str = "cpu"
     hold: bool = True
+    pad: bool = False
     _held: list[tuple[Any, int]] | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Iterates over ``(OrtValue float32 [batch, H, W, 1], count)``; rows past ``count`` are padding."""
+        """Iterates over ``(OrtValue float32 [M, H, W, 1], count)``, M <= ``batch``; rows past ``count`` are padding."""
         if not self.hold:
             return self._blocks()
         with self._lock:  # whole or not at all: a query that fails half way leaves no part of a bank to the next
@@ -106,7 +108,7 @@ class MaskBank:
 
     def _upload(self, masks: Float32) -> Any:
         missing = self.batch - len(masks)
-        if missing:
+        if missing and self.pad:
             masks = np.concatenate([masks, np.ones((missing, *masks.shape[1:]), np.float32)])
         array = np.ascontiguousarray(masks[..., None], dtype=np.float32)
         return ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
@@ -135,7 +137,7 @@ class SimilarityModel:
 
     def bank(self, design: Design, hold: bool = True) -> MaskBank:
         """The mask bank of ``design`` on this model's device, in this model's batches."""
-        return MaskBank(design, self.batch, self.device, hold)
+        return MaskBank(design, self.batch, self.device, hold, pad=self.fixed is not None)
 
     def embed(self, images: Image) -> Float32:
         """Embeddings float32 [I, D] of ``images`` uint8 [I, H, W, 3]."""

@@ -143,7 +143,7 @@ def _local_error(error: OSError, name: str) -> AddressError:
         return AccessDenied(f"{name} may not be read by this user; change its permissions")
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO):
         return AddressRefused(f"{name} cannot be opened: {os.strerror(error.errno)}")
-    return StorageFault(f"reading {name} failed: {os.strerror(error.errno or errno.EIO)}")
+    return StorageFault(f"cannot read {name}: {os.strerror(error.errno or errno.EIO)}")
 
 
 def _read_remote(address: str, max_bytes: int) -> bytes:
@@ -169,26 +169,32 @@ def _read_remote(address: str, max_bytes: int) -> bytes:
 
 # Errors of drivers
 
+_PERMISSIONS = {
+    ("s3", "read"): "s3:GetObject and s3:ListBucket",
+    ("s3", "write"): "s3:PutObject",
+    ("gs", "read"): "storage.objects.get and storage.objects.list",
+    ("gs", "write"): "storage.objects.create",
+}
 _NO_CREDENTIALS = re.compile(r"Credential|RefreshError|TokenLoadError|UnauthorizedSSO|TokenRetrieval")
 
 
-def _remote_error(error: Exception, address: str) -> AddressError:
+def _remote_error(error: Exception, address: str, action: str = "read") -> AddressError:
     """The AddressError for what s3fs, gcsfs or their libraries raised, without its text: that may hold secrets."""
     name = shown(address)
     scheme, _, rest = address.partition("://")
     bucket = shown(f"{scheme}://{rest.partition('/')[0]}")
     status = _http_status(error)
     if isinstance(error, FileNotFoundError) or status == 404:
-        return NotFound(f"nothing lies at {name}")
+        return NotFound(f"nothing lies at {name}" if action == "read" else f"there is no bucket {bucket}; create it")
     if _NO_CREDENTIALS.search(type(error).__name__):
-        return AccessDenied(f"no usable credentials to read {name} in bucket {bucket}; {_how_to_log_in(scheme)}")
+        return AccessDenied(f"no usable credentials to {action} {name}; {_how_to_log_in(scheme)}")
     if isinstance(error, PermissionError) or status in (401, 403) or str(error).startswith("Forbidden"):
+        permission = _PERMISSIONS.get((scheme, action), f"to {action} objects")
         return AccessDenied(
-            f"bucket {bucket} refuses to read {name}; {_how_to_log_in(scheme)}, and let it read objects "
-            f"({'s3:GetObject' if scheme == 's3' else 'storage.objects.get' if scheme == 'gs' else 'read'})"
+            f"bucket {bucket} refuses to {action} {name}; {_how_to_log_in(scheme)}, and allow it {permission}"
         )
     code = f", HTTP {status}" if status else ""
-    return StorageFault(f"reading {name} failed ({type(error).__name__}{code})")
+    return StorageFault(f"cannot {action} {name} ({type(error).__name__}{code})")
 
 
 def _http_status(error: BaseException) -> int | None:
@@ -387,6 +393,8 @@ def publish(address: str, data: bytes) -> None:
     if is_local(address):
         _publish_local(local_path(address), data)
         return
+    if scheme_of(address) not in _DRIVERS:
+        raise UsageError(f"cannot write {shown(address)}: results go to a local folder, to s3:// or to gs://")
     files, path = _storage(address)
     for attempt in range(_CONFLICT_TRIES):
         try:
@@ -397,7 +405,7 @@ def publish(address: str, data: bytes) -> None:
             if isinstance(error, FileExistsError) or status == 412:
                 raise _taken(address) from None
             if status != 409 or attempt == _CONFLICT_TRIES - 1:
-                raise RunError(f"cannot write {shown(address)}: {_remote_error(error, address)}") from None
+                raise RunError(str(_remote_error(error, address, "write"))) from None
             time.sleep(0.1 * 2**attempt)  # S3: another conditional put of this key is under way
 
 

@@ -16,7 +16,8 @@ is the brand can only have learnt the badge; a network that knows garments has n
 from __future__ import annotations
 
 from pipeline.demo.drawing import Box
+from pipeline.demo.embedded import BUNDLES, embedded
 from pipeline.demo.folder import Drawn, draw
 from pipeline.demo.truth import attribute_mask, badge_boxes, hide, region_mask
 
-__all__ = ["Box", "Drawn", "attribute_mask", "badge_boxes", "draw", "hide", "region_mask"]
+__all__ = ["BUNDLES", "Box", "Drawn", "attribute_mask", "badge_boxes", "draw", "embedded", "hide", "region_mask"]

@@ -1,8 +1,8 @@
 """SANE's choice of the attribute that best explains a match.
 
-B. Plummer, M. Vasileva, V. Petsiuk, K. Saenko, D. Forsyth, "Why do These Match? Explaining the Behavior of Image Similarity
-Models", ECCV 2020, section 3.3 (eq. 5): an attribute explains a match when the attribute network is confident that the
-query has it, and when the pixels that speak for it are those that the saliency map marks::
+B. Plummer, M. Vasileva, V. Petsiuk, K. Saenko, D. Forsyth, "Why do These Match? Explaining the Behavior of Image
+Similarity Models", ECCV 2020, section 3.3 (eq. 5): an attribute explains a match when the attribute network is confident
+that the query has it, and when the pixels that speak for it are those that the saliency map marks::
 
     e_a = phi_1 * confidence_a + phi_2 * cos(activation map n_a, saliency map m)
 
@@ -22,8 +22,8 @@ from transforms.core.types import Float32, Float64
 def match_scores(activations: Float32, saliency: Float64) -> Float64:
     """Cosine [A], in [-1, 1], of each activation map of [A, h, w] with ``saliency`` [H, W] averaged down to h x w.
 
-    0 where either is zero everywhere. Both keep their sign: evidence against an attribute where the saliency is high lowers
-    its match.
+    0 where either is zero everywhere. Both keep their sign: evidence against an attribute where the saliency is high
+    lowers its match.
     """
     small = area_average(saliency, (activations.shape[1], activations.shape[2])).ravel()
     rows = activations.reshape(len(activations), -1).astype(np.float64)
@@ -35,7 +35,7 @@ def match_scores(activations: Float32, saliency: Float64) -> Float64:
 
 @dataclass(frozen=True, slots=True)
 class RankedAttribute:
-    """One attribute as an explanation of a match: ``score`` e_a and its parts. ``index`` is its place in the vocabulary."""
+    """One attribute as an explanation of a match: ``score`` e_a and its parts. ``index`` is its vocabulary place."""
 
     index: int
     score: float

@@ -20,8 +20,8 @@ class ExplainedQuery:
     """All that explaining needs to know of a query, whatever its references.
 
     ``base`` float32 [1, D] embeds the unmasked query and ``perturbed`` float32 [N, D] the masked ones, in the order of
-    ``design``. ``background`` is bool [H, W]. ``confidence`` [A] and ``activations`` [A, h, w] are the attribute network's
-    word on the query, None for a bundle without attributes.
+    ``design``. ``background`` is bool [H, W]. ``confidence`` [A] and ``activations`` [A, h, w] are the attribute
+    network's word on the query, None for a bundle without attributes.
     """
 
     design: Design

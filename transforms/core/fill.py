@@ -24,14 +24,14 @@ def check_fill(kind: str) -> str:
 def make_fill(kind: str, image: Image, mean: tuple[float, float, float]) -> Float32:
     """The fill for ``image`` uint8 [H, W, 3], in pixel units: float32 [1, 1, 1, 3], or [1, H, W, 3] for "blur".
 
-    "mean" is ``mean``, the colour that the network's normalisation maps to 0; "auto" is the median colour of the image's
-    outermost pixels; "blur" is the image under a Gaussian; "#rrggbb" is that colour.
+    "mean" is ``mean``, the colour that the network's normalisation maps to 0; "auto" is the median colour of the
+    image's outermost pixels; "blur" is the image under a Gaussian; "#rrggbb" is that colour.
     """
     check_fill(kind)
     if kind == "blur":
         sigma = min(image.shape[:2]) / BLUR
-        blurred = gaussian_filter(image.astype(np.float32), sigma=(sigma, sigma, 0), mode="nearest")
-        return blurred[None].astype(np.float32)
+        blurred: Float32 = gaussian_filter(image.astype(np.float32), sigma=(sigma, sigma, 0), mode="nearest")
+        return blurred[None]
     if kind == "auto":
         color = border_color(image)
     elif kind == "mean":

@@ -56,7 +56,10 @@ _LARGEST_INTERMEDIATE = 64_000_000  # pixels; a crop of a 1 x 20,000 image would
 
 @dataclass(frozen=True)
 class Limits:
-    """What the header of an image may declare. A side is limited too: a 1 x 64,000,000 image is no photograph."""
+    """What the header of an image may declare. A side is limited too: a 1 x 64,000,000 image is no photograph.
+
+    While it is decoded, a pixel takes up to 15 bytes: 1 GB for an image at the limit.
+    """
 
     max_pixels: int = 64_000_000
     max_side: int = 20_000

@@ -30,10 +30,10 @@ def area_average(maps: Float64, size: tuple[int, int]) -> Float64:
 class MapStatistics:
     """Where a map's evidence for the match lies. Shares are of the positive part; 0 where a map has none.
 
-    ``peak_row`` and ``peak_column`` are the first highest pixel in the model's frame. ``border_share`` is the share of the
-    evidence within one eighth of a side of the frame's edge, ``border_area`` the share of the area that is; a map without
-    structure has equal ones. ``background_share`` and ``background_area`` are the same for pixels close to the image's border
-    colour. ``entropy`` is 0 for one pixel and 1 for evenly spread evidence.
+    ``peak_row`` and ``peak_column`` are the first highest pixel in the model's frame. ``border_share`` is the share of
+    the evidence within one eighth of a side of the frame's edge, ``border_area`` the share of the area that is; a map
+    without structure has equal ones. ``background_share`` and ``background_area`` are the same for pixels close to the
+    image's border colour. ``entropy`` is 0 for one pixel and 1 for evenly spread evidence.
     """
 
     peak_row: int

@@ -35,6 +35,7 @@ def plan(
     chunk: int,
     max_pixels: int,
     hold: bool,
+    grid: int = 64,
 ) -> MemoryPlan:
     """The memory of explaining one query.
 
@@ -42,12 +43,15 @@ def plan(
       masks, banks, size: N, how many banks, and the frame (H, W). ``hold``: whether the banks stay in memory.
       batch: forward passes at once. dimension: D. chunk: references that are estimated together.
       max_pixels: the largest image that is decoded.
+      grid: G, the cells of a mask's grid that the estimate sums over.
     """
     held = masks * banks if hold else min(batch, masks)
     return MemoryPlan(
         bank=bank_bytes(held, size),
-        embeddings=12 * (masks + 1) * dimension + 8 * chunk * (masks + dimension),
-        estimate=8 * size[0] * size[1] * (chunk + 4) + 12 * masks * 64,
+        # float32 as they come, a float64 copy, and differences; scores; references in both precisions
+        embeddings=20 * (masks + 1) * dimension + chunk * (8 * masks + 12 * dimension),
+        # the maps and a few planes; grids in both precisions, ordered by shift, weighted and summed
+        estimate=8 * size[0] * size[1] * (chunk + 6) + 36 * masks * grid,
         # Pillow's decoded image, its RGB copy and the array
         decode=10 * max_pixels,
     )

@@ -1,8 +1,9 @@
 """Similarities of references and perturbed queries, the same to the bit however references are grouped.
 
-A BLAS product over all references differs in most rows when they are permuted or split, and even a matrix-vector product
-gives equal rows different sums by where they stand. So each similarity is a sum of its own over D, in float64 and one fixed
-order. Equal embeddings have equal similarities: where masking an image changes nothing, its map is 0, not rounding noise.
+A BLAS product over all references differs in most rows when they are permuted or split, and even a matrix-vector
+product gives equal rows different sums by where they stand. So each similarity is a sum of its own over D, in float64
+and one fixed order. Equal embeddings have equal similarities: where masking an image changes nothing, its map is 0, not
+rounding noise.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _TERMS = 4096
 def similarities(references: Float32, perturbed: Float32, function: SimilarityFunction) -> Float64:
     """Similarities float64 [R, N] of ``references`` [R, D] and ``perturbed`` [N, D].
 
-    "cosine" is in [-1, 1] and 0 where a vector is zero; "dot" is the inner product; "euclidean" is the negative distance.
+    "cosine" is in [-1, 1] up to rounding, and 0 where a vector is zero; "dot" is the inner product; "euclidean" is the
+    negative distance.
     """
     if references.ndim != 2 or perturbed.ndim != 2 or references.shape[1] != perturbed.shape[1]:
         raise ValueError(f"expected [R, D] and [N, D], got {references.shape} and {perturbed.shape}")
@@ -32,9 +34,10 @@ def similarities(references: Float32, perturbed: Float32, function: SimilarityFu
         _normalise(rows)
         _normalise(others)
     out = np.empty((len(others), len(rows)))
+    difference = np.empty_like(rows) if function == "euclidean" else rows
     for reference, line in zip(others, out, strict=True):
         if function == "euclidean":
-            difference = rows - reference
+            np.subtract(rows, reference, out=difference)
             line[:] = -np.sqrt(_sums(difference, difference))
         else:
             line[:] = _sums(rows, np.broadcast_to(reference, rows.shape))

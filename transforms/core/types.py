@@ -75,8 +75,8 @@ class Pair:
 class Failure:
     """One manifest row that cannot be explained: a row of the ``failures`` table.
 
-    Ids are None where the row was too broken to have them; ``source`` says where such a row stands, and is None where the
-    pair id identifies it, so that the order of a manifest's rows leaves no trace. ``message`` is redacted.
+    Ids are None where the row was too broken to have them; ``source`` says where such a row stands, and is None where
+    the pair id identifies it, so that the order of a manifest's rows leaves no trace. ``message`` is redacted.
     """
 
     pair_id: str | None

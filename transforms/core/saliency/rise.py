@@ -4,15 +4,17 @@ V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for Explanation 
 3.2; used on the query image of a pair as in SANE (Plummer et al., ECCV 2020, section 3.1).
 
 A mask is a grid of ``cells`` x ``cells`` independent draws, 1 with probability ``p``, upsampled bilinearly to
-(cells + 1) C_H x (cells + 1) C_W pixels, where C = ceil(size / cells), and cropped at a random shift of less than a cell.
+(cells + 1) C_H x (cells + 1) C_W pixels, where C = ceil(size / cells), and cropped at a random shift of less than a
+cell.
 
-The map is the paper's eq. 6 normalised by what was drawn instead of by its expectation, with the mean score subtracted::
+The map is the paper's eq. 6 normalised by what was drawn instead of by its expectation, with the mean score
+subtracted::
 
     S(x) = sum_n (f_n - mean f) M_n(x) / sum_n M_n(x)
 
 Deviations, with reasons. (1) Dividing by the expectation N p lets the large mean of a cosine through as noise: r = 0.39
-with the converged map, against 0.91 for the form above. (2) Without subtracting the mean score a map has 6 % of contrast.
-(3) The outermost half cell repeats the edge's draw, where the authors' code mirrors.
+with the converged map, against 0.91 for the form above. (2) Without subtracting the mean score a map has 6 % of
+contrast. (3) The outermost half cell repeats the edge's draw, where the authors' code mirrors.
 
 0 means: keeping the pixel leaves the similarity at its mean over masks.
 """
@@ -46,7 +48,9 @@ class Rise:
         """Masks ``start`` to ``stop``, float32 [stop - start, H, W]."""
         up_y, up_x = self._upsampling
         rows, columns = up_y[self.shifts[start:stop, 0]], up_x[self.shifts[start:stop, 1]]
-        masks: Float32 = np.matmul(rows @ self.grids[start:stop], columns.transpose(0, 2, 1)).astype(np.float32, copy=False)
+        masks: Float32 = np.matmul(rows @ self.grids[start:stop], columns.transpose(0, 2, 1)).astype(
+            np.float32, copy=False
+        )
         return masks
 
     def estimate(self, scores: Float64, base: Float64) -> Float64:

@@ -1,7 +1,7 @@
 """Sliding window: saliency as the drop in similarity when a window is hidden.
 
-M. Zeiler, R. Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 3.2, as SANE (Plummer et
-al., ECCV 2020, section 3.1) takes it to pairs of images::
+M. Zeiler, R. Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 3.2, as SANE (Plummer
+et al., ECCV 2020, section 3.1) takes it to pairs of images::
 
     S(x) = mean of (base - f_n) over the windows n that cover x
 
@@ -23,7 +23,7 @@ from transforms.core.types import Float32, Float64, content_id
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """A sliding-window design. ``corners`` int [N, 2] holds each window's top and left; ``window`` is (height, width)."""
+    """A sliding-window design. ``corners`` int [N, 2] holds windows' tops and lefts; ``window`` is (height, width)."""
 
     size: tuple[int, int]
     window: tuple[int, int]

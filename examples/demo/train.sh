@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The demo's bundles from nothing: draw the catalogue, train three small networks, export two bundles. About three minutes.
+#
+#   examples/demo/train.sh OUT [SEED]
+#
+# OUT/bundles/category  similar = of one category, with an attribute network: what a shop would want
+# OUT/bundles/brand     similar = of one brand: it learns the badge that one brand's photographs carry
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+PATH="$PWD/.venv/bin:$PATH"
+out=${1:?the folder to write}
+seed=${2:-0}
+network="--backbone export.small:network --size 96x72 --seed $seed"
+
+whymatch demo "$out/catalogue"
+catalogue=$out/catalogue/catalogue.csv
+whymatch train similarity --catalogue "$catalogue" --out "$out/category" $network --similar-by category \
+  --embedding 64 --epochs 14 --patience 5
+whymatch train similarity --catalogue "$catalogue" --out "$out/brand" $network --similar-by brand \
+  --embedding 64 --epochs 5
+whymatch train attributes --catalogue "$catalogue" --out "$out/attributes" $network \
+  --columns category,colour,pattern,sleeve,neckline --epochs 20 --patience 6 --learning-rate 3e-3
+whymatch export --similarity "$out/category/similarity.pt" --attributes "$out/attributes/attributes.pt" \
+  --out "$out/bundles/category"
+whymatch export --similarity "$out/brand/similarity.pt" --out "$out/bundles/brand"
