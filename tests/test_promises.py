@@ -59,6 +59,7 @@ def test_every_row_becomes_a_pair_or_a_failure(rows: list[dict[str, str]], tmp_p
         assert_that((pairs, failures) | beam.Flatten(), check)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged EXIF; pytest overrides the module's own filter
 def test_a_thousand_images_of_which_a_third_are_hostile(bundle: Path, tmp_path: Path) -> None:
     """P3: each case fails for its expected reason, all others are explained, the exit code follows the policy."""
     images = tmp_path / "images"
@@ -70,7 +71,7 @@ def test_a_thousand_images_of_which_a_third_are_hostile(bundle: Path, tmp_path: 
     for number in range(1000):
         path = images / f"{number}.img"
         if number % 10 < 3:
-            name, (data, reason) = hostile[(number // 10 * 3 + number % 10) % len(hostile)]
+            _, (data, reason) = hostile[(number // 10 * 3 + number % 10) % len(hostile)]
             expected[path.name] = reason
         elif number % 10 == 3:
             data = valid[number // 10 % len(valid)][1]

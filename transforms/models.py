@@ -10,6 +10,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from transforms import bundle as bundles
+from transforms.core.images import require_safe_decoder
 from transforms.core.saliency.methods import Method
 from transforms.runtime import AttributeModel, Device, MaskBank, SimilarityModel, resolve_device
 
@@ -32,6 +33,7 @@ class Models:
     """A bundle's open sessions and its mask banks."""
 
     def __init__(self, serving: Serving) -> None:
+        require_safe_decoder()
         self._serving = serving
         # BLAS's threads are set like ONNX Runtime's: their number must not change a result
         self._limits = threadpool_limits(limits=1, user_api="blas")

@@ -90,14 +90,27 @@ def encode(sheet: PIL.Image.Image, suffix: str, max_bytes: int) -> bytes:
         stream = io.BytesIO()
         if suffix == ".png":
             colors = (256, 192, 128, 96, 64, 32)[step]
-            palette = sheet.quantize(colors, PIL.Image.Quantize.MEDIANCUT, kmeans=2, dither=PIL.Image.Dither.NONE)
-            palette.save(stream, "PNG", optimize=True)
+            _with_palette(sheet, colors).save(stream, "PNG", optimize=True)
         else:
             sheet.save(stream, "JPEG", quality=(92, 85, 75, 65, 50, 35)[step], optimize=True)
         data = stream.getvalue()
         if len(data) <= max_bytes:
             break
     return data
+
+
+def _with_palette(sheet: PIL.Image.Image, colors: int) -> PIL.Image.Image:
+    """``sheet`` in ``colors`` colours that follow the scale of the heat closely: it is what the sheet is about."""
+    chosen = PIL.Image.new("RGB", (sheet.width, sheet.height + sheet.height // 4), _GROUND)
+    chosen.paste(sheet)
+    ramp = PIL.Image.fromarray(_ramp(sheet.width, chosen.height - sheet.height))
+    chosen.paste(ramp, (0, sheet.height))
+    palette = chosen.quantize(colors, PIL.Image.Quantize.MEDIANCUT)
+    return sheet.quantize(palette=palette, dither=PIL.Image.Dither.NONE)
+
+
+def _ramp(width: int, height: int) -> Image:
+    return heat.color(np.broadcast_to(np.linspace(0, 1, width), (height, width))).round().astype(np.uint8)
 
 
 def _draw_tile(sheet: PIL.Image.Image, pen: ImageDraw.ImageDraw, origin: tuple[int, int], content: Image | str) -> None:
@@ -116,8 +129,7 @@ def _draw_tile(sheet: PIL.Image.Image, pen: ImageDraw.ImageDraw, origin: tuple[i
 
 
 def _draw_legend(sheet: PIL.Image.Image, pen: ImageDraw.ImageDraw, top: int) -> None:
-    ramp = heat.color(np.broadcast_to(np.linspace(0, 1, 120), (10, 120))).round().astype(np.uint8)
-    sheet.paste(PIL.Image.fromarray(ramp), (MARGIN, top + 2))
+    sheet.paste(PIL.Image.fromarray(_ramp(120, 10)), (MARGIN, top + 2))
     pen.text((MARGIN + 128, top), LEGEND, _SOFT, _font(12))
 
 
