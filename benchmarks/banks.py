@@ -1,9 +1,9 @@
 """Does one mask bank for all queries bias a catalogue-wide heat map, and what do several banks change?
 
-A map errs by its bank: its masks are a draw. Where all queries share a bank they share a part of the error, which no number
-of queries averages out. Every query is explained with K independent banks. The error of a mean map is then known without a
-reference: it is the variance over the banks. Queries of different banks err independently, so for any assignment of queries
-to banks in groups g of n_g out of Q queries::
+A map errs by its bank: its masks are a draw. Queries that share a bank share a part of the error, which no number of
+queries averages out. Every query is explained with K independent banks, and the error of a mean map is then known without
+a reference: it is the variance over the banks. Queries of different banks err independently, so where Q queries are spread
+over banks in groups g of n_g::
 
     Var(mean map) = sum_g (n_g / Q)^2 Var_k(mean over g of map[k, q])
 """
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import markdown_table
+from benchmarks.machine import markdown_table, paragraph
 from benchmarks.photographs import Photographs, with_progress
-from benchmarks.statistics import mean
+from benchmarks.statistics import Interval, mean
 from transforms.core.maps import area_average, background_of, map_statistics
 from transforms.core.memory import bank_bytes, megabytes
 from transforms.core.saliency.rise import rise
@@ -34,7 +34,8 @@ GROUPINGS = 40
 class BankMaps:
     """``maps`` float64 [K, Q, R, P] of K banks, Q queries and R references, at 28 × 28.
 
-    ``border`` [K, Q] is the mean border share of a query's pairs, ``peak`` [K, Q] the share whose peak lies in the border.
+    ``border`` [K, Q] is the mean border share of a query's pairs, ``peak`` [K, Q] the share of them whose peak lies in
+    the border.
     """
 
     maps: Float64
@@ -47,8 +48,9 @@ def explain_with_banks(photographs: Photographs, *, banks: int, fill: str) -> Ba
     queries = photographs.queries
     shape = (banks, len(queries), len(queries[0].references))
     maps, border, peak = np.empty((*shape, MAP[0] * MAP[1])), np.empty(shape), np.empty(shape)
+    function = photographs.models.bundle.similarity_function
     for query in with_progress(queries, "banks"):
-        background, function = background_of(query.image.pixels), photographs.models.bundle.similarity_function
+        background = background_of(query.image.pixels)
         base = similarities(query.references, photographs.base(query), function)[:, 0]
         for k in range(banks):
             scores = similarities(query.references, photographs.perturbed(query, fill, k), function)
@@ -62,11 +64,12 @@ def explain_with_banks(photographs: Photographs, *, banks: int, fill: str) -> Ba
 
 def in_border(row: int, column: int, size: tuple[int, ...]) -> bool:
     """Whether a pixel lies within one eighth of a side of the frame's edge."""
-    return min(row + 0.5, size[0] - row - 0.5) < size[0] / 8 or min(column + 0.5, size[1] - column - 0.5) < size[1] / 8
+    pixel = ((row, size[0]), (column, size[1]))
+    return any(min(at + 0.5, side - at - 0.5) < side / 8 for at, side in pixel)
 
 
 def grouped_variance(maps: Float64, groups: NDArray[np.int64]) -> Float64:
-    """The module's formula: variance [P] of the mean over queries of ``maps`` [K, Q, P], ``groups`` [Q] sharing banks."""
+    """The module's formula for ``maps`` [K, Q, P] and ``groups`` [Q] that share banks: variance [P] of the mean map."""
     total = np.zeros(maps.shape[2])
     for group in np.unique(groups):
         members = maps[:, groups == group]
@@ -88,67 +91,57 @@ def shared_variance(maps: Float64) -> float:
 def report(photographs: Photographs, found: BankMaps) -> str:
     """The Markdown section on banks."""
     maps = found.maps.mean(axis=2)
-    banks, queries, _ = maps.shape
-    mean_maps = maps.mean(axis=1)
-    error_of = {count: _error(maps, count) for count in SCHEMES if count < queries} | {queries: _error(maps, queries)}
-    # what varies over pixels in the mean of all banks, less what their own error adds to it
-    contrast = float(np.sqrt(max(mean_maps.mean(axis=0).var() - error_of[1] ** 2 / banks, 1e-30)))
+    (banks, queries, _), size, n = maps.shape, photographs.size, photographs.masks
+    errors = {count: _error(maps, count) for count in (*(some for some in SCHEMES if some < queries), queries)}
+    # what varies over the pixels of the mean over all banks, less what that mean's own error adds to it
+    contrast = float(np.sqrt(max(maps.mean(axis=(0, 1)).var() - errors[1] ** 2 / banks, 1e-30)))
     shared = shared_variance(maps)
     sampling = float(np.sqrt((maps.mean(axis=0).var(axis=0, ddof=1) / queries).mean()))
-    size, n = photographs.size, photographs.masks
     rows = []
-    for count, error in error_of.items():
-        limit = 0.0 if count == queries else float(np.sqrt(shared / count))
+    for count, error in errors.items():
+        own = count == queries
         rows.append(
             [
-                "one for each query" if count == queries else str(count),
+                "one for each query" if own else str(count),
                 f"{100 * error / contrast:.1f} %",
                 f"{contrast / np.hypot(contrast, error):.4f}",
-                f"{100 * limit / contrast:.1f} %",
-                "1 at a time" if count == queries else megabytes(bank_bytes(n * count, size)),
-                "" if count == queries else megabytes(bank_bytes(2000 * count, (224, 224))),
+                "0 %" if own else f"{100 * np.sqrt(shared / count) / contrast:.1f} %",
+                "none held" if own else megabytes(bank_bytes(n * count, size)),
+                "none held" if own else megabytes(bank_bytes(2000 * count, (224, 224))),
             ]
         )
-    agreement = np.corrcoef(mean_maps)[np.triu_indices(banks, 1)]
-    pairs = _pair_agreement(found.maps)
+    header = ["banks", f"error, {queries} queries", "correlation", "error, endless queries"]
+    header += [f"memory, {n} masks of {size[0]}²", "memory, 2,000 masks of 224²"]
+    answers = [
+        ["peak in the border, % of pairs", *_percent(found.peak), mean(found.peak.mean(axis=0)).text(1, 100)],
+        ["border share of the evidence, %", *_percent(found.border), mean(found.border.mean(axis=0)).text(1, 100)],
+    ]
+    agreement = np.corrcoef(maps.mean(axis=1))[np.triu_indices(banks, 1)]
     draw, passes = _seconds(photographs)
+    what = f"""{queries} queries × {found.maps.shape[2]} references, each explained with {banks} independent banks of {n}
+        masks. The error is that of the mean map over all queries (28 × 28), root mean square over its pixels, in % of the
+        mean map's own standard deviation over pixels, {contrast:.2e}; it is a variance over banks and needs no reference.
+        Correlation is with the mean map that endless masks would give. That these are {queries} queries and not all is an
+        error of {100 * sampling / contrast:.1f} % on the same scale, and shrinks with more of them; what queries share of
+        a bank does not."""
+    single = f"""Mean maps of two single banks correlate {agreement.mean():.4f} ({agreement.min():.4f} to
+        {agreement.max():.4f}). A pair's own map rests on one bank whatever their number: two banks give maps of a pair that
+        correlate {_pair_agreement(found.maps).text()}."""
+    drawing = f"""Drawing a bank takes {1000 * draw:.0f} ms and its {n} masked passes {1000 * passes:.0f} ms on this
+        machine: masks drawn again for every query add {100 * draw / passes:.1f} %."""
     return f"""## One mask bank for all queries, or several
 
-{queries} queries × {found.maps.shape[2]} references, each explained with {banks} independent banks of {n} masks. The error is the root mean
-square over the pixels of the mean map (28 × 28), in % of the mean map's own standard deviation over pixels, {contrast:.2e}; it is a
-variance over banks and needs no reference. The sampling error of {queries} queries is {100 * sampling / contrast:.1f} % on the same scale.
+{paragraph(what)}
 
-{
-        markdown_table(
-            [
-                "banks",
-                f"error, {queries} queries",
-                "correlation with the limit of many masks",
-                "error, endless queries",
-                f"memory, {n} masks of {size[0]}²",
-                "2,000 masks of 224²",
-            ],
-            rows,
-        )
-    }
+{markdown_table(header, rows)}
 
-Mean maps of two single banks correlate {agreement.mean():.4f} ({agreement.min():.4f} to {agreement.max():.4f}). A pair's own map has one bank
-whatever the number of banks: two banks give maps that correlate {pairs.text()}.
+{paragraph(single)}
 
-Answers by bank (all pairs on one bank), beside the interval over queries:
+Answers where all queries use one bank, beside the interval over queries:
 
-{
-        markdown_table(
-            ["", *(f"bank {k}" for k in range(banks)), "all banks (95 % over queries)"],
-            [
-                ["peak in the border, % of pairs", *_percent(found.peak), mean(found.peak.mean(axis=0)).text(1, 100)],
-                ["border share of the evidence, %", *_percent(found.border), mean(found.border.mean(axis=0)).text(1, 100)],
-            ],
-        )
-    }
+{markdown_table(["", *(f"bank {k}" for k in range(banks)), "all banks (95 % over queries)"], answers)}
 
-Drawing a bank takes {1000 * draw:.0f} ms and {n} masked passes {1000 * passes:.0f} ms on this machine: masks drawn again for every query add
-{100 * draw / passes:.1f} %.
+{paragraph(drawing)}
 """
 
 
@@ -158,16 +151,20 @@ def _error(maps: Float64, count: int) -> float:
     if count in (1, queries):
         return float(np.sqrt(grouped_variance(maps, np.arange(queries) % count).mean()))
     rng = np.random.default_rng(0)
-    drawn = [grouped_variance(maps, rng.integers(0, count, queries)).mean() for _ in range(GROUPINGS)]
-    return float(np.sqrt(np.mean(drawn)))
+    variances = []
+    for _ in range(GROUPINGS):
+        groups: NDArray[np.int64] = rng.integers(0, count, size=queries)
+        variances.append(grouped_variance(maps, groups).mean())
+    return float(np.sqrt(np.mean(variances)))
 
 
-def _pair_agreement(maps: Float64):  # type: ignore[no-untyped-def]
+def _pair_agreement(maps: Float64) -> Interval:
+    """Correlation of a pair's maps [K, Q, R, P] from two banks, mean over pairs, by query."""
     centred = maps - maps.mean(axis=-1, keepdims=True)
     unit = centred / np.linalg.norm(centred, axis=-1, keepdims=True)
     banks = len(maps)
-    pairs = [(unit[k] * unit[j]).sum(axis=-1).mean(axis=-1) for k in range(banks) for j in range(k)]
-    return mean(np.mean(pairs, axis=0))
+    agreements = [(unit[k] * unit[j]).sum(axis=-1).mean(axis=-1) for k in range(banks) for j in range(k)]
+    return mean(np.mean(agreements, axis=0))
 
 
 def _percent(values: Float64) -> list[str]:

@@ -1,8 +1,8 @@
 """The contenders of ``benchmarks.overhead``: each is set up once, then run and timed as often as asked.
 
-All compute on EfficientNet-Lite0 with a linear head of fixed random weights, from the same weights, image, masks and
-references. What is done once a catalogue, an image or a process (reading, decoding, loading, drawing the masks, embedding
-the references) is done in the set-up.
+All run EfficientNet-Lite0 with a linear head of fixed random weights, on the same image, masks and references. What is
+done once a catalogue, an image or a process (reading, decoding, loading, drawing the masks, embedding the references) is
+done in the set-up.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def whymatch(folder: Path, setting: Setting, references: int) -> Callable[[], No
 
     models = Models(Serving(str(folder / "bundle"), setting.device, setting.threads, setting.batch))
     explainer = Explainer(setting.method, FILL)
-    query = LoadedImage(_query(), Frame(SIZE, SIZE, (0.0, 0.0, *map(float, SIZE))), "0" * 64)
+    query = LoadedImage(_query(), Frame(SIZE, SIZE, (0.0, 0.0, float(SIZE[0]), float(SIZE[1]))), "0" * 64)
     scores = np.full(ATTRIBUTES, 0.5, np.float32)
     matched = [
         (
@@ -125,7 +125,7 @@ def whymatch(folder: Path, setting: Setting, references: int) -> Callable[[], No
 
 
 def torch_loop(folder: Path, setting: Setting, references: int) -> Callable[[], None]:
-    """(c) RISE as it is written by hand: masks held, masked batches through the network, cosines, one matrix product."""
+    """(c) RISE as written by hand: masks held, masked batches through the network, cosines, one matrix product."""
     import torch
     from torch.nn import functional
 
@@ -145,7 +145,7 @@ def torch_loop(folder: Path, setting: Setting, references: int) -> Callable[[], 
         with torch.inference_mode():
             base = functional.normalize(network(image).float(), dim=1) @ unit.T
             scores = []
-            for batch in masks.split(setting.batch):
+            for batch in torch.split(masks, setting.batch):
                 mask = batch[:, None].to(dtype)
                 embedding = network(image * mask + fill * (1 - mask)).float()
                 scores.append(functional.normalize(embedding, dim=1) @ unit.T)
@@ -177,7 +177,8 @@ def _normalisation() -> Any:
 
 def _normalised(images: Image) -> Float32:
     """float32 [I, 3, H, W] as EfficientNet-Lite takes it, without importing torch."""
-    return (images.transpose(0, 3, 1, 2).astype(np.float32) - np.float32(127)) / np.float32(128)
+    normalised: Float32 = (images.transpose(0, 3, 1, 2).astype(np.float32) - np.float32(127)) / np.float32(128)
+    return normalised
 
 
 def _query() -> Image:

@@ -1,7 +1,7 @@
 """What explaining costs beyond bare forward passes: ``python -m benchmarks.overhead``.
 
-Contenders take turns, each in a process of its own, so that neither thread pools nor memory mix. A round runs every one of
-them once, the floor twice, in a balanced order; ratios are taken inside of a round. See ``benchmarks.contenders`` for what
+Contenders take turns, each in a process of its own, so that neither thread pools nor memory mix. A round runs every one
+of them once, the floor twice, in a balanced order; ratios are taken inside of a round. ``benchmarks.contenders`` says what
 each of them does.
 """
 
@@ -21,9 +21,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import contenders
 from benchmarks.contenders import ATTRIBUTES, DIMENSION, SIZE, Setting
-from benchmarks.machine import graphics, markdown_table, processor, versions, write
+from benchmarks.machine import graphics, markdown_table, paragraph, processor, versions, write
 from benchmarks.statistics import Interval, balanced_orders, median_of_ratios
 
 CONTENDERS: dict[str, Callable[[Path, Setting], Callable[[], None]]] = {
@@ -112,33 +114,41 @@ def report(
     for label, _, _, most in RATIOS:
         target = "" if most is None else f"{most:.2f}"
         if most is not None and setting.device == "cpu":
-            target += " met" if ratios[label].low <= most else " missed"
+            target += ": met" if ratios[label].low <= most else ": missed"
         ratio_rows.append([label, ratios[label].text(), target])
-    mib = 2**20
     cost_rows = []
-    for name, (loaded, peak) in memory.items():
-        seconds = sorted(times[name])[len(times[name]) // 2]
-        cost_rows.append([name, f"{seconds:.3f}", f"{setting.passes / seconds:,.0f}", f"{loaded / mib:,.0f}", f"{peak / mib:,.0f}"])
+    for name, used in memory.items():
+        seconds = float(np.median(times[name]))
+        mebibytes = (f"{count / 2**20:,.0f}" for count in used)
+        cost_rows.append([name, f"{seconds:.3f}", f"{setting.passes / seconds:,.0f}", *mebibytes])
     machine = processor() if setting.device == "cpu" else f"{graphics()}; {processor()}"
     installed = versions("onnxruntime", "onnxruntime-gpu", "torch", "numpy", "apache-beam")
+    what = paragraph(
+        f"""EfficientNet-Lite0 at {SIZE[0]} × {SIZE[1]}, embedding of {DIMENSION}; RISE with {setting.masks:,} masks,
+        so {setting.passes:,} forward passes an explanation, in batches of {setting.batch}. {rounds} rounds; each ratio is
+        the median over rounds of the ratio inside of a round, with its bootstrap 95 % interval."""
+    )
+    notes = paragraph(
+        f"""*Floor*: ONNX Runtime on the network's own ONNX file, without a mask, over as many images, normalised
+        beforehand. *whymatch*: from the decoded query to the rows of its pairs, as a worker does it, one pass of an
+        attribute network and the ranking of {ATTRIBUTES} attributes among it; the masks are held, the references embedded
+        beforehand. *Torch loop*: `image * mask + fill * (1 - mask)`, network, cosines, one product of scores and masks;
+        its masks are held too, and the network is in the faster memory format. Memory is of the process (VmHWM), each
+        contender in its own{"; the GPU's own memory is not in it" if setting.device == "cuda" else ""}."""
+    )
     return f"""# What an explanation costs: {setting.device}, {setting.precision}, {setting.threads} CPU threads
 
-{machine}. {installed}. {date.today().isoformat()}. Made by
+{paragraph(f"{machine}. {installed}. {date.today().isoformat()}. Made by")}
 
     {_command(setting, rounds)}
 
-EfficientNet-Lite0 at {SIZE[0]} × {SIZE[1]}, embedding of {DIMENSION}; RISE with {setting.masks:,} masks, so {setting.passes:,} forward passes an
-explanation, in batches of {setting.batch}; one extra pass and ranking for {ATTRIBUTES} attributes in whymatch alone.
-{rounds} rounds; each ratio is the median over rounds of the ratio inside of a round, with its bootstrap 95 % interval.
+{what}
 
 {markdown_table(["ratio", "median (95 % interval)", "lower end at most"], ratio_rows)}
 
 {markdown_table(["contender", "seconds (median)", "passes a second", "MiB, libraries loaded", "MiB, peak"], cost_rows)}
 
-*Floor*: ONNX Runtime on the network's own ONNX file, without a mask, over as many images, normalised beforehand.
-*whymatch*: from the decoded query to the rows of its pairs, as a worker does it; the masks are held, the references
-embedded beforehand. *Torch loop*: `image * mask + fill * (1 - mask)`, network, cosines, one product of scores and masks;
-its masks are held too. Memory is of the process (VmHWM), each contender in its own{_gpu_note(setting)}.
+{notes}
 """
 
 
@@ -191,10 +201,6 @@ def _command(setting: Setting, rounds: int) -> str:
     )
 
 
-def _gpu_note(setting: Setting) -> str:
-    return "; the GPU's own memory is not in it" if setting.device == "cuda" else ""
-
-
 def _default_out(setting: Setting) -> Path:
     parts = ["overhead", setting.device]
     if setting.precision != "float32":
@@ -209,11 +215,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.overhead",
         description="Measures what explaining costs beyond bare forward passes, against a floor and a plain torch loop.",
     )
-    parser.add_argument("--rounds", type=int, default=18, help="rounds; a multiple of 6 balances the order (default: 18)")
+    parser.add_argument(
+        "--rounds", type=int, default=18, help="rounds; a multiple of 6 balances the order (default: 18)"
+    )
     parser.add_argument("--masks", type=int, default=500, help="RISE masks of an explanation (default: 500)")
     parser.add_argument("--batch", type=int, help="forward passes at once (default: 16, and 256 on cuda)")
     parser.add_argument("--threads", type=int, help="CPU threads of every contender (default: all cores)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the networks run (default: cpu)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the networks run (default: cpu)"
+    )
     parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the network")
     parser.add_argument("--seed", type=int, default=0, help="seed of the order inside of the rounds")
     parser.add_argument("--out", type=Path, help="Markdown to write (default: docs/benchmarks/overhead-<device>….md)")

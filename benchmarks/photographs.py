@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,7 +36,7 @@ class Query:
 
 @dataclass(eq=False)
 class Photographs:
-    """Queries, in an order that depends on their addresses' hash alone, and the embeddings [I, D] of the catalogue's images.
+    """Queries, in an order that only their addresses' hash decides, and the embeddings [I, D] of the catalogue's images.
 
     ``of_catalogue`` holds each address's place in ``embeddings``.
     """
@@ -122,36 +121,27 @@ def load(
     images = {os.path.dirname(address) for address in addresses.values()}
     loader = ImageLoader(Access((*beside, *images)), Limits(), models.bundle.resize)
 
-    loaded = _readable(loader, sorted(set(addresses.values())))
-    embeddings = np.concatenate(
-        [models.similarity.embed(np.stack([pixels for _, pixels in some])) for some in _chunks(loaded, 256)]
-    )
-    place = {address: at for at, (address, _) in enumerate(loaded)}
+    read = _readable(loader, sorted(set(addresses.values())))
+    pixels = np.stack([pixels for _, pixels in read])
+    place = {address: at for at, (address, _) in enumerate(read)}
+    embeddings = models.similarity.embed(pixels)
 
-    matched: dict[str, list[str]] = {}
-    for pair in manifest.read(pairs):
-        if isinstance(pair, Pair):
-            query = pair.query or addresses.get(pair.query_id, "")
-            reference = pair.reference or addresses.get(pair.reference_id, "")
-            if query in place and reference in place:
-                matched.setdefault(query, []).append(reference)
-    fit = sorted(
-        (query for query, of in matched.items() if len(of) >= references), key=lambda address: content_id(address, letter="q")
-    )
+    matched = _matched(pairs, addresses, place)
+    fit = sorted((query for query in matched if len(matched[query]) >= references), key=_hash)
     if len(fit) < queries:
         raise UsageError(
             f"{pairs} has {len(fit)} queries of at least {references} references whose photographs can be read; "
             f"{queries} were asked for. Make a larger manifest with `whymatch pairs`, or lower --queries."
         )
-    chosen = [
-        Query(at, address, loader(address), embeddings[[place[reference] for reference in matched[address][:references]]])
-        for at, address in enumerate(fit[:queries])
-    ]
-    return Photographs(models, chosen, embeddings, place, masks, passes=len(loaded))
+    chosen = []
+    for number, query in enumerate(fit[:queries]):
+        of_query = [place[reference] for reference in matched[query][:references]]
+        chosen.append(Query(number, query, loader(query), embeddings[of_query]))
+    return Photographs(models, chosen, embeddings, place, masks, passes=len(read))
 
 
 def nearest(photographs: Photographs, embedded: Float32, but: Sequence[str] = ()) -> Float32:
-    """The cosine [N] of each of ``embedded`` [N, D] to the nearest catalogue image, those at addresses ``but`` left out."""
+    """The cosine [N] of each of ``embedded`` [N, D] to the nearest catalogue image that is not at an address of ``but``."""
     similar = _unit(embedded) @ _unit(photographs.embeddings).T
     similar[:, [photographs.of_catalogue[address] for address in but]] = -1
     best: Float32 = similar.max(axis=1)
@@ -188,10 +178,20 @@ def _readable(loader: ImageLoader, addresses: Sequence[str]) -> list[tuple[str, 
     return read
 
 
-def _chunks(items: Sequence[T], length: int) -> Iterator[list[T]]:
-    remaining = iter(items)
-    while chunk := list(islice(remaining, length)):
-        yield chunk
+def _matched(pairs: str, addresses: dict[str, str], place: dict[str, int]) -> dict[str, list[str]]:
+    """The references of each query of a manifest, by address, of pairs of readable photographs."""
+    matched: dict[str, list[str]] = {}
+    for pair in manifest.read(pairs):
+        if isinstance(pair, Pair):
+            query = pair.query or addresses.get(pair.query_id, "")
+            reference = pair.reference or addresses.get(pair.reference_id, "")
+            if query in place and reference in place:
+                matched.setdefault(query, []).append(reference)
+    return matched
+
+
+def _hash(address: str) -> str:
+    return content_id(os.path.basename(address), letter="q")
 
 
 def _unit(vectors: Float32) -> Float32:

@@ -74,9 +74,9 @@ def mean(values: ArrayLike, *, seed: int = 0) -> Interval:
 
 
 def balanced_orders(items: Sequence[T], rounds: int, *, seed: int = 0) -> list[list[T]]:
-    """An order of ``items`` for each round, shuffled, such that n rounds in a row place each item once in each of the n places.
+    """A shuffled order of the n ``items`` for each round; over n rounds each item stands once in each place.
 
-    Blocks of n rounds are Latin squares with rows, places and items shuffled; a last block may be cut short.
+    Every n rounds are a Latin square with rows, places and items shuffled; a last one may be cut short.
     """
     rng, n = np.random.default_rng(seed), len(items)
     orders: list[list[T]] = []

@@ -54,4 +54,4 @@ def _jsonl(rows: list[Row]) -> bytes:
 def _parquet(rows: list[Row]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())

@@ -142,6 +142,7 @@ def plan_memory(
         "batch": options.batch_size(device),
         "dimension": bundle.embedding_size,
         "chunk": 256,
+        "grid": options.cells**2 if options.method == "rise" else 1,
         "max_pixels": options.max_pixels,
     }
     for hold in (True, False):

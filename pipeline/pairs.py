@@ -222,18 +222,19 @@ def _search(
 
 
 class _Progress:
-    """A line whenever a tenth more is done: how much, and how long the rest will take."""
+    """How much is done, and how long the rest will take: a line for each tenth, at most one a second, and the last."""
 
     def __init__(self, doing: str, what: str, total: int, echo: Echo) -> None:
         self._doing, self._what, self._total, self._echo = doing, what, total, echo
-        self._done, self._said, self._started = 0, 0, time.monotonic()
+        self._done, self._tenth = 0, 0
+        self._started = self._said = time.monotonic()
 
     def add(self, count: int) -> None:
         self._done += count
-        tenth = 10 * self._done // self._total
-        if tenth == self._said:
+        tenth, now = 10 * self._done // self._total, time.monotonic()
+        if tenth == self._tenth or (now < self._said + 1 and self._done < self._total):
             return
-        self._said = tenth
-        left = round((time.monotonic() - self._started) * (self._total - self._done) / self._done)
+        self._tenth, self._said = tenth, now
+        left = round((now - self._started) * (self._total - self._done) / self._done)
         counts = f"{self._done:,} of {self._total:,} {self._what} ({self._done / self._total:.0%})"
         self._echo(f"{self._doing}: {counts}, {left // 60}:{left % 60:02d} left")

@@ -44,7 +44,7 @@ def test_auto_is_the_median_of_the_outermost_pixels() -> None:
 
 def test_the_border_colour_by_hand() -> None:
     image = np.zeros((3, 4, 3), np.uint8)
-    image[..., 0] = [[1, 2, 3, 4], [5, 99, 99, 6], [7, 8, 9, 10]]  # each border pixel once: median of 1 to 10
+    image[..., 0] = [[1, 3, 4, 5], [6, 99, 99, 7], [2, 8, 9, 10]]  # each once, corners too: the median of 1 to 10
     image[..., 1] = 200
     image[1, 1:3, 2] = 255
     np.testing.assert_array_equal(border_color(image), [5.5, 200, 0])

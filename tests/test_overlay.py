@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.report import heat, sheet
-from pipeline.report.overlay import MAX_BYTES, caption, draw_pairs
+from pipeline.report.overlay import PAIR_BYTES, caption, draw_pairs
 from pipeline.report.sheet import TILE, tile_origin
 from tests.rows import attribute, explanation, publish, run
 from transforms import tables
@@ -36,9 +36,9 @@ def peak_map(shape: tuple[int, int], row: float, column: float, width: float = 1
 
 
 def hottest(drawn: Pixels) -> tuple[float, float]:
-    """The centre of the reddest pixels: the most evidence is the least green."""
-    away = drawn[..., 0].astype(int) - drawn[..., 1]
-    rows, columns = np.nonzero(away >= away.max() - 2)
+    """The centre of the most coloured pixels, as (y, x): the more evidence, the less green."""
+    green = drawn[..., 1].astype(int)
+    rows, columns = np.nonzero(green <= green.min() + 2)
     return float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
 
 
@@ -48,7 +48,8 @@ def hottest(drawn: Pixels) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("original", "expected"),
     [
-        # 80 high, 60 wide, to 30x30: a scale of 1/2, rows 10 to 70 are seen; the centre of cell (3, 20) is (7, 41) in them
+        # 80 high, 60 wide, to 30x30: at a scale of 1/2, rows 10 to 70 are seen; in them, cell (3, 20) has its centre at
+        # (7, 41)
         ((80, 60), (17.0, 41.0)),
         ((60, 80), (7.0, 51.0)),
     ],
@@ -156,7 +157,7 @@ def shop(tmp_path: Path) -> Path:
         top = [attribute(name, 0.7, on_reference=(True, False, None)[number % 3])]
         for rank in (2, 1):
             reference = number + 8 if rank == 1 else (number + 1) % 8
-            given = cropped(frame, peak_map((10, 10), 2, 7)) | {
+            given = cropped(frame, peak_map((10, 10), 3, 5)) | {
                 "query": photographs[number]["address"], "reference": photographs[reference]["address"],
                 "rank": rank, "border_share": number / 10,
             }  # fmt: skip
@@ -198,13 +199,13 @@ def tile(picture: Pixels, cell: int, number: int) -> Pixels:
 def test_the_picture_shows_each_map_at_its_place(shop: Path) -> None:
     pairs, picture = shown(shop, count=6)
     assert len(pairs) == 6
-    assert (shop / "pairs.png").stat().st_size < MAX_BYTES
+    assert (shop / "pairs.png").stat().st_size <= 6 * PAIR_BYTES
     scale = TILE / 80
     left = (TILE - round(60 * scale)) / 2
-    # cell (2, 7) of 10 is row 7.5 of 30 and column 22.5; the crop begins at row 10 and has 2 pixels for each
-    expected = ((10 + 15) * scale, left + 45 * scale)
+    # the centre of cell (3, 5) of 10 is (21, 33) in the 60 x 60 pixels that the model saw, from row 10 on
+    expected = ((10 + 21) * scale, left + 33 * scale)
     for cell, pair in enumerate(pairs):
-        assert hottest(tile(picture, cell, 1)) == pytest.approx(expected, abs=4)
+        assert hottest(tile(picture, cell, 1)) == pytest.approx(expected, abs=3)
         for number, address in ((0, pair["query"]), (2, pair["reference"])):
             middle = np.array(PIL.Image.open(address))[40, 30].astype(int)
             found = tile(picture, cell, number)[TILE // 2, TILE // 2].astype(int)
@@ -249,17 +250,17 @@ def test_an_image_that_cannot_be_shown_is_a_grey_tile(shop: Path) -> None:
     (shop / "images/1.png").write_bytes((shop / "images/2.png").read_bytes())  # another photograph than was audited
     pairs, picture = shown(shop, where="query_id IN ('q0', 'q1')")
     of = {pair["query_id"]: cell for cell, pair in enumerate(pairs)}
-    blank = {
-        (query, number): len(np.unique(tile(picture, cell, number)[-30:], axis=None)) <= 3
-        for query, cell in of.items()
-        for number in range(3)
-    }
+    blank = {(query, number): is_grey(tile(picture, cell, number)) for query, cell in of.items() for number in range(3)}
     assert blank == {
         ("q0", 0): False, ("q0", 1): False, ("q0", 2): True, ("q1", 0): True, ("q1", 1): True, ("q1", 2): False
     }  # fmt: skip
     nothing, closed = shown(shop, access=Access(), where="query_id = 'q4'")
     assert len(nothing) == 1
-    assert all((tile(closed, 0, number)[-30:] == tile(closed, 0, 0)[-1, -1]).all() for number in range(3))
+    assert all(is_grey(tile(closed, 0, number)) for number in range(3))
+
+
+def is_grey(drawn: Pixels) -> bool:
+    return bool(np.ptp(drawn.astype(int), axis=-1).max() < 30 and 228 <= np.median(drawn) <= 240)
 
 
 def test_captions_say_what_the_tables_say() -> None:
@@ -284,9 +285,9 @@ def test_captions_say_what_the_tables_say() -> None:
 
 
 def test_a_picture_stays_small() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (500, 700, 3)).astype(np.uint8)
-    wild = PIL.Image.fromarray(noise).resize((900, 700))
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    wild = PIL.Image.fromarray(noise).resize((900, 600), PIL.Image.Resampling.BICUBIC)
     for suffix, kind in ((".png", "PNG"), (".jpg", "JPEG")):
-        data = sheet.encode(wild, suffix, 220_000)
-        assert len(data) <= 220_000
+        data = sheet.encode(wild, suffix, 100_000)
+        assert len(data) <= 100_000 < len(sheet.encode(wild, suffix, 10**9))
         assert PIL.Image.open(io.BytesIO(data)).format == kind

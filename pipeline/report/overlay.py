@@ -17,8 +17,8 @@ from transforms.core import images
 from transforms.core.errors import PairError, UsageError
 from transforms.core.types import Frame, Image
 
-MAX_BYTES = 150_000
-"""Of a picture: small enough for a repository."""
+PAIR_BYTES = 25_000
+"""Of a picture, for each pair: six pairs are small enough for a repository."""
 
 
 def draw_pairs(
@@ -58,7 +58,7 @@ def draw_pairs(
         raise UsageError(f"no explanation of run {run} fulfils: {where or 'true'}")
     read = _Reader(access, limits or images.Limits())
     cells = [_cell(pair, read) for pair in pairs]
-    data = encode(draw(cells), picture.suffix.lower(), MAX_BYTES)
+    data = encode(draw(cells), picture.suffix.lower(), PAIR_BYTES * max(6, len(pairs)))
     try:
         picture.write_bytes(data)
     except OSError as error:
@@ -97,7 +97,7 @@ def _selection(run: str, where: str | None, count: int, spread: str | None) -> s
     kind = "coalesce(top[1].name, '')"
     if spread is not None:
         column = _quoted(f"{spread}=")
-        kind = f"""coalesce((SELECT any_value(list_filter(attributes, name -> starts_with(name, {column}))[1])
+        kind = f"""coalesce((SELECT any_value([name FOR name IN attributes IF starts_with(name, {column})][1])
                              FROM products WHERE run_id = {_quoted(run)} AND product_id = query_id), '')"""
     return f"""
         WITH matching AS (

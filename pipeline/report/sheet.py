@@ -84,29 +84,27 @@ def draw(cells: Sequence[Cell]) -> PIL.Image.Image:
 
 
 def encode(sheet: PIL.Image.Image, suffix: str, max_bytes: int) -> bytes:
-    """``sheet`` as a PNG with a palette or as a JPEG (``suffix`` .jpg, .jpeg), as good as ``max_bytes`` allow."""
-    data = b""
-    for step in range(6):
-        stream = io.BytesIO()
-        if suffix == ".png":
-            colors = (256, 192, 128, 96, 64, 32)[step]
-            _with_palette(sheet, colors).save(stream, "PNG", optimize=True)
-        else:
-            sheet.save(stream, "JPEG", quality=(92, 85, 75, 65, 50, 35)[step], optimize=True)
-        data = stream.getvalue()
-        if len(data) <= max_bytes:
-            break
-    return data
+    """``sheet`` as a PNG of 256 colours or as a JPEG (``suffix`` .jpg, .jpeg) of at most ``max_bytes``.
+
+    The best quality that fits; where none does, the sheet is made smaller until one does.
+    """
+    while True:
+        for fine in (True, False):
+            stream = io.BytesIO()
+            if suffix == ".png":
+                _with_palette(sheet, dithered=fine).save(stream, "PNG", optimize=True)
+            else:
+                sheet.save(stream, "JPEG", quality=92 if fine else 80, optimize=True)
+            if stream.tell() <= max_bytes or max(sheet.size) < TILE:
+                return stream.getvalue()
+        sheet = sheet.resize((sheet.width * 4 // 5, sheet.height * 4 // 5), PIL.Image.Resampling.LANCZOS)
 
 
-def _with_palette(sheet: PIL.Image.Image, colors: int) -> PIL.Image.Image:
-    """``sheet`` in ``colors`` colours that follow the scale of the heat closely: it is what the sheet is about."""
-    chosen = PIL.Image.new("RGB", (sheet.width, sheet.height + sheet.height // 4), _GROUND)
-    chosen.paste(sheet)
-    ramp = PIL.Image.fromarray(_ramp(sheet.width, chosen.height - sheet.height))
-    chosen.paste(ramp, (0, sheet.height))
-    palette = chosen.quantize(colors, PIL.Image.Quantize.MEDIANCUT)
-    return sheet.quantize(palette=palette, dither=PIL.Image.Dither.NONE)
+def _with_palette(sheet: PIL.Image.Image, dithered: bool) -> PIL.Image.Image:
+    palette = sheet.quantize(256, PIL.Image.Quantize.FASTOCTREE)
+    # the scale of the heat is smooth only when it is dithered, which costs bytes
+    dither = PIL.Image.Dither.FLOYDSTEINBERG if dithered else PIL.Image.Dither.NONE
+    return sheet.quantize(palette=palette, dither=dither)
 
 
 def _ramp(width: int, height: int) -> Image:

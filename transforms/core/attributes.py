@@ -1,8 +1,8 @@
 """SANE's choice of the attribute that best explains a match.
 
 B. Plummer, M. Vasileva, V. Petsiuk, K. Saenko, D. Forsyth, "Why do These Match? Explaining the Behavior of Image
-Similarity Models", ECCV 2020, section 3.3 (eq. 5): an attribute explains a match when the attribute network is confident
-that the query has it, and when the pixels that speak for it are those that the saliency map marks::
+Similarity Models", ECCV 2020, section 3.3 (eq. 5): an attribute explains a match when the attribute network is
+confident that the query has it, and when the pixels that speak for it are those that the saliency map marks::
 
     e_a = phi_1 * confidence_a + phi_2 * cos(activation map n_a, saliency map m)
 
