@@ -1,9 +1,9 @@
 """Does one mask bank for all queries bias a catalogue-wide heat map, and what do several banks change?
 
 A map errs by its bank: its masks are a draw. Queries that share a bank share a part of the error, which no number of
-queries averages out. Every query is explained with K independent banks, and the error of a mean map is then known without
-a reference: it is the variance over the banks. Queries of different banks err independently, so where Q queries are spread
-over banks in groups g of n_g::
+queries averages out. Every query is explained with K independent banks, and the error of a mean map is then known
+without a reference: it is the variance over the banks. Queries of different banks err independently, so where Q
+queries are spread over banks in groups g of n_g::
 
     Var(mean map) = sum_g (n_g / Q)^2 Var_k(mean over g of map[k, q])
 """
@@ -34,8 +34,8 @@ GROUPINGS = 40
 class BankMaps:
     """``maps`` float64 [K, Q, R, P] of K banks, Q queries and R references, at 28 × 28.
 
-    ``border`` [K, Q] is the mean border share of a query's pairs, ``peak`` [K, Q] the share of them whose peak lies in
-    the border.
+    ``border`` [K, Q] is the mean border share of a query's pairs, ``peak`` [K, Q] the share of them whose peak lies
+    in the border.
     """
 
     maps: Float64
@@ -118,15 +118,15 @@ def report(photographs: Photographs, found: BankMaps) -> str:
     ]
     agreement = np.corrcoef(maps.mean(axis=1))[np.triu_indices(banks, 1)]
     draw, passes = _seconds(photographs)
-    what = f"""{queries} queries × {found.maps.shape[2]} references, each explained with {banks} independent banks of {n}
-        masks. The error is that of the mean map over all queries (28 × 28), root mean square over its pixels, in % of the
-        mean map's own standard deviation over pixels, {contrast:.2e}; it is a variance over banks and needs no reference.
-        Correlation is with the mean map that endless masks would give. That these are {queries} queries and not all is an
-        error of {100 * sampling / contrast:.1f} % on the same scale, and shrinks with more of them; what queries share of
-        a bank does not."""
+    what = f"""{queries} queries × {found.maps.shape[2]} references, each explained with {banks} independent banks
+        of {n} masks. The error is that of the mean map over all queries (28 × 28), root mean square over its pixels, in %
+        of the mean map's own standard deviation over pixels, {contrast:.2e}; it is a variance over banks and needs
+        no reference. Correlation is with the mean map that endless masks would give. That these are {queries}
+        queries and not all is an error of {100 * sampling / contrast:.1f} % on the same scale, and shrinks with more
+        of them; what queries share of a bank does not."""
     single = f"""Mean maps of two single banks correlate {agreement.mean():.4f} ({agreement.min():.4f} to
-        {agreement.max():.4f}). A pair's own map rests on one bank whatever their number: two banks give maps of a pair that
-        correlate {_pair_agreement(found.maps).text()}."""
+        {agreement.max():.4f}). A pair's own map rests on one bank whatever their number: two banks give maps of a
+        pair that correlate {_pair_agreement(found.maps).text()}."""
     drawing = f"""Drawing a bank takes {1000 * draw:.0f} ms and its {n} masked passes {1000 * passes:.0f} ms on this
         machine: masks drawn again for every query add {100 * draw / passes:.1f} %."""
     return f"""## One mask bank for all queries, or several
@@ -152,8 +152,7 @@ def _error(maps: Float64, count: int) -> float:
         return float(np.sqrt(grouped_variance(maps, np.arange(queries) % count).mean()))
     rng = np.random.default_rng(0)
     variances = []
-    for _ in range(GROUPINGS):
-        groups: NDArray[np.int64] = rng.integers(0, count, size=queries)
+    for groups in rng.integers(0, count, size=(GROUPINGS, queries)):
         variances.append(grouped_variance(maps, groups).mean())
     return float(np.sqrt(np.mean(variances)))
 

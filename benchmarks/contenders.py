@@ -1,8 +1,8 @@
 """The contenders of ``benchmarks.overhead``: each is set up once, then run and timed as often as asked.
 
-All run EfficientNet-Lite0 with a linear head of fixed random weights, on the same image, masks and references. What is
-done once a catalogue, an image or a process (reading, decoding, loading, drawing the masks, embedding the references) is
-done in the set-up.
+All run EfficientNet-Lite0 with a linear head of fixed random weights, on the same image, masks and references. What
+is done once a catalogue, an image or a process (reading, decoding, loading, drawing the masks, embedding the
+references) is done in the set-up.
 """
 
 from __future__ import annotations
@@ -188,4 +188,5 @@ def _query() -> Image:
 def _references(count: int) -> Float32:
     """Unit vectors [R, D]."""
     drawn = np.random.default_rng(2).normal(size=(count, DIMENSION))
-    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    unit: Float32 = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    return unit

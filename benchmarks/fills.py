@@ -1,11 +1,11 @@
 """Which fill should be the default? Maps under each fill, and how well each map does when others judge it.
 
-A map under fill A says which pixels matter *when A hides the others*. The question is whose maps say something about the
-image rather than about A. So the top fifth of a map is hidden by every fill, and by other photographs' pixels, and maps
-are compared before judges that are not the fill that made them.
+A map under fill A says which pixels matter *when A hides the others*. The question is whose maps say something about
+the image rather than about A. So the top fifth of a map is hidden by every fill, and by other photographs' pixels,
+and maps are compared before judges that are not the fill that made them.
 
-Deletion as in V. Petsiuk, A. Das, K. Saenko, "RISE", BMVC 2018, section 4.1, at one point of its curve and under fills
-that the map was not made with.
+Deletion as in V. Petsiuk, A. Das, K. Saenko, "RISE", BMVC 2018, section 4.1, at one point of its curve and under
+fills that the map was not made with.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ SAME = 24.0
 class FillMeasurements:
     """One value a query (the mean over its references) everywhere: arrays [Q, …] after all queries are in.
 
-    ``maps_agree`` [Q, F, F] correlations between fills. ``halves`` [Q, F] correlation of the maps of two halves of the
-    masks. ``drop`` [Q, A, B]: by how much hiding the top fifth of the map of A by B lowers the similarity; A runs over
-    fills, "random region" and "centre", B over fills and "another photo". ``same`` [Q, A, B]: whether B shows about the
-    same as A. ``base`` [Q] is the similarity itself. ``natural`` [Q, F], ``hidden`` [Q, F] and ``itself`` [Q]: cosine to the
-    nearest other catalogue image, of the RISE-masked query, the wholly hidden one and the query. ``described`` [Q, F, 5]:
-    shares of peaks in border and background, shares of evidence there, deviation of the similarity over masks.
+    ``maps_agree`` [Q, F, F] correlations between fills. ``halves`` [Q, F] correlation of the maps of two halves of
+    the masks. ``drop`` [Q, A, B]: by how much hiding the top fifth of the map of A by B lowers the similarity; A
+    runs over fills, "random region" and "centre", B over fills and "another photo". ``same`` [Q, A, B]: whether B
+    shows about the same as A. ``base`` [Q] is the similarity itself. ``natural`` [Q, F], ``hidden`` [Q, F] and
+    ``itself`` [Q]: cosine to the nearest other catalogue image, of the RISE-masked query, the wholly hidden one and
+    the query. ``described`` [Q, F, 5]: shares of peaks in border and background, shares of evidence there, deviation
+    of the similarity over masks.
     """
 
     fills: tuple[str, ...]
@@ -164,15 +165,15 @@ def report(photographs: Photographs, found: FillMeasurements) -> str:
         ]
         for a, of in enumerate((*fills, "random region", "centre"))
     ]
-    what = f"""{queries} queries × {len(photographs.queries[0].references)} references, {photographs.masks} masks; intervals
-        are bootstraps over queries. The similarity of query and reference is {mean(found["base"]).text()}, a query's cosine
-        to the nearest other photograph {mean(found["itself"]).text()}. The border is {100 * found["border_area"].mean():.0f} %
-        of the area, the background {_percent(found["background_area"])} %. "mean" is {_colour(photographs)}, the colour that
-        the network sees as zero."""
-    hiding = f"""By how much the similarity drops when the {100 * SHARE:.0f} % of the pixels that a map ranks highest are
-        hidden. A row is whose map, a column what hides, the judge. The last column: the fill's mean drop over the judges
-        that show something else than the fill (a mean difference of at least {SAME:.0f} grey levels on the image), divided
-        by the random region's drop under the same judges."""
+    what = f"""{queries} queries × {len(photographs.queries[0].references)} references, {photographs.masks} masks;
+        intervals are bootstraps over queries. The similarity of query and reference is {mean(found["base"]).text()}, a query's
+        cosine to the nearest other photograph {mean(found["itself"]).text()}. The border is
+        {100 * found["border_area"].mean():.0f} % of the area, the background {_percent(found["background_area"])} %.
+        "mean" is {_colour(photographs)}, the colour that the network sees as zero."""
+    hiding = f"""By how much the similarity drops when the {100 * SHARE:.0f} % of the pixels that a map ranks highest
+        are hidden. A row is whose map, a column what hides, the judge. The last column: the fill's mean drop over the
+        judges that show something else than the fill (a mean difference of at least {SAME:.0f} grey levels on the
+        image), divided by the random region's drop under the same judges."""
     return f"""## Which fill
 
 {paragraph(what)}
@@ -187,7 +188,8 @@ Correlation of the maps under two fills, same masks:
 
 {markdown_table(["map of", *(f"by {judge}" for judge in judges), "other judges, × random"], drops)}
 
-Two fills' maps before a judge that is neither: difference of the drops, above 0 where the first finds what matters more.
+Two fills' maps before a judge that is neither: difference of the drops, above 0 where the first finds what
+matters more.
 
 {markdown_table(["judge", "maps of", "difference (95 % interval)"], _duels(found))}
 """

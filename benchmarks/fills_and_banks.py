@@ -69,8 +69,8 @@ def _page(
     options: argparse.Namespace, photographs: Photographs, fill_section: str, bank_section: str, seconds: float
 ) -> str:
     what = f"""{len(photographs.embeddings):,} product photographs, {photographs.size[0]} × {photographs.size[1]}.
-        {processor()}. {versions("onnxruntime", "numpy")}. {date.today().isoformat()}. {photographs.passes:,} forward passes
-        in {seconds / 60:.1f} minutes. Made by"""
+        {processor()}. {versions("onnxruntime", "numpy")}. {date.today().isoformat()}. {photographs.passes:,} forward
+        passes in {seconds / 60:.1f} minutes. Made by"""
     flags = " ".join(
         f"--{name} {getattr(options, name.replace('-', '_'))}"
         for name in ("fill-queries", "queries", "references", "masks", "banks", "fill")

@@ -1,8 +1,8 @@
 """What explaining costs beyond bare forward passes: ``python -m benchmarks.overhead``.
 
-Contenders take turns, each in a process of its own, so that neither thread pools nor memory mix. A round runs every one
-of them once, the floor twice, in a balanced order; ratios are taken inside of a round. ``benchmarks.contenders`` says what
-each of them does.
+Contenders take turns, each in a process of its own, so that neither thread pools nor memory mix. A round runs every
+one of them once, the floor twice, in a balanced order; ratios are taken inside of a round. ``benchmarks.contenders``
+says what each of them does.
 """
 
 from __future__ import annotations
@@ -125,16 +125,17 @@ def report(
     installed = versions("onnxruntime", "onnxruntime-gpu", "torch", "numpy", "apache-beam")
     what = paragraph(
         f"""EfficientNet-Lite0 at {SIZE[0]} × {SIZE[1]}, embedding of {DIMENSION}; RISE with {setting.masks:,} masks,
-        so {setting.passes:,} forward passes an explanation, in batches of {setting.batch}. {rounds} rounds; each ratio is
-        the median over rounds of the ratio inside of a round, with its bootstrap 95 % interval."""
+        so {setting.passes:,} forward passes an explanation, in batches of {setting.batch}. {rounds} rounds; each
+        ratio is the median over rounds of the ratio inside of a round, with its bootstrap 95 % interval."""
     )
     notes = paragraph(
         f"""*Floor*: ONNX Runtime on the network's own ONNX file, without a mask, over as many images, normalised
         beforehand. *whymatch*: from the decoded query to the rows of its pairs, as a worker does it, one pass of an
-        attribute network and the ranking of {ATTRIBUTES} attributes among it; the masks are held, the references embedded
-        beforehand. *Torch loop*: `image * mask + fill * (1 - mask)`, network, cosines, one product of scores and masks;
-        its masks are held too, and the network is in the faster memory format. Memory is of the process (VmHWM), each
-        contender in its own{"; the GPU's own memory is not in it" if setting.device == "cuda" else ""}."""
+        attribute network and the ranking of {ATTRIBUTES} attributes among it; the masks are held, the references
+        embedded beforehand. *Torch loop*: `image * mask + fill * (1 - mask)`, network, cosines, one product of
+        scores and masks; its masks are held too, and the network is in the faster memory format. Memory is of the
+        process (VmHWM), each contender in its
+        own{"; the GPU's own memory is not in it" if setting.device == "cuda" else ""}."""
     )
     return f"""# What an explanation costs: {setting.device}, {setting.precision}, {setting.threads} CPU threads
 

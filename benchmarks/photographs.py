@@ -36,7 +36,7 @@ class Query:
 
 @dataclass(eq=False)
 class Photographs:
-    """Queries, in an order that only their addresses' hash decides, and the embeddings [I, D] of the catalogue's images.
+    """Queries, in an order that a hash of their names decides, and the embeddings [I, D] of the catalogue's images.
 
     ``of_catalogue`` holds each address's place in ``embeddings``.
     """
@@ -141,7 +141,7 @@ def load(
 
 
 def nearest(photographs: Photographs, embedded: Float32, but: Sequence[str] = ()) -> Float32:
-    """The cosine [N] of each of ``embedded`` [N, D] to the nearest catalogue image that is not at an address of ``but``."""
+    """The cosine [N] of each of ``embedded`` [N, D] to the nearest catalogue image, not counting those at ``but``."""
     similar = _unit(embedded) @ _unit(photographs.embeddings).T
     similar[:, [photographs.of_catalogue[address] for address in but]] = -1
     best: Float32 = similar.max(axis=1)
@@ -163,7 +163,7 @@ def require(*paths: str) -> None:
     """UsageError that names the first of ``paths`` that is not there."""
     for path in paths:
         if not Path(path).exists():
-            raise UsageError(f"{path} is not there: `make fashion` makes a bundle and a manifest from real photographs")
+            raise UsageError(f"{path} is not there: `make fashion` makes a bundle and a manifest")
 
 
 def _readable(loader: ImageLoader, addresses: Sequence[str]) -> list[tuple[str, Image]]:

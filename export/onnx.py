@@ -128,6 +128,7 @@ def to_onnx(
     if program is None:
         raise BundleError("torch exported nothing")
     model: onnx.ModelProto = program.model_proto
+    _forget_origin(model)
     return model
 
 
@@ -169,6 +170,15 @@ def _check(found: float, name: str, precision: Precision) -> None:
             f"{TOLERANCE[precision]:.0e}: the bundle was not written. A backbone in which dropout or batch statistics "
             "stay active in evaluation mode gives such differences."
         )
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Takes out the stack traces that torch notes on every node: they hold this machine's paths, and half the size."""
+    parts = [model, model.graph, *model.graph.node, *model.graph.initializer]
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    for part in [*parts, *values]:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _half(network: nn.Module) -> nn.Module:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.banks import grouped_variance, in_border, shared_variance
 from benchmarks.statistics import Interval, balanced_orders, bootstrap, mean, median_of_ratios
+from transforms.core.maps import map_statistics
 
 
 def test_the_median_is_taken_over_the_rounds_ratios_not_over_their_parts() -> None:
@@ -82,3 +84,40 @@ def test_orders_are_shuffled_and_seeded() -> None:
     assert balanced_orders("abcdef", 12, seed=1) != balanced_orders("abcdef", 12, seed=2)
     first, second = balanced_orders("abcdef", 12, seed=1)[:6], balanced_orders("abcdef", 12, seed=1)[6:]
     assert first != second
+
+
+def test_the_error_of_a_mean_map_by_hand() -> None:
+    # two banks, three queries, one pixel; the variance of two values is half of their squared difference
+    maps = np.array([[[0.0], [0.0], [3.0]], [[2.0], [4.0], [3.0]]])
+    one, own, two = (np.array(groups) for groups in ([0, 0, 0], [0, 1, 2], [1, 1, 0]))
+    np.testing.assert_allclose(grouped_variance(maps, one), [2.0])  # means 1 and 3
+    np.testing.assert_allclose(grouped_variance(maps, own), [(2 + 8 + 0) / 9])
+    np.testing.assert_allclose(grouped_variance(maps, two), [4 / 9 * 4.5 + 0])  # means 0 and 3 of the first two
+    # s² + e²/3 = 2 and (s² + e²)/3 = 10/9, so s² = (2 - 10/9) * 3/2
+    assert shared_variance(maps) == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("count", [1, 4, 24])
+def test_the_error_is_that_of_audits_with_as_many_banks(count: int) -> None:
+    """Draws audits whose queries are spread over ``count`` banks and compares their scatter with the formula's."""
+    rng, queries, pixels = np.random.default_rng(4), 24, 3
+    groups = np.arange(queries) % count
+
+    def audit(of: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        """Maps [Q, P]: each bank errs by 2 for all of its queries, each query by 3 on its own."""
+        return 2 * rng.normal(size=(queries, pixels))[of] + 3 * rng.normal(size=(queries, pixels))
+
+    scatter = np.var([audit(groups).mean(axis=0) for _ in range(6000)], axis=0).mean()
+    assert scatter == pytest.approx(4 / count + 9 / queries, rel=0.08)
+    # what is estimated from explaining all queries with the same four banks, many times over
+    together = np.zeros(queries, np.int64)
+    estimates = [grouped_variance(np.stack([audit(together) for _ in range(4)]), groups).mean() for _ in range(400)]
+    assert np.mean(estimates) == pytest.approx(scatter, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (13, 7)])
+def test_the_border_is_that_of_the_tables(size: tuple[int, int]) -> None:
+    inside = np.array([[in_border(row, column, size) for column in range(size[1])] for row in range(size[0])])
+    statistics = map_statistics(inside.astype(np.float64), np.zeros(size, bool))
+    assert inside.mean() == pytest.approx(statistics.border_area)
+    assert statistics.border_share == pytest.approx(1.0)

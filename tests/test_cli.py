@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline import cli
+from pipeline.commands import values
 from pipeline.options import AuditOptions
 
 
@@ -76,13 +77,13 @@ def test_defaults_of_the_command_are_those_of_the_options() -> None:
 @pytest.mark.parametrize(
     ("parse", "text", "value"),
     [
-        (cli._size, "112x96", (112, 96)),
-        (cli._bytes, "512M", 512 * 2**20),
-        (cli._bytes, "4g", 4 * 2**30),
-        (cli._bytes, "1024", 1024),
-        (cli._names, "a, b,", ("a", "b")),
-        (cli._mapping, "query_id=sku,rank=pos", {"query_id": "sku", "rank": "pos"}),
-        (cli._triple, "0.5,0.4,0.3", (0.5, 0.4, 0.3)),
+        (values.size, "112x96", (112, 96)),
+        (values.size_in_bytes, "512M", 512 * 2**20),
+        (values.size_in_bytes, "4g", 4 * 2**30),
+        (values.size_in_bytes, "1024", 1024),
+        (values.names, "a, b,", ("a", "b")),
+        (values.mapping, "query_id=sku,rank=pos", {"query_id": "sku", "rank": "pos"}),
+        (values.three, "0.5,0.4,0.3", (0.5, 0.4, 0.3)),
     ],
 )
 def test_values(parse: object, text: str, value: object) -> None:
@@ -93,12 +94,12 @@ def test_values(parse: object, text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("parse", "text"),
     [
-        (cli._size, "0x5"),
-        (cli._size, "12"),
-        (cli._bytes, "4T"),
-        (cli._mapping, "a="),
-        (cli._triple, "1,2"),
-        (cli._pair, "a,b"),
+        (values.size, "0x5"),
+        (values.size, "12"),
+        (values.size_in_bytes, "4T"),
+        (values.mapping, "a="),
+        (values.three, "1,2"),
+        (values.two, "a,b"),
     ],
 )
 def test_wrong_values_name_what_was_expected(parse: object, text: str) -> None:

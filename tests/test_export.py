@@ -18,6 +18,7 @@ from export.backbones import Normalisation
 from export.checkpoint import Config, build_network, load, save
 from export.onnx import export_command, to_onnx
 from export.parity import attributes_parity, similarity_parity
+from export.prefix import wrap_attributes, wrap_similarity
 from export.similarity import EmbeddingNetwork
 from transforms import bundle as bundles
 from transforms import runtime
@@ -94,7 +95,9 @@ def test_a_bundle_without_attributes(checkpoints: dict[str, Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("function", ["dot", "euclidean"])
-def test_without_the_cosine_embeddings_keep_their_length(function: Any, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_without_the_cosine_embeddings_keep_their_length(
+    function: Any, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
     built = export_command(
         similarity=checkpoints["similarity"], out=tmp_path / "bundle", similarity_function=function, echo=lambda _: None
     )
@@ -141,7 +144,7 @@ def test_a_graph_that_differs_is_not_written(
 
 def test_parity_notices_each_part(checkpoints: dict[str, Path]) -> None:
     _, network = load(checkpoints["similarity"], "similarity")
-    graph = exporting.bundling.wrap_similarity(
+    graph = wrap_similarity(
         to_onnx(network, SIZE, ("embedding",)), preprocessing=exporting._preprocessing(NORMALISATION), size=SIZE
     ).SerializeToString()
     assert similarity_parity(graph, network, NORMALISATION, SIZE, unit=True) < 1e-5
@@ -152,7 +155,7 @@ def test_parity_notices_each_part(checkpoints: dict[str, Path]) -> None:
     _, attributes = load(checkpoints["attributes"], "attributes")
     assert isinstance(attributes, AttributeNetwork)
     served = ServedAttributes(attributes)
-    graph = exporting.bundling.wrap_attributes(
+    graph = wrap_attributes(
         to_onnx(served, SIZE, ("scores", "maps")),
         preprocessing=exporting._preprocessing(NORMALISATION),
         size=SIZE,

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for package in ("transforms", "pipeline", "export") for path in (ROOT / package).rglob("*.py"))
 
+NAME_EXPORT = {f"pipeline.commands.{command}" for command in ("bundle", "export", "train")}
 HEAVY = {"torch", "torchvision"}
 CORE = {"numpy", "scipy", "PIL"}
 
@@ -48,7 +49,7 @@ def test_arrows(path: Path) -> None:
         assert not packages & {"pipeline", "apache_beam"}
     if name.startswith("pipeline"):
         assert not packages & {*HEAVY, "onnx"}
-        assert name == "pipeline.cli" or "export" not in packages
+        assert name in NAME_EXPORT or "export" not in packages
     assert ("fsspec" in packages) <= (name == "transforms.storage")
     assert ("onnxruntime" in packages) <= (name == "transforms.runtime")
     assert not any(

@@ -129,7 +129,8 @@ class SimilarityModel:
         self.dimension = bundle.embedding_size
         self.device = device
         self.provider = PROVIDERS[device]
-        self.fixed = bundle.similarity.batch
+        # cuDNN may choose another algorithm for another batch size, and with it other last bits
+        self.fixed = bundle.similarity.batch or (batch if device == "cuda" else None)
         self.batch = self.fixed or batch
         self._session = session(folder / bundle.similarity.file, device, threads)
         self._keep = np.ones((1, *self.size, 1), np.float32)
@@ -187,7 +188,7 @@ class AttributeModel:
         if bundle.attributes is None:
             raise BundleError("this bundle has no attribute network")
         self.names = bundle.vocabulary
-        self.fixed = bundle.attributes.batch
+        self.fixed = bundle.attributes.batch or (batch if device == "cuda" else None)
         self.batch = self.fixed or batch
         self._session = session(folder / bundle.attributes.file, device, threads)
 

@@ -1,0 +1,101 @@
+"""``whymatch audit``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.commands import values
+from pipeline.commands.common import add_serving, command
+
+
+def add(commands: Any) -> None:
+    parser = command(
+        commands,
+        "audit",
+        _run_audit,
+        "explain every pair of a manifest and write the tables",
+        "Arguments after -- go to Beam's runner.",
+    )
+    data = parser.add_argument_group("what to explain")
+    data.add_argument("--manifest", required=True, nargs="+", help="CSV, JSONL or Parquet files or globs of pairs")
+    data.add_argument("--bundle", required=True, help="model bundle")
+    data.add_argument("--out", required=True, help="folder of the tables; many runs share one")
+    data.add_argument("--run-id", help="name of this run; the time when left out")
+    data.add_argument("--period", help="what the manifest covers, such as 2026-10; goes into the table runs")
+    data.add_argument("--catalogue", help="resolves ids to images, and says which attributes a product has")
+    data.add_argument(
+        "--columns", type=values.mapping, default={}, metavar="OURS=YOURS,…", help="such as query_id=anchor_sku"
+    )
+    data.add_argument(
+        "--keep", type=values.names, default=(), metavar="COLUMN,…", help="manifest columns to keep, as JSON in `extra`"
+    )
+    data.add_argument(
+        "--image-root",
+        action="append",
+        default=[],
+        dest="image_roots",
+        metavar="FOLDER",
+        help="local folder that images may lie in, besides the manifest's and the catalogue's",
+    )
+    data.add_argument(
+        "--allow-http", action="store_true", help="let the manifest name http(s) addresses of public hosts"
+    )
+
+    how = parser.add_argument_group("how to explain")
+    how.add_argument("--method", choices=("rise", "sliding_window"), default="rise", help="saliency method")
+    how.add_argument("--masks", type=int, default=2000, help="RISE: masks a query")
+    how.add_argument("--cells", type=int, default=8, help="RISE: cells a side of a mask's grid")
+    how.add_argument("--keep-probability", type=float, default=0.5, help="RISE: chance that a cell is kept")
+    how.add_argument(
+        "--banks",
+        type=int,
+        default=_default("banks"),
+        help="RISE: independent sets of masks, chosen by the query's content",
+    )
+    how.add_argument("--window", type=int, default=32, help="sliding window: side in pixels")
+    how.add_argument("--stride", type=int, default=4, help="sliding window: step in pixels")
+    how.add_argument(
+        "--fill",
+        default=_default("fill"),
+        help="what hides a pixel: auto (the image's border colour), mean, blur, #rrggbb",
+    )
+    how.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+    how.add_argument("--top", type=int, default=5, help="attributes kept a pair")
+    how.add_argument("--map-size", type=values.size, default=(28, 28), metavar="HxW", help="size of the stored maps")
+
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-failure-rate", type=float, default=0.05, help="exit with 1 where more pairs fail")
+    limits.add_argument("--max-pixels", type=int, default=64_000_000, help="of an image")
+    limits.add_argument("--max-bytes", type=int, default=32 * 2**20, help="of an image file")
+    limits.add_argument(
+        "--memory-limit", type=values.size_in_bytes, default=4 * 2**30, metavar="SIZE", help="of a worker, such as 4G"
+    )
+
+    run = parser.add_argument_group("where to run")
+    run.add_argument("--runner", choices=("local", "spark", "flink", "dataflow"), default="local", help="Beam runner")
+    run.add_argument("--workers", type=int, default=1, help="processes of the local runner")
+    run.add_argument("--batch", type=int, help="forward passes at once; 16 on a CPU, 256 on a GPU")
+    run.add_argument("--shards", type=int, default=8, help="files a table")
+    run.add_argument("--store-embeddings", action="store_true", help="keep embeddings in the table images")
+    add_serving(run)
+
+
+def _default(name: str) -> Any:
+    from pipeline.options import AuditOptions
+
+    return AuditOptions.__dataclass_fields__[name].default
+
+
+def _run_audit(options: argparse.Namespace) -> int:
+    from pipeline import launch
+    from pipeline.options import AuditOptions
+
+    given = {field.name: getattr(options, field.name) for field in fields(AuditOptions)}
+    given["run_id"] = options.run_id or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    given["threads"] = options.threads or launch.default_threads(options.workers)
+    given["manifest"] = tuple(options.manifest)
+    given["image_roots"] = tuple(options.image_roots)
+    return 0 if launch.run(AuditOptions(**given)) else 1

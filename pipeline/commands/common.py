@@ -1,0 +1,48 @@
+"""What the commands' parsers share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+def command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str = ""
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}. {more}".strip(),
+        formatter_class=Formatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default only where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, (), []) or action.required:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def add_serving(parser: Any) -> None:
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "auto"), default="auto", help="cuda fails where it cannot run"
+    )
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads a process; the cores shared among workers when left out"
+    )
+
+
+def find_factories() -> None:
+    """Lets module:factory name a module of the current folder, as `python -m` would."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())

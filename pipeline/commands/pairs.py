@@ -1,0 +1,41 @@
+"""``whymatch pairs``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pipeline.commands.common import add_serving, command
+
+
+def add(commands: Any) -> None:
+    parser = command(
+        commands, "pairs", _run_pairs, "write the manifest of what a model would recommend, by exact search"
+    )
+    parser.add_argument("--catalogue", required=True, help="CSV, JSONL or Parquet with id and image")
+    parser.add_argument("--bundle", required=True, help="model bundle")
+    parser.add_argument("--out", required=True, help="manifest to write: .csv, .jsonl or .parquet")
+    parser.add_argument("--top-k", type=int, default=8, help="references a query")
+    parser.add_argument("--split", help="only products of this split of the catalogue")
+    parser.add_argument("--queries", type=int, help="how many queries, drawn by a hash of their ids; all when left out")
+    parser.add_argument("--seed", type=int, default=0, help="seed of that draw")
+    parser.add_argument("--chunk", type=int, default=256, help="queries searched at once; it bounds memory")
+    parser.add_argument("--batch", type=int, help="forward passes at once; 16 on a CPU, 256 on a GPU")
+    parser.add_argument(
+        "--image-root",
+        action="append",
+        default=[],
+        dest="image_roots",
+        metavar="FOLDER",
+        help="local folder that images may lie in, besides the catalogue's",
+    )
+    parser.add_argument("--allow-http", action="store_true", help="let the catalogue name http(s) addresses of public hosts")
+    add_serving(parser)
+
+
+def _run_pairs(options: argparse.Namespace) -> int:
+    from pipeline.pairs import make_pairs
+
+    names = "catalogue bundle out top_k split queries seed device threads batch chunk image_roots allow_http"
+    make_pairs(**{name: getattr(options, name) for name in names.split()})
+    return 0
