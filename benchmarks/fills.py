@@ -166,10 +166,10 @@ def report(photographs: Photographs, found: FillMeasurements) -> str:
         for a, of in enumerate((*fills, "random region", "centre"))
     ]
     what = f"""{queries} queries × {len(photographs.queries[0].references)} references, {photographs.masks} masks;
-        intervals are bootstraps over queries. The similarity of query and reference is {mean(found["base"]).text()}, a query's
-        cosine to the nearest other photograph {mean(found["itself"]).text()}. The border is
-        {100 * found["border_area"].mean():.0f} % of the area, the background {_percent(found["background_area"])} %.
-        "mean" is {_colour(photographs)}, the colour that the network sees as zero."""
+        intervals are bootstraps over queries. The similarity of query and reference is {mean(found["base"]).text()}, a
+        query's cosine to the nearest other photograph {mean(found["itself"]).text()}. The border is {100 *
+        found["border_area"].mean():.0f} % of the area, the background {_percent(found["background_area"])} %. "mean" is
+        {_colour(photographs)}, the colour that the network sees as zero."""
     hiding = f"""By how much the similarity drops when the {100 * SHARE:.0f} % of the pixels that a map ranks highest
         are hidden. A row is whose map, a column what hides, the judge. The last column: the fill's mean drop over the
         judges that show something else than the fill (a mean difference of at least {SAME:.0f} grey levels on the

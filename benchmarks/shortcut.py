@@ -1,9 +1,11 @@
-"""Does whymatch find a planted shortcut? The badge of the drawn catalogue, for a network that uses it and one that does not.
+"""Does whymatch find a planted shortcut? The badge of the drawn catalogue, for a network that uses it and one that does
+not.
 
     python -m benchmarks.shortcut CATALOGUE_FOLDER BUNDLE [BUNDLE ...]
 
-For pairs of one brand, the badge's, the saliency maps of several mask seeds are compared with where the badge was drawn.
-Beside them stands a check without saliency: is hiding the badge what lowers the similarity most, of all equal boxes?
+For pairs of one brand, the badge's, the saliency maps of several mask seeds are compared with where the badge was
+drawn. Beside them stands a check without saliency: is hiding the badge what lowers the similarity most, of all equal
+boxes?
 """
 
 from __future__ import annotations
@@ -146,9 +148,15 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--references", type=int, default=4)
     options = parser.parse_args()
-    print(
-        "| bundle | pairs | peak near the badge, each seed | median AUC | badge is what hiding hurts most | median drop: badge / worst elsewhere |"
+    columns = (
+        "bundle",
+        "pairs",
+        "peak near the badge, each seed",
+        "median AUC",
+        "hiding the badge hurts most",
+        "median drop",
     )
+    print(f"| {' | '.join(columns)}: badge / worst elsewhere |")
     print("| --- | --- | --- | --- | --- | --- |")
     for bundle in options.bundles:
         found = look(

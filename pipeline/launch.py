@@ -33,8 +33,8 @@ _VERSIONS = ("apache-beam", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow",
 def plan(options: AuditOptions, echo: Echo = print) -> Any:
     """Validates a run and says what it will do; returns the :class:`pipeline.graph.Plan`.
 
-    Raises UsageError for whatever can be known before the first worker starts: a missing file or column, a used run id, a
-    bundle that does not fit, a device that does not work, memory that is not there.
+    Raises UsageError for whatever can be known before the first worker starts: a missing file or column, a used run id,
+    a bundle that does not fit, a device that does not work, memory that is not there.
     """
     from pipeline.graph import Plan
 
@@ -80,7 +80,9 @@ def versions() -> dict[str, str]:
 
 
 def run(options: AuditOptions, echo: Echo = print) -> bool:
-    """Runs an audit to its end and prints its summary; False where more pairs failed than ``--max-failure-rate`` allows."""
+    """Runs an audit to its end and prints its summary; False where more pairs failed than ``--max-failure-rate``
+    allows.
+    """
     from pipeline.summary import summarise
 
     if options.runner == "local":

@@ -154,7 +154,7 @@ def test_a_flipped_byte_is_found(audited: Path, tmp_path: Path) -> None:
     data[len(data) // 3] ^= 0x10
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(data)
-    with pytest.raises(OSError, match="CRC|checksum"):
+    with pytest.raises(OSError, match=r"CRC|checksum"):
         pq.read_table(damaged, page_checksum_verification=True)
 
 

@@ -59,7 +59,7 @@ def test_every_row_becomes_a_pair_or_a_failure(rows: list[dict[str, str]], tmp_p
         assert_that((pairs, failures) | beam.Flatten(), check)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged EXIF; pytest overrides the module's own filter
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of damaged EXIF: pytest overrides our filter
 def test_a_thousand_images_of_which_a_third_are_hostile(bundle: Path, tmp_path: Path) -> None:
     """P3: each case fails for its expected reason, all others are explained, the exit code follows the policy."""
     images = tmp_path / "images"
@@ -132,7 +132,7 @@ def server() -> Iterator[tuple[int, list[str]]]:
     asked: list[str] = []
 
     class Recorder(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             asked.append(self.path)
             self.send_response(200)
             self.end_headers()

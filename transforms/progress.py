@@ -1,7 +1,7 @@
 """Progress of a local run: workers append to one file, the launcher reads it.
 
-Appends of a few bytes are atomic on a local disk, so any number of processes may share the file. Other runners have their
-own dashboards and get no file.
+Appends of a few bytes are atomic on a local disk, so any number of processes may share the file. Other runners have
+their own dashboards and get no file.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ _DRIVERS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs")}  # scheme: module, extr
 _CONFLICT_TRIES = 5
 
 
-class AlreadyPublished(RunError):  # noqa: N818 - the errors of whymatch are named by what happened
+class AlreadyPublished(RunError):
     """Something lies at the address already; it was not touched."""
 
 

@@ -4,8 +4,8 @@ Layout, so that every engine reads all runs as one table::
 
     <out>/<table>/run_id=<id>/part-<shard>.parquet
 
-Schemas do not depend on the manifest. They only ever gain nullable columns; ``schema_version`` counts the times. Types are
-those that DuckDB, Spark 3.5, BigQuery and pandas read alike.
+Schemas do not depend on the manifest. They only ever gain nullable columns; ``schema_version`` counts the times. Types
+are those that DuckDB, Spark 3.5, BigQuery and pandas read alike.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ def part(shard: int) -> str:
 
 
 def to_arrow(table: str, rows: Sequence[Row]) -> pa.Table:
-    """``rows`` as Arrow, in the table's schema; a row with a missing, unknown or null required column is a ValueError."""
+    """``rows`` as Arrow, in the table's schema; a row with a missing, unknown or null required column is a ValueError.
+    """
     schema = SCHEMAS[table]
     for row in rows:
         if unknown := row.keys() - set(schema.names):

@@ -1,6 +1,7 @@
 """Rows to Parquet files, one a shard, and the run's own row when all of them lie there.
 
-A shard is the unit of writing and of commit: its file is built in memory, read back, and published in one conditional put.
+A shard is the unit of writing and of commit: its file is built in memory, read back, and published in one conditional
+put.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def to_parquet(table: pa.Table) -> bytes:
 
 @dataclass(eq=False)
 class FinishRun(beam.PTransform):  # type: ignore[misc]
-    """Adds up all counts and, when every manifest row is accounted for, writes the run's row: a run exists from then on.
+    """Adds up all counts and, when every manifest row is accounted for, writes the run's row: a run exists from then
+    on.
 
     Applied to a tuple of PCollections of ``(name, n)``. ``complete`` turns the sums into the row of the table runs; it
     raises RunError where they do not add up.

@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
         "bundle",
         _run_bundle,
         "make a model bundle of your own ONNX files, without torch (needs the extra 'onnx')",
-        "Nothing is guessed: settings come from these options or from a preprocessor_config.json beside the file, and what "
-        "was used is printed.",
+        "Nothing is guessed: settings come from these options or from a preprocessor_config.json beside the file, "
+        "and what was used is printed.",
     )
     parser.add_argument("--similarity-onnx", required=True, type=Path, metavar="FILE", help="the embedding network")
     parser.add_argument("--attributes-onnx", type=Path, metavar="FILE", help="the attribute network: scores and maps")
@@ -66,8 +66,8 @@ def _run_bundle(options: argparse.Namespace) -> int:
     from export.bundle import bundle_command
 
     names = (
-        "similarity_onnx attributes_onnx vocabulary out input output layout channels scale mean std size resize shorter "
-        "interpolation similarity_function preprocessor_config attributes_input scores_output maps_output activation"
+        "similarity_onnx attributes_onnx vocabulary out input output layout channels scale mean std size resize "
+        "shorter interpolation similarity_function preprocessor_config attributes_input scores_output maps_output activation"
     )
     check = tuple(options.check) if options.check else None
     bundle_command(

@@ -15,7 +15,8 @@ def add(commands: Any) -> None:
         "demo",
         _run_demo,
         "draw a catalogue of garments with known ground truth",
-        "It comes with a manifest of pairs, region masks, and a planted shortcut: one brand's photographs carry a badge.",
+        "It comes with a manifest of pairs, region masks, two model bundles, and a planted shortcut: one brand's "
+        "photographs carry a badge.",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     parser.add_argument("--products", type=int, default=600, help="how many garments")

@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         metavar="FOLDER",
         help="local folder that images may lie in, besides the catalogue's",
     )
-    parser.add_argument("--allow-http", action="store_true", help="let the catalogue name http(s) addresses of public hosts")
+    parser.add_argument("--allow-http", action="store_true", help="let images lie at http(s) addresses of public hosts")
     add_serving(parser)
 
 

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--run-id", help="which run; the last when left out")
     parser.add_argument("--where", metavar="SQL", help='which explanations, such as "border_share > 0.6"')
     parser.add_argument("--count", type=int, default=6, help="how many pairs, of different queries")
-    parser.add_argument("--spread", metavar="COLUMN", help="catalogue column to take pairs from in turn, such as category")
+    parser.add_argument("--spread", metavar="COLUMN", help="catalogue column whose values are taken in turn")
     parser.add_argument(
         "--image-root",
         action="append",
