@@ -20,10 +20,11 @@ audit: $(VENV)/.audit ## explain a drawn catalogue's recommendations; no torch, 
 	@test -e $(OUT)/demo/catalogue.csv || $(BIN)/whymatch demo $(OUT)/demo
 	@$(BIN)/whymatch audit --manifest $(OUT)/demo/pairs.csv --catalogue $(OUT)/demo/catalogue.csv \
 		--bundle $(OUT)/demo/bundles/category --out $(OUT)/audit
-	@printf '\nYour own catalogue and model:\n\
-	  .venv/bin/pip install -e ".[onnx]"\n\
-	  .venv/bin/whymatch bundle --similarity-onnx model.onnx --out bundle --help    # what it has to know of your model\n\
-	  .venv/bin/whymatch audit --manifest pairs.csv --bundle bundle --out tables    # columns: query, reference\n'
+	@echo
+	@echo 'Your own catalogue and model:'
+	@echo '  .venv/bin/pip install onnx'
+	@echo '  .venv/bin/whymatch bundle --help                     # model.onnx and its preprocessing -> bundle'
+	@echo '  .venv/bin/whymatch audit --manifest pairs.csv --bundle bundle --out tables     # columns: query, reference'
 
 test: $(VENV)/.test ## all tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal

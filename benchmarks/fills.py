@@ -165,10 +165,11 @@ def report(photographs: Photographs, found: FillMeasurements) -> str:
         ]
         for a, of in enumerate((*fills, "random region", "centre"))
     ]
+    border = 100 * found["border_area"].mean()
     what = f"""{queries} queries × {len(photographs.queries[0].references)} references, {photographs.masks} masks;
         intervals are bootstraps over queries. The similarity of query and reference is {mean(found["base"]).text()}, a
-        query's cosine to the nearest other photograph {mean(found["itself"]).text()}. The border is {100 *
-        found["border_area"].mean():.0f} % of the area, the background {_percent(found["background_area"])} %. "mean" is
+        query's cosine to the nearest other photograph {mean(found["itself"]).text()}. The border is
+        {border:.0f} % of the area, the background {_percent(found["background_area"])} %. "mean" is
         {_colour(photographs)}, the colour that the network sees as zero."""
     hiding = f"""By how much the similarity drops when the {100 * SHARE:.0f} % of the pixels that a map ranks highest
         are hidden. A row is whose map, a column what hides, the judge. The last column: the fill's mean drop over the

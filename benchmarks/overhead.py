@@ -214,7 +214,7 @@ def _default_out(setting: Setting) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.overhead",
-        description="Measures what explaining costs beyond bare forward passes, against a floor and a plain torch loop.",
+        description="Measures what explaining costs beyond bare forward passes, against a floor and a torch loop.",
     )
     parser.add_argument(
         "--rounds", type=int, default=18, help="rounds; a multiple of 6 balances the order (default: 18)"

@@ -46,7 +46,7 @@ class Finding:
 
 
 def near_badge(peak: tuple[int, int], box: Box, size: tuple[int, int]) -> bool:
-    """Whether the centre of pixel ``peak`` lies within half a cell of ``box`` (top, left, height, width), in the frame."""
+    """Whether the centre of pixel ``peak`` lies within half a cell of ``box`` (top, left, height, width)."""
     top, left, height, width = box
     reach = (size[0] / CELLS / 2, size[1] / CELLS / 2)
     row, column = peak[0] + 0.5, peak[1] + 0.5

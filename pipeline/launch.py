@@ -196,13 +196,13 @@ class Watch:
             return f"embedding images: {embedded:,}" if embedded else "reading the manifest", 0
         now = time.monotonic()
         if self._first is None:
-            self._first = (now, 0)
-        spent = now - self._first[0]
-        eta = spent * (pairs - done) / done if done else 0.0
-        return (
-            f"explaining: {done:,} of {pairs:,} pairs ({done / pairs:.0%}), {_clock(eta)} left",
-            1 + 10 * done // pairs,
-        )
+            self._first = (now, done)
+        since, before = self._first
+        if done > before:
+            left = f", {_clock((now - since) * (pairs - done) / (done - before))} left"
+        else:
+            left = ""
+        return f"explaining: {done:,} of {pairs:,} pairs ({done / pairs:.0%}){left}", 1 + 10 * done // pairs
 
 
 def _clock(seconds: float) -> str:

@@ -120,7 +120,7 @@ class AuditOptions:
         return Limits(max_pixels=self.max_pixels)
 
     def access(self) -> storage.Access:
-        """What image addresses may name: local files beside the manifest and the catalogue, and below ``image_roots``."""
+        """What image addresses may name: local files beside the manifest and the catalogue, and in ``image_roots``."""
         named = (*self.manifest, *filter(None, [self.catalogue]))
         beside = (os.path.dirname(os.path.abspath(address)) for address in named if "://" not in address)
         return storage.Access((*self.image_roots, *beside), allow_http=self.allow_http, max_bytes=self.max_bytes)

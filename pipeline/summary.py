@@ -39,7 +39,8 @@ def summarise(options: AuditOptions, seconds: float, echo: Callable[[str], None]
     echo(f"explained  {explained:,} of {read:,} pairs, {run['queries']:,} queries")
     echo(f"failed     {failed:,}{f': {named}' if named else ''}")
     echo(
-        f"cost       {run['forward_passes']:,} forward passes, {seconds:.1f} s, {explained / seconds:.1f} pairs a second"
+        f"cost       {run['forward_passes']:,} forward passes, {seconds:.1f} s, "
+        f"{explained / seconds:.1f} pairs a second"
     )
     echo(f"tables     {storage.redact(options.out)}/<table>/run_id={options.run_id}/")
     if explained:

@@ -44,7 +44,7 @@ def checkpoint(path: Path, config: Config, *, seed: int = 0) -> Path:
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path) -> dict[str, Path]:
+def checkpoints(tmp_path: Path) -> Any:
     folder = tmp_path / "trained"
     return {
         "similarity": checkpoint(folder / "similarity.pt", SIMILARITY),
@@ -52,7 +52,7 @@ def checkpoints(tmp_path: Path) -> dict[str, Path]:
     }
 
 
-def test_a_bundle_computes_what_torch_computes(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_a_bundle_computes_what_torch_computes(checkpoints: Any, tmp_path: Path) -> None:
     said: list[str] = []
     built = export_command(**checkpoints, out=tmp_path / "bundle", phi=(0.3, 0.7), echo=said.append)
     assert bundles.read(str(tmp_path / "bundle")) == built
@@ -79,7 +79,7 @@ def test_a_bundle_computes_what_torch_computes(checkpoints: dict[str, Path], tmp
     assert served == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
 
 
-def test_served_scores_are_the_sigmoid_of_the_maps_average(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_served_scores_are_the_sigmoid_of_the_maps_average(checkpoints: Any, tmp_path: Path) -> None:
     built = export_command(**checkpoints, out=tmp_path / "bundle", echo=lambda _: None)
     model = runtime.AttributeModel(built, tmp_path / "bundle", "cpu", 1, 4)
     images = np.random.default_rng(0).integers(0, 256, (7, *SIZE, 3), dtype=np.uint8)
@@ -88,16 +88,14 @@ def test_served_scores_are_the_sigmoid_of_the_maps_average(checkpoints: dict[str
     assert scores == pytest.approx(1 / (1 + np.exp(-maps.mean(axis=(2, 3)))), abs=1e-5)
 
 
-def test_a_bundle_without_attributes(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_a_bundle_without_attributes(checkpoints: Any, tmp_path: Path) -> None:
     built = export_command(similarity=checkpoints["similarity"], out=tmp_path / "bundle", echo=lambda _: None)
     assert built.attributes is None
     assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == ["bundle.json", "similarity.onnx"]
 
 
 @pytest.mark.parametrize("function", ["dot", "euclidean"])
-def test_without_the_cosine_embeddings_keep_their_length(
-    function: Any, checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
+def test_without_the_cosine_embeddings_keep_their_length(function: Any, checkpoints: Any, tmp_path: Path) -> None:
     built = export_command(
         similarity=checkpoints["similarity"], out=tmp_path / "bundle", similarity_function=function, echo=lambda _: None
     )
@@ -107,7 +105,7 @@ def test_without_the_cosine_embeddings_keep_their_length(
     assert (built.similarity.parity or 1) < 1e-5
 
 
-def test_half_precision(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_half_precision(checkpoints: Any, tmp_path: Path) -> None:
     whole = export_command(**checkpoints, out=tmp_path / "whole", echo=lambda _: None)
     half = export_command(**checkpoints, out=tmp_path / "half", precision="float16", echo=lambda _: None)
     assert (whole.similarity.precision, half.similarity.precision) == ("float32", "float16")
@@ -126,9 +124,7 @@ def test_a_torchvision_network(tmp_path: Path) -> None:
     assert (built.similarity.parity or 1) < 1e-4
 
 
-def test_a_graph_that_differs_is_not_written(
-    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_graph_that_differs_is_not_written(checkpoints: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def slightly_wrong(network: nn.Module, *rest: Any) -> Any:
         with torch.no_grad():
             next(iter(network.parameters())).mul_(1.01)
@@ -142,7 +138,7 @@ def test_a_graph_that_differs_is_not_written(
     assert [path.name for path in tmp_path.iterdir()] == ["trained"]
 
 
-def test_parity_notices_each_part(checkpoints: dict[str, Path]) -> None:
+def test_parity_notices_each_part(checkpoints: Any) -> None:
     _, network = load(checkpoints["similarity"], "similarity")
     graph = wrap_similarity(
         to_onnx(network, SIZE, ("embedding",)), preprocessing=exporting._preprocessing(NORMALISATION), size=SIZE
@@ -166,7 +162,7 @@ def test_parity_notices_each_part(checkpoints: dict[str, Path]) -> None:
     assert attributes_parity(graph, served, shifted, SIZE) > 1e-4
 
 
-def test_networks_that_saw_different_images_make_no_bundle(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_networks_that_saw_different_images_make_no_bundle(checkpoints: Any, tmp_path: Path) -> None:
     other = checkpoint(tmp_path / "other.pt", replace(ATTRIBUTES, resize=Resize(SIZE, "squash")))
     with pytest.raises(UsageError, match="see the same image"):
         export_command(
@@ -174,7 +170,7 @@ def test_networks_that_saw_different_images_make_no_bundle(checkpoints: dict[str
         )
 
 
-def test_the_wrong_checkpoint(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_the_wrong_checkpoint(checkpoints: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds a network for attributes, expected one for similarity"):
         export_command(similarity=checkpoints["attributes"], out=tmp_path / "bundle", echo=lambda _: None)
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "plain.pt")
@@ -194,7 +190,7 @@ def test_the_wrong_checkpoint(checkpoints: dict[str, Path], tmp_path: Path) -> N
         (lambda content: content["state"].pop("head.bias"), "does not fit its own description"),
     ],
 )
-def test_damaged_checkpoints(change: Any, message: str, checkpoints: dict[str, Path]) -> None:
+def test_damaged_checkpoints(change: Any, message: str, checkpoints: Any) -> None:
     content = torch.load(checkpoints["similarity"], weights_only=True)
     change(content)
     torch.save(content, checkpoints["similarity"])
@@ -217,7 +213,7 @@ def test_a_checkpoint_cannot_choose_which_code_runs(tmp_path: Path, monkeypatch:
     export_command(similarity=path, out=tmp_path / "bundle", factories=["chosen_code:trunk"], echo=lambda _: None)
 
 
-def test_an_existing_folder_is_not_written_over(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_written_over(checkpoints: Any, tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="name a new folder"):
@@ -226,7 +222,7 @@ def test_an_existing_folder_is_not_written_over(checkpoints: dict[str, Path], tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "trained"]
 
 
-def test_the_folders_of_this_machine_stay_out_of_the_bundle(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_the_folders_of_this_machine_stay_out_of_the_bundle(checkpoints: Any, tmp_path: Path) -> None:
     export_command(**checkpoints, out=tmp_path / "bundle", echo=lambda _: None)
     for path in (tmp_path / "bundle").iterdir():
         content = path.read_bytes()

@@ -171,7 +171,7 @@ def test_a_catalogue_without_a_usable_image_is_an_error(tmp_path: Path) -> None:
     photographs = take(tmp_path / "catalogue", products=3)
     for path in (tmp_path / "catalogue" / "images").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(UsageError, match="no image .* can be used: 3 empty"):
+    with pytest.raises(UsageError, match=r"no image .* can be used: 3 empty"):
         load(photographs.catalogue, RESIZE, echo=lambda _: None)
 
 

@@ -67,7 +67,8 @@ def _run_bundle(options: argparse.Namespace) -> int:
 
     names = (
         "similarity_onnx attributes_onnx vocabulary out input output layout channels scale mean std size resize "
-        "shorter interpolation similarity_function preprocessor_config attributes_input scores_output maps_output activation"
+        "shorter interpolation similarity_function preprocessor_config attributes_input scores_output maps_output "
+        "activation"
     )
     check = tuple(options.check) if options.check else None
     bundle_command(
