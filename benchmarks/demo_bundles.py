@@ -14,16 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.shortcut import brand_pairs, look
-from pipeline.demo.embedded import BUNDLES, embedded
-from transforms.core.fill import make_fill
-from transforms.core.images import Limits
-from transforms.core.saliency.methods import RiseMethod
-from transforms.core.similarity import similarities
-from transforms.core.types import Float64
-from transforms.load_image import ImageLoader
-from transforms.models import Models, Serving
-from transforms.storage import Access
+from benchmarks.shortcut import look
+from pipeline.demo import BUNDLES, embedded
 
 
 @dataclass(frozen=True)
@@ -42,29 +34,9 @@ class Agreement:
 
 def agreement(folder: Path, one: str, other: str, *, queries: int = 20, masks: int = 2000) -> Agreement:
     """Compares bundles ``one`` and ``other`` on the badge brand's pairs of the catalogue in ``folder``."""
-    maps = [explain(folder, bundle, queries=queries, masks=masks) for bundle in (one, other)]
-    correlations = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(*maps, strict=True)]
-    near = [
-        float(look(folder, bundle, [0], masks=masks, queries=queries, references=2).near.mean())
-        for bundle in (one, other)
-    ]
-    return Agreement(float(np.median(correlations)), (near[0], near[1]))
-
-
-def explain(folder: Path, bundle: str, *, queries: int, masks: int) -> list[Float64]:
-    """The RISE maps [H, W] of the brand's pairs, in order."""
-    models = Models(Serving(bundle, "cpu", threads=2))
-    load = ImageLoader(Access(roots=(str(folder),)), Limits(), models.bundle.resize)
-    maps: list[Float64] = []
-    for query, others in brand_pairs(folder, queries, 2, seed=0):
-        image = load(query.image)
-        bank = models.bank(RiseMethod(masks=masks, banks=1), image.sha256)
-        fill = make_fill("auto", image.pixels, models.bundle.fill_mean)
-        references = models.similarity.embed(np.stack([load(other.image).pixels for other in others]))
-        base = similarities(references, models.similarity.embed(image.pixels[None]), "cosine")[:, 0]
-        scores = similarities(references, models.similarity.perturbed(image.pixels, bank, fill), "cosine")
-        maps.extend(bank.design.estimate(scores, base))
-    return maps
+    found = [look(folder, bundle, [0], masks=masks, queries=queries, references=2) for bundle in (one, other)]
+    correlations = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(found[0].maps, found[1].maps, strict=True)]
+    return Agreement(float(np.median(correlations)), (float(found[0].near.mean()), float(found[1].near.mean())))
 
 
 def main() -> int:

@@ -11,7 +11,6 @@ boxes?
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +36,15 @@ CELLS = 8
 
 @dataclass(frozen=True)
 class Finding:
-    """What one bundle's maps say of the badge, one entry a pair; ``near`` and ``auc`` are [seeds, pairs]."""
+    """What one bundle's maps say of the badge, one entry a pair; ``near`` and ``auc`` are [seeds, pairs].
+
+    ``maps`` float64 [pairs, H, W] are those of the first seed.
+    """
 
     near: NDArray[np.bool_]
     auc: Float64
     drop_badge: Float64
+    maps: Float64
     drop_elsewhere: Float64  # of the box elsewhere that lowers the similarity most, [pairs]
 
 
@@ -89,7 +92,7 @@ def look(folder: Path, bundle: str, seeds: Sequence[int], *, masks: int, queries
     models = Models(Serving(bundle, "cpu", threads=2))
     load = ImageLoader(Access(roots=(str(folder),)), Limits(), models.bundle.resize)
     boxes = badge_boxes(folder)
-    near, auc, badge, elsewhere = [], [], [], []
+    near, auc, badge, elsewhere, first_maps = [], [], [], [], []
     for query, others in brand_pairs(folder, queries, references, seed=0):
         image = load(query.image)
         box = in_frame(boxes[query.id], image)
@@ -106,6 +109,8 @@ def look(folder: Path, bundle: str, seeds: Sequence[int], *, masks: int, queries
             peaks = [np.unravel_index(int(np.argmax(one)), one.shape) for one in maps]
             near_rows.append([near_badge((int(row), int(column)), box, image.frame.size) for row, column in peaks])
             auc_rows.append([pixel_auc(one, inside) for one in maps])
+            if seed == seeds[0]:
+                first_maps.append(maps)
         near.append(near_rows)
         auc.append(auc_rows)
         first, rest = hiding(image, box, models, embedded, base)
@@ -114,6 +119,7 @@ def look(folder: Path, bundle: str, seeds: Sequence[int], *, masks: int, queries
     return Finding(
         near=np.concatenate(near, axis=1),
         auc=np.concatenate(auc, axis=1),
+        maps=np.concatenate(first_maps),
         drop_badge=np.concatenate(badge),
         drop_elsewhere=np.concatenate(elsewhere),
     )
@@ -176,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

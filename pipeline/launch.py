@@ -198,10 +198,7 @@ class Watch:
         if self._first is None:
             self._first = (now, done)
         since, before = self._first
-        if done > before:
-            left = f", {_clock((now - since) * (pairs - done) / (done - before))} left"
-        else:
-            left = ""
+        left = f", {_clock((now - since) * (pairs - done) / (done - before))} left" if done > before else ""
         return f"explaining: {done:,} of {pairs:,} pairs ({done / pairs:.0%}){left}", 1 + 10 * done // pairs
 
 

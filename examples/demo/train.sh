@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo's bundles from nothing: draw the catalogue, train three small networks, export two bundles. About three minutes.
 #
-#   examples/demo/train.sh OUT [SEED]
+#   examples/demo/train.sh OUT [SEED]            ONLY=similarity leaves the attribute network out
 #
 # OUT/bundles/category  similar = of one category, with an attribute network: what a shop would want
 # OUT/bundles/brand     similar = of one brand: it learns the badge that one brand's photographs carry
@@ -18,8 +18,11 @@ whymatch train similarity --catalogue "$catalogue" --out "$out/category" $networ
   --embedding 64 --epochs 14 --patience 5
 whymatch train similarity --catalogue "$catalogue" --out "$out/brand" $network --similar-by brand \
   --embedding 64 --epochs 5
-whymatch train attributes --catalogue "$catalogue" --out "$out/attributes" $network \
-  --columns category,colour,pattern,sleeve,neckline --epochs 20 --patience 6 --learning-rate 3e-3
-whymatch export --similarity "$out/category/similarity.pt" --attributes "$out/attributes/attributes.pt" \
-  --out "$out/bundles/category"
+attributes=()
+if [ "${ONLY:-}" != similarity ]; then
+  whymatch train attributes --catalogue "$catalogue" --out "$out/attributes" $network \
+    --columns category,colour,pattern,sleeve,neckline --epochs 20 --patience 6 --learning-rate 3e-3
+  attributes=(--attributes "$out/attributes/attributes.pt")
+fi
+whymatch export --similarity "$out/category/similarity.pt" "${attributes[@]}" --out "$out/bundles/category"
 whymatch export --similarity "$out/brand/similarity.pt" --out "$out/bundles/brand"
