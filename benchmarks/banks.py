@@ -121,9 +121,9 @@ def report(photographs: Photographs, found: BankMaps) -> str:
     what = f"""{queries} queries × {found.maps.shape[2]} references, each explained with {banks} independent banks
         of {n} masks. The error is that of the mean map over all queries (28 × 28), root mean square over its pixels,
         in % of the mean map's own standard deviation over pixels, {contrast:.2e}; it is a variance over banks
-        and needs no reference. Correlation is with the mean map that endless masks would give. That these are {queries} queries and
-        not all is an error of {100 * sampling / contrast:.1f} % on the same scale, and shrinks with more of them; what
-        queries share of a bank does not."""
+        and needs no reference. Correlation is with the mean map that endless masks would give. That these are
+        {queries} queries and not all is an error of {100 * sampling / contrast:.1f} % on the same scale, and shrinks
+        with more of them; what queries share of a bank does not."""
     single = f"""Mean maps of two single banks correlate {agreement.mean():.4f} ({agreement.min():.4f} to
         {agreement.max():.4f}). A pair's own map rests on one bank whatever their number: two banks give maps of a
         pair that correlate {_pair_agreement(found.maps).text()}."""

@@ -52,6 +52,8 @@ def export_command(
     """
     if precision not in TOLERANCE:
         raise UsageError(f"precision is {precision!r}, expected {' or '.join(TOLERANCE)}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there already: name a new folder for the bundle")
     config, network = load(similarity, "similarity", factories=factories)
     attribute_config, attribute_network = None, None
     if attributes is not None:

@@ -104,6 +104,15 @@ def test_same_rows_with_more_workers_and_a_shuffled_manifest(
         assert before == after, name
 
 
+def test_chunks_of_references_change_nothing(
+    audited: Path, drawn: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transforms.explain_queries.CHUNK", 2)
+    options = ["--catalogue", str(drawn / "catalogue.csv"), "--max-failure-rate", "0.1", "--keep", "served_score"]
+    assert audit(drawn / "pairs.csv", bundle, tmp_path, "one", *options) == 0
+    assert table(tmp_path, "explanations", "one") == table(audited, "explanations", "one")
+
+
 def test_plain_duckdb_reads_two_runs_of_different_manifests_as_one_table(
     audited: Path, drawn: Path, bundle: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ SIMILARITY = Config("similarity", "export.small:network", Resize(SIZE, "pad"), N
 ATTRIBUTES = Config(
     "attributes", "export.small:network", Resize(SIZE, "pad"), NORMALISATION, vocabulary=("a=1", "a=2", "b=ü")
 )
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tests run side by side, and torch's threads spin while they wait: two processes of two threads take minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def checkpoint(path: Path, config: Config, *, seed: int = 0) -> Path:

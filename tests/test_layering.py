@@ -81,7 +81,7 @@ def test_workers_need_no_torch() -> None:
     code = "import importlib\n" + "".join(
         f"importlib.import_module({name!r})\n" for name in names if "local_worker" not in name
     )
-    done = run_without({*HEAVY, "onnx", "onnxscript", "export"}, code)
+    done = run_without({*HEAVY, "onnx", "onnxscript"}, code)
     assert done.returncode == 0, done.stderr
 
 
@@ -111,3 +111,11 @@ def test_help_imports_neither_beam_nor_torch() -> None:
     done = run_without({*HEAVY, "apache_beam", "onnxruntime", "duckdb", "onnx"}, code)
     assert done.returncode == 0, done.stderr
     assert "--manifest" in done.stdout
+
+
+def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "transforms").mkdir()
+    (tmp_path / "transforms" / "__init__.py").write_text("")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.path.insert(1, {str(ROOT)!r})\nimport pipeline"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "is not whymatch's" in done.stderr

@@ -13,6 +13,7 @@ from apache_beam.utils import shared
 from transforms.core.errors import NonFiniteEmbedding, PairError
 from transforms.core.types import EmbeddedImage, LoadFailure, Pair
 from transforms.load_image import ImageLoader, LoadedImage
+from transforms.metrics import StageMetrics
 from transforms.models import Models, Serving
 from transforms.progress import Progress
 
@@ -47,12 +48,18 @@ def _addresses(pair: Pair) -> Iterator[str]:
 class _Embed(beam.DoFn):  # type: ignore[misc]
     def __init__(self, serving: Serving, load: ImageLoader, handle: shared.Shared, progress: Progress) -> None:
         self._serving, self._load, self._handle, self._progress = serving, load, handle, progress
+        self._metrics = StageMetrics("embed")
 
     def setup(self) -> None:
-        self._models: Models = self._handle.acquire(lambda: Models(self._serving))
+        with self._metrics.loading():
+            self._models: Models = self._handle.acquire(lambda: Models(self._serving))
 
     def process(self, addresses: list[str]) -> Iterable[Outcome]:
-        outcomes = embed(addresses, self._load, self._models)
+        with self._metrics.inference(len(addresses)):
+            outcomes = embed(addresses, self._load, self._models)
+        failed = sum(isinstance(outcome, LoadFailure) for _, outcome in outcomes)
+        self._metrics.items(len(outcomes) - failed)
+        self._metrics.failures(failed)
         self._progress.add("images", len(addresses))
         return outcomes
 

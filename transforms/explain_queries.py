@@ -20,6 +20,7 @@ from transforms.core.maps import background_of
 from transforms.core.saliency.methods import Method
 from transforms.core.types import EmbeddedImage, Failure, Frame, LoadFailure, Pair
 from transforms.load_image import ImageLoader, LoadedImage
+from transforms.metrics import StageMetrics
 from transforms.models import Models, Serving
 from transforms.progress import Progress
 
@@ -94,24 +95,31 @@ def _matched(joined: dict[str, Iterable[Any]], progress: Progress) -> Iterator[A
 class _Explain(beam.DoFn):  # type: ignore[misc]
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._metrics = StageMetrics("explain")
 
     def setup(self) -> None:
-        self._models: Models = self._worker.handle.acquire(lambda: Models(self._worker.serving))
+        with self._metrics.loading():
+            self._models: Models = self._worker.handle.acquire(lambda: Models(self._worker.serving))
 
     def process(self, element: tuple[str, Iterable[Matched]]) -> Iterator[Any]:
         address, matched = element
         items = iter(matched)
         try:
-            query = PreparedQuery.of(self._worker.load(address), self._worker.explainer, self._models)
+            image = self._worker.load(address)
+            bank = self._models.bank(self._worker.explainer.method, image.sha256)
+            with self._metrics.inference(bank.design.n + 1):
+                query = PreparedQuery.of(image, self._worker.explainer, self._models)
         except PairError as error:
             for pair, _ in items:
                 self._worker.progress.add("done")
+                self._metrics.failures()
                 yield pvalue.TaggedOutput("failures", Failure.of(pair, error))
             return
         yield pvalue.TaggedOutput("counts", ("queries", 1))
         yield pvalue.TaggedOutput("counts", ("forward_passes", query.passes))
         while chunk := list(islice(items, CHUNK)):
             yield from query.rows(chunk, self._worker.explainer, self._models)
+            self._metrics.items(len(chunk))
             self._worker.progress.add("done", len(chunk))
 
 

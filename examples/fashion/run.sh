@@ -20,15 +20,16 @@ answer() { step "$2"; whymatch sql "$out/tables" "$(cat "$here/$1.sql")"; }
 if [ ! -e "$out/bundle/bundle.json" ]; then
   step "train the similarity network: products of one type and colour are similar"
   whymatch train similarity --catalogue "$catalogue" --out "$out/similarity" $network \
-    --similar-by article_type,base_colour --epochs 8 --patience 3 --learning-rate 5e-4 --trunk-rate 0.3
+    --similar-by article_type,base_colour --epochs 7 --patience 3 --learning-rate 1e-3 --trunk-rate 0.3 --frozen 0.35
   step "train the attribute network"
   whymatch train attributes --catalogue "$catalogue" --out "$out/attributes" $network \
-    --columns article_type,base_colour,gender,usage --min-count 20 --epochs 8 --patience 3 --learning-rate 1e-3 --trunk-rate 0.3
+    --columns article_type,base_colour,gender,usage --min-count 20 --epochs 7 --patience 3 --learning-rate 1e-3 --trunk-rate 0.3 --frozen 0.35
   step "export both to ONNX"
   whymatch export --similarity "$out/similarity/similarity.pt" --attributes "$out/attributes/attributes.pt" \
     --factory benchmarks.efficientnet_lite:efficientnet_lite0 --out "$out/bundle"
 fi
 step "what would the model recommend?"
+rm -f "$out/pairs.csv"
 whymatch pairs --catalogue "$catalogue" --bundle "$out/bundle" --split test --queries 320 --top-k 8 --out "$out/pairs.csv"
 
 now=$(date +%Y%m%dT%H%M%S)
@@ -42,5 +43,5 @@ answer attributes_by_type "which attributes explain the matches of each article 
 answer contradicted "matches whose first attribute the reference does not have"
 answer border "matches explained by the image's border, under two fills"
 step "six pairs"
-whymatch show "$out/tables" --run-id "fill-auto-$now" --image-root "$(dirname "$catalogue")" --count 6 --out "$out/pairs.png"
+whymatch show "$out/tables" --run-id "fill-auto-$now" --image-root "$(dirname "$catalogue")" --count 6 --spread article_type --out "$out/pairs.png"
 step "done"

@@ -85,6 +85,12 @@ def add(commands: Any) -> None:
         how.add_argument(
             "--trunk-rate", type=float, default=1.0, help="the backbone's learning rate as a part of that; 0 freezes it"
         )
+        how.add_argument(
+            "--frozen",
+            type=float,
+            default=0.0,
+            help="share of the backbone's layers, from the input on, that are not trained",
+        )
         how.add_argument("--weight-decay", type=float, default=1e-4, help="of AdamW")
         how.add_argument("--seed", type=int, default=0, help="seed of every random draw")
         how.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all cores")
@@ -117,7 +123,18 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
     given = [options.scale, options.mean, options.std]
     if any(value is not None for value in given) and None in given:
         raise UsageError("--scale, --mean and --std go together: give all three, or none for the backbone's own")
-    recipe = ("epochs", "patience", "batch", "learning_rate", "trunk_rate", "weight_decay", "seed", "threads", "device")
+    recipe = (
+        "epochs",
+        "patience",
+        "batch",
+        "learning_rate",
+        "trunk_rate",
+        "frozen",
+        "weight_decay",
+        "seed",
+        "threads",
+        "device",
+    )
     roots = (*options.image_roots, os.path.dirname(os.path.abspath(options.catalogue)))
     return {
         "catalogue": options.catalogue,
