@@ -27,6 +27,8 @@ from benchmarks import contenders
 from benchmarks.contenders import ATTRIBUTES, DIMENSION, SIZE, Setting
 from benchmarks.machine import graphics, markdown_table, paragraph, processor, versions, write
 from benchmarks.statistics import Interval, balanced_orders, median_of_ratios
+from transforms.core.errors import UsageError
+from transforms.runtime import resolve_device
 
 CONTENDERS: dict[str, Callable[[Path, Setting], Callable[[], None]]] = {
     "floor": contenders.floor,
@@ -52,8 +54,13 @@ Times = Mapping[str, list[float]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures, prints and writes the table; 1 where a target is missed on a CPU."""
+    """Measures, prints and writes the table; 1 where a target is missed on a CPU, 2 where the device is not there."""
     options = _parser().parse_args(arguments)
+    try:
+        resolve_device(options.device)
+    except UsageError as error:
+        print(f"overhead: {error}", file=sys.stderr)
+        return 2
     batch = options.batch or (16 if options.device == "cpu" else 256)
     threads = options.threads or len(os.sched_getaffinity(0))
     setting = Setting(options.masks, batch, threads, options.device, options.precision)
@@ -167,6 +174,8 @@ def _serve(connection: Connection, name: str, folder: Path, setting: Setting) ->
             run()
             connection.send(("seconds", time.perf_counter() - start))
         connection.send(("memory", (loaded, _memory("VmHWM"))))
+    except UsageError as error:
+        connection.send(("error", str(error)))
     except Exception:  # the parent says what a child died of
         connection.send(("error", traceback.format_exc()))
 

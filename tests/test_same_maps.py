@@ -58,11 +58,11 @@ def test_layouts_and_channel_orders_give_the_same_maps(
     for layout in ("nchw", "nhwc"):
         for channels in ("rgb", "bgr"):
             file = tmp_path / f"{layout}-{channels}.onnx"
-            onnx.save(network(layout=layout, channels=channels), file)  # type: ignore[arg-type]
+            onnx.save(network(layout=layout, channels=channels), file)
             step = 1 if channels == "rgb" else -1
             out = tmp_path / f"bundle-{layout}-{channels}"
             bundle_command(
-                similarity_onnx=file, out=out, layout=layout, channels=channels, scale=1 / 255,  # type: ignore[arg-type]
+                similarity_onnx=file, out=out, layout=layout, channels=channels, scale=1 / 255,
                 mean=MEAN[::step], std=STD[::step], resize=resize, interpolation="bilinear", echo=lambda _: None,  # type: ignore[arg-type]
             )  # fmt: skip
             maps.append(saliency(out, photographs, method)[0])

@@ -168,7 +168,7 @@ def part(shard: int) -> str:
 
 
 def to_arrow(table: str, rows: Sequence[Row]) -> pa.Table:
-    """``rows`` as Arrow, in the table's schema; a row with a missing, unknown or null required column is a ValueError."""
+    """``rows`` as Arrow, in the table's schema; ValueError for a row with an unknown or a missing required column."""
     schema = SCHEMAS[table]
     for row in rows:
         if unknown := row.keys() - set(schema.names):
