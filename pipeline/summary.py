@@ -45,7 +45,10 @@ def summarise(options: AuditOptions, seconds: float, echo: Callable[[str], None]
     echo(f"tables     {storage.redact(options.out)}/<table>/run_id={options.run_id}/")
     if explained:
         _ask(options, ATTRIBUTES_QUESTION if run["attribute_model_id"] else MAPS_QUESTION, echo)
-    rate = failed / read if read else 0.0
+    if not read:
+        echo("FAILED: the manifest has no rows; an audit of nothing is no assurance")
+        return False
+    rate = failed / read
     if rate > options.max_failure_rate:
         echo(f"FAILED: {rate:.1%} of the pairs failed, more than --max-failure-rate {options.max_failure_rate:.1%}")
         return False

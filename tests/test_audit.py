@@ -189,6 +189,11 @@ def test_what_is_wrong_is_said_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_manifest_without_rows_is_no_success(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("query,reference\n")
+    assert audit(tmp_path / "empty.csv", bundle, tmp_path / "out", "empty") == 1
+
+
 def test_ids_need_a_catalogue(drawn: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(drawn / "pairs.csv", bundle, tmp_path, "none") == 2
     assert "--catalogue" in capsys.readouterr().err

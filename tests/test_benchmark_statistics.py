@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks import overhead
 from benchmarks.banks import grouped_variance, in_border, shared_variance
+from benchmarks.contenders import Setting
 from benchmarks.statistics import Interval, balanced_orders, bootstrap, mean, median_of_ratios
 from transforms.core.maps import map_statistics
 
@@ -121,3 +123,25 @@ def test_the_border_is_that_of_the_tables(size: tuple[int, int]) -> None:
     statistics = map_statistics(inside.astype(np.float64), np.zeros(size, bool))
     assert inside.mean() == pytest.approx(statistics.border_area)
     assert statistics.border_share == pytest.approx(1.0)
+
+
+def test_the_page_on_overhead_judges_the_lower_end_of_a_ratio() -> None:
+    floor = [1.0, 2.0, 4.0]
+    factors = {
+        "floor, again": 1.0,
+        "whymatch, 1 reference": 1.04,
+        "whymatch, 8 references": 1.04 * 1.2,
+        "torch loop, 1 reference": 5.2,
+        "torch loop, 8 references": 5.2,
+    }
+    times = {"floor": floor, **{name: [factor * time for time in floor] for name, factor in factors.items()}}
+    ratios = {label: median_of_ratios(times[above], times[below]) for label, above, below, _ in overhead.RATIOS}
+    memory = dict.fromkeys(overhead.CONTENDERS, (64 * 2**20, 2**30))
+    page = overhead.report(Setting(masks=99, threads=1), 3, times, ratios, memory)
+    assert "| whymatch, 1 reference / floor       | 1.040 (1.040 to 1.040) | 1.05: met         |" in page
+    assert "| whymatch, 8 references / 1          | 1.200 (1.200 to 1.200) | 1.10: missed      |" in page
+    assert "| torch loop / whymatch, 1 reference  | 5.000 (5.000 to 5.000) |" in page
+    assert (
+        "| floor                    | 2.000            | 50              | 64                    | 1,024     |" in page
+    )
+    assert "100 forward passes an explanation" in page
