@@ -15,13 +15,13 @@ network="--backbone export.small:network --size 96x72 --seed $seed"
 whymatch demo "$out/catalogue"
 catalogue=$out/catalogue/catalogue.csv
 whymatch train similarity --catalogue "$catalogue" --out "$out/category" $network --similar-by category \
-  --embedding 64 --epochs 14 --patience 5
+  --embedding 64 --epochs 40 --learning-rate 3e-3
 whymatch train similarity --catalogue "$catalogue" --out "$out/brand" $network --similar-by brand \
   --embedding 64 --epochs 5
 attributes=()
 if [ "${ONLY:-}" != similarity ]; then
   whymatch train attributes --catalogue "$catalogue" --out "$out/attributes" $network \
-    --columns category,colour,pattern,sleeve,neckline --epochs 20 --patience 6 --learning-rate 3e-3
+    --columns category,colour,pattern,sleeve,neckline --epochs 40 --learning-rate 3e-3
   attributes=(--attributes "$out/attributes/attributes.pt")
 fi
 whymatch export --similarity "$out/category/similarity.pt" "${attributes[@]}" --out "$out/bundles/category"
