@@ -1,4 +1,4 @@
-"""The distribution ``whymatch``. Apache Beam's stager builds from this file with whatever setuptools the launcher has."""
+"""The distribution ``whymatch``. Beam's stager builds from this file with whatever setuptools the launcher has."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.banks import in_border
 from benchmarks.machine import markdown_table, paragraph
 from benchmarks.photographs import Given, Photographs, Query, nearest, with_progress
-from benchmarks.statistics import Interval, bootstrap, mean
+from benchmarks.statistics import mean
 from transforms.core.maps import background_of, map_statistics
 from transforms.core.saliency.rise import rise
 from transforms.core.similarity import similarities
@@ -158,11 +158,7 @@ def report(photographs: Photographs, found: FillMeasurements) -> str:
         for f, fill in enumerate(fills)
     ]
     drops = [
-        [
-            of,
-            *(mean(drop[:, a, b]).text() for b in range(len(judges))),
-            _generalises(found, a).text(2) if a in every else "",
-        ]
+        [of, *(mean(drop[:, a, b]).text() for b in range(len(judges)))]
         for a, of in enumerate((*fills, "random region", "centre"))
     ]
     border = 100 * found["border_area"].mean()
@@ -172,9 +168,11 @@ def report(photographs: Photographs, found: FillMeasurements) -> str:
         {border:.0f} % of the area, the background {_percent(found["background_area"])} %. "mean" is
         {_colour(photographs)}, the colour that the network sees as zero."""
     hiding = f"""By how much the similarity drops when the {100 * SHARE:.0f} % of the pixels that a map ranks highest
-        are hidden. A row is whose map, a column what hides, the judge. The last column: the fill's mean drop over the
-        judges that show something else than the fill (a mean difference of at least {SAME:.0f} grey levels on the
-        image), divided by the random region's drop under the same judges."""
+        are hidden. A row is whose map, a column what hides, the judge; each map does well before its own. "Centre"
+        hides the pixels nearest to the image's centre, where products are."""
+    duels = f"""Two fills' maps before a judge that is neither (it differs from both by {SAME:.0f} grey levels or more
+    on
+        most images): difference of the drops, above 0 where the first map finds what matters more."""
     return f"""## Which fill
 
 {paragraph(what)}
@@ -187,10 +185,9 @@ Correlation of the maps under two fills, same masks:
 
 {paragraph(hiding)}
 
-{markdown_table(["map of", *(f"by {judge}" for judge in judges), "other judges, × random"], drops)}
+{markdown_table(["map of", *(f"by {judge}" for judge in judges)], drops)}
 
-Two fills' maps before a judge that is neither: difference of the drops, above 0 where the first finds what
-matters more.
+{paragraph(duels)}
 
 {markdown_table(["judge", "maps of", "difference (95 % interval)"], _duels(found))}
 """
@@ -208,14 +205,6 @@ def _duels(found: FillMeasurements) -> list[list[str]]:
             difference = mean(drop[:, one, b] - drop[:, other, b])
             rows.append([judge, f"{found.fills[one]} − {found.fills[other]}", difference.text()])
     return rows
-
-
-def _generalises(found: FillMeasurements, a: int) -> Interval:
-    """Mean drop of fill ``a``'s maps over other judges, divided by the random region's under the same ones."""
-    drop, other = found["drop"], 1 - found["same"][:, a]
-    random = len(found.fills)
-    above, below = (drop[:, a] * other).sum(axis=1), (drop[:, random] * other).sum(axis=1)
-    return bootstrap(lambda drawn: float(above[drawn].sum() / below[drawn].sum()), len(above))
 
 
 def _without_top(saliency: Float64) -> Float32:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,10 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"whymatch: {_safe(error)}", file=sys.stderr)
         return 3
     except BrokenPipeError:
+        # whoever read the answer has enough of it; a command that was still at work has not done it
         sys.stderr.close()
-        return 0
+        return 0 if options.command == "sql" else 3
     except KeyboardInterrupt:
         print("whymatch: interrupted; nothing of an unfinished run counts", file=sys.stderr)
+        return 3
+    except Exception:
+        # a defect of ours, or a fault of the machine: a traceback may quote an address
+        print(f"whymatch: the run broke\n{_redacted(traceback.format_exc())}", file=sys.stderr)
         return 3
 
 
@@ -58,9 +64,13 @@ def _complain(error: UsageError) -> int:
 
 
 def _safe(error: Exception) -> str:
+    return _redacted(str(error))
+
+
+def _redacted(text: str) -> str:
     from transforms import storage
 
-    return storage.redact(str(error))
+    return storage.redact(text)
 
 
 def build_parser() -> argparse.ArgumentParser:

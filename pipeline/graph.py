@@ -43,16 +43,17 @@ def build(pipeline: Any, plan: Plan) -> Any:
     """Adds the audit to ``pipeline`` and returns the PCollection that holds the run's row."""
     options = plan.options
     handle = shared.Shared()
-    load = ImageLoader(options.access(), options.limits(), plan.bundle.resize)
+    load = ImageLoader(options.access(plan.files), options.limits(), plan.bundle.resize)
     explainer = Explainer(options.saliency_method(), options.fill, options.top, options.map_size)
 
     read = pipeline | "Pairs" >> ReadPairs(plan.files, options.columns, options.keep, plan.bundle.conditions)
     pairs, failures, rows = read["pairs"], [read["failures"]], []
     if options.catalogue:
+        columns = frozenset(name.partition("=")[0] for name in plan.bundle.vocabulary)
         products = pipeline | "Catalogue" >> beam.Create([options.catalogue]) | "Products" >> beam.FlatMap(_products)
         rows.append(products | "ProductRows" >> beam.Map(lambda product: ("products", tables.product_row(product))))
         for side in ("query", "reference"):
-            resolved = (pairs, products) | f"Resolve {side}" >> ResolveProducts(side)
+            resolved = (pairs, products) | f"Resolve {side}" >> ResolveProducts(side, columns)
             pairs = resolved.pairs
             failures.append(resolved.failures)
     rows.append(pairs | "Strata" >> CountStrata())

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.options import AuditOptions, plan_memory
 from transforms import bundle as bundles
 from transforms import catalogue, manifest, storage, tables
+from transforms.addresses import is_local
 from transforms.core import images, memory
 from transforms.core.errors import RunError, UsageError, WhymatchError
 from transforms.core.types import Failure
@@ -39,8 +40,13 @@ def plan(options: AuditOptions, echo: Echo = print) -> Any:
     from pipeline.graph import Plan
 
     images.require_safe_decoder()
-    device = resolve_device(options.device)
+    _check_reach(options)
+    local = options.runner == "local"
+    # workers elsewhere have devices of their own: they settle what "auto" means
+    device = resolve_device(options.device) if local else "cpu"
     bundle = bundles.read(options.bundle)
+    if bundle.conditions:
+        raise UsageError(f"the bundle has the conditions {', '.join(bundle.conditions)}; audits do not apply any yet")
     files = tuple(file for pattern in options.manifest for file in storage.expand(pattern))
     for file in files:
         manifest.check_header(
@@ -53,13 +59,15 @@ def plan(options: AuditOptions, echo: Echo = print) -> Any:
             f"{options.out} already holds a run {options.run_id}; choose another --run-id, or another --out"
         )
     memory_plan, hold = plan_memory(options, bundle, device)
-    serving = Serving(options.bundle, device, options.threads, options.batch_size(device), hold)
+    serving = Serving(options.bundle, device, options.threads, options.batch, hold)
     models = Models(serving)  # opens every session once: what cannot run fails here, not in a worker
+    if not local:
+        serving = replace(serving, device=options.device)
     method = options.saliency_method()
     n = method.design(bundle.resize.size, 0).n
     echo(
         f"run {options.run_id}: {len(files)} manifest file{'s' * (len(files) != 1)}, {method.name} with {n:,} masks, "
-        f"fill {options.fill}, {models.similarity.provider}"
+        f"fill {options.fill}, {models.similarity.provider if local else f'{options.runner}, device {options.device}'}"
     )
     echo(
         f"memory: {memory.megabytes(memory_plan.total)} a worker beyond its libraries"
@@ -127,7 +135,7 @@ def _runner(options: AuditOptions) -> Any:
         # FnApiRunner by name: the bare DirectRunner tries to download another engine
         if options.workers == 1:
             return FnApiRunner()
-        command = f"{shlex.quote(sys.executable)} -m pipeline.local_worker"
+        command = f"{shlex.quote(sys.executable)} -P -m pipeline.local_worker"
         return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command_string=command))
     return {"spark": "SparkRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}[options.runner]
 
@@ -144,6 +152,13 @@ def _beam_options(options: AuditOptions) -> Any:
 def _cause(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def _check_reach(options: AuditOptions) -> None:
+    """Workers of Dataflow see no disk of this machine; those of other clusters only what they share."""
+    named = (*options.manifest, options.bundle, options.out, *filter(None, [options.catalogue]))
+    if options.runner == "dataflow" and (local := [address for address in named if is_local(address)]):
+        raise UsageError(f"--runner dataflow: its workers cannot reach {local[0]}; copy it to gs:// or s3://")
 
 
 def _check_catalogue(address: str, echo: Echo) -> None:
@@ -207,7 +222,9 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
-def default_threads(workers: int) -> int:
-    """CPU threads a worker: the machine's cores shared among them."""
+def default_threads(workers: int, runner: str = "local") -> int:
+    """CPU threads a worker: this machine's cores shared among them; 1 elsewhere, where a core has its own worker."""
+    if runner != "local":
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // workers)

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from transforms import storage
+from transforms import manifest, storage
+from transforms.addresses import is_local, local_path
 from transforms.bundle import Bundle
 from transforms.core import memory
 from transforms.core.errors import UsageError
@@ -19,19 +20,6 @@ from transforms.core.images import Limits
 from transforms.core.saliency.methods import Method, RiseMethod, SlidingWindowMethod
 
 Runner = Literal["local", "spark", "flink", "dataflow"]
-
-RESERVED = (
-    "query",
-    "reference",
-    "query_id",
-    "reference_id",
-    "pair_id",
-    "condition",
-    "rank",
-    "served_score",
-    "served_model",
-)
-"""The manifest columns that whymatch knows, by its own names for them."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class AuditOptions:
     threads: int = 1
     batch: int | None = None
     workers: int = 1
-    memory_limit: int = 4 * 2**30
+    memory_limit: int = 6 * 2**30
     max_pixels: int = 64_000_000
     max_bytes: int = 32 * 2**20
     image_roots: tuple[str, ...] = ()
@@ -90,6 +78,7 @@ class AuditOptions:
         _require(0 < self.keep_probability < 1, "keep_probability", self.keep_probability, "between 0 and 1")
         _require(0 <= self.max_failure_rate <= 1, "max_failure_rate", self.max_failure_rate, "from 0 to 1")
         _require(self.batch is None or self.batch >= 1, "batch", self.batch, "at least 1")
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
         _require(min(self.map_size) >= 1, "map_size", self.map_size, "at least 1x1")
         _require(bool(self.manifest), "manifest", self.manifest, "at least one address")
         _require(
@@ -98,8 +87,8 @@ class AuditOptions:
             self.run_id,
             "a letter, then at most 99 letters, digits, '.', '_' or '-'",
         )
-        unknown = sorted(self.columns.keys() - set(RESERVED))
-        _require(not unknown, "columns", unknown, f"among {', '.join(RESERVED)}")
+        unknown = sorted(self.columns.keys() - set(manifest.COLUMNS))
+        _require(not unknown, "columns", unknown, f"among {', '.join(manifest.COLUMNS)}")
         try:
             check_fill(self.fill)
         except ValueError as error:
@@ -111,19 +100,16 @@ class AuditOptions:
             return SlidingWindowMethod(self.window, self.stride)
         return RiseMethod(self.masks, self.cells, self.keep_probability, self.seed, self.banks)
 
-    def batch_size(self, device: Literal["cpu", "cuda"]) -> int:
-        """Forward passes at once: small on a CPU, where larger batches leave the cache and are slower."""
-        return self.batch or (16 if device == "cpu" else 256)
-
     def limits(self) -> Limits:
         """What is decoded at most."""
         return Limits(max_pixels=self.max_pixels)
 
-    def access(self) -> storage.Access:
-        """What image addresses may name: local files beside the manifest and the catalogue, and in ``image_roots``."""
-        named = (*self.manifest, *filter(None, [self.catalogue]))
-        beside = (os.path.dirname(os.path.abspath(address)) for address in named if "://" not in address)
-        return storage.Access((*self.image_roots, *beside), allow_http=self.allow_http, max_bytes=self.max_bytes)
+    def access(self, files: tuple[str, ...]) -> storage.Access:
+        """What image addresses may name: local files beside ``files`` and the catalogue, and in ``image_roots``."""
+        named = filter(is_local, (*files, *filter(None, [self.catalogue])))
+        beside = (os.path.dirname(os.path.abspath(local_path(address))) for address in named)
+        roots = (os.path.abspath(local_path(root)) for root in self.image_roots)
+        return storage.Access((*roots, *beside), allow_http=self.allow_http, max_bytes=self.max_bytes)
 
     def recorded(self) -> dict[str, Any]:
         """The options as they go into the run's row: every address without its credentials."""
@@ -135,11 +121,14 @@ def plan_memory(
 ) -> tuple[memory.MemoryPlan, bool]:
     """The memory that one worker needs, and whether it may keep its mask banks; UsageError where it cannot fit."""
     method = options.saliency_method()
-    design = method.design(bundle.resize.size, 0)
+    try:
+        design = method.design(bundle.resize.size, 0)
+    except ValueError as error:
+        raise UsageError(f"this bundle's frame and the options do not fit: {error}") from None
     fixed: dict[str, Any] = {
         "masks": design.n,
         "size": bundle.resize.size,
-        "batch": options.batch_size(device),
+        "batch": options.batch or memory.DEFAULT_BATCH[device],
         "dimension": bundle.embedding_size,
         "chunk": 256,
         "grid": options.cells**2 if options.method == "rise" else 1,

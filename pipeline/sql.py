@@ -133,5 +133,5 @@ def _duckdb() -> Any:
     try:
         import duckdb
     except ImportError:
-        raise MissingDependency("queries need DuckDB. Run: pip install 'whymatch[sql]'") from None
+        raise MissingDependency("queries need DuckDB. Run: pip install duckdb") from None
     return duckdb

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.options import AuditOptions
 from transforms import storage, tables
-from transforms.core.errors import MissingDependency
+from transforms.core.errors import MissingDependency, RunError
 
 ATTRIBUTES_QUESTION = """
 -- Which attributes explain the matches, and does the catalogue say that the reference has them?
@@ -29,7 +29,10 @@ FROM explanations WHERE run_id = '{run_id}'
 
 def summarise(options: AuditOptions, seconds: float, echo: Callable[[str], None] = print) -> bool:
     """Prints a finished run's summary; False where its failure rate is over ``--max-failure-rate``."""
-    (run,) = _read(options, "runs").to_pylist()
+    runs = _read(options, "runs").to_pylist()
+    if not runs:
+        raise RunError(f"the pipeline ended, but {storage.redact(options.out)} holds no row of run {options.run_id}")
+    (run,) = runs
     reasons = Counter(_read(options, "failures", ["reason"]).column("reason").to_pylist())
     read, explained, failed = run["rows_read"], run["pairs_explained"], run["pairs_failed"]
     named = ", ".join(
@@ -69,4 +72,6 @@ def _ask(options: AuditOptions, question: str, echo: Callable[[str], None]) -> N
 def _read(options: AuditOptions, table: str, columns: list[str] | None = None) -> pa.Table:
     """One table of the finished run."""
     files = storage.list_files(tables.folder(options.out, table, options.run_id))
+    if not files:
+        return tables.SCHEMAS[table].empty_table()
     return pa.concat_tables(pq.read_table(io.BytesIO(storage.read_file(file)), columns=columns) for file in files)

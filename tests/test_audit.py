@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -12,6 +14,8 @@ import pytest
 
 from tests.audits import audit, read_csv, table, write_csv
 from transforms import tables
+from transforms.storage import AlreadyPublished
+from transforms.write_tables import WriteTables
 
 TIMES = ("started", "finished", "configuration", "versions")
 
@@ -178,6 +182,8 @@ def test_a_flipped_byte_is_found(audited: Path, tmp_path: Path) -> None:
         (["--memory-limit", "1M"], "--memory-limit"),
         (["--bundle", "no-such-bundle"], "no-such-bundle"),
         (["--keep", "colour_of_sky"], "colour_of_sky"),
+        (["--cells", "300"], "300"),
+        (["--seed", "-1"], "--seed"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_work(
@@ -187,6 +193,53 @@ def test_what_is_wrong_is_said_before_any_work(
     assert audit(drawn / "pairs.csv", bundle, tmp_path / "out", "wrong", *named) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_images_lie_beside_each_file_of_a_pattern(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+    image = (drawn / "images" / "garment-0001.jpg").read_bytes()
+    for month in ("a", "b"):
+        (tmp_path / "in" / month).mkdir(parents=True)
+        (tmp_path / "in" / month / f"{month}.jpg").write_bytes(image)
+        write_csv(tmp_path / "in" / month / "pairs.csv", [{"query": f"{month}.jpg", "reference": f"{month}.jpg"}])
+    assert audit(f"{tmp_path}/in/*/pairs.csv", bundle, tmp_path / "out", "folders") == 0
+    assert len(table(tmp_path / "out", "explanations", "folders")) == 2
+
+
+def test_a_retried_shard_and_a_retried_end_are_no_conflict(tmp_path: Path) -> None:
+    step = WriteTables(str(tmp_path), "r", 1, ())
+    row: tables.Row = {"stratum": "all", "queries": 1, "sampled_queries": 1, "pairs": 2, "rate": 1.0}
+    assert step._write(("strata", 0), [row]) == step._write(("strata", 0), [row]) == ("rows:strata", 1)
+    with pytest.raises(AlreadyPublished):
+        step._write(("strata", 0), [{**row, "pairs": 3}])
+
+
+def test_nobody_listening_changes_no_exit_code(drawn: Path, bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "audit", "--manifest", str(drawn / "pairs.csv"), "--bundle"]
+    command += [str(bundle), "--out", str(tmp_path), "--catalogue", str(drawn / "catalogue.csv"), "--masks", "5"]
+    with subprocess.Popen([*command, "--max-failure-rate", "0"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+    assert process.returncode == 1
+
+
+def test_a_defect_is_a_broken_run_and_its_traceback_is_redacted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], drawn: Path, bundle: Path, tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("s3://key:s3cr3t@bucket/a")
+
+    monkeypatch.setattr("pipeline.launch.plan", fail)
+    assert audit(drawn / "pairs.csv", bundle, tmp_path, "defect") == 3
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said
+    assert "s3cr3t" not in said
+
+
+def test_local_paths_cannot_go_to_dataflow(
+    drawn: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit(drawn / "pairs.csv", bundle, tmp_path, "far", "--runner", "dataflow") == 2
+    assert "cannot reach" in capsys.readouterr().err
 
 
 def test_a_manifest_without_rows_is_no_success(bundle: Path, tmp_path: Path) -> None:

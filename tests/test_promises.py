@@ -117,7 +117,11 @@ def test_no_secret_leaves(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFix
         for other in addresses
     ]
     manifest = write_csv(tmp_path / "pairs.csv", rows)
-    assert audit(manifest, bundle, tmp_path / "out", "secrets", "--keep", "note", "--allow-http") == 1
+    product = {"id": "1", "image": f"a.png?sig={SECRET}", "cdn": f"https://u:{SECRET}@x/a.png?X-Amz-Signature={SECRET}"}
+    catalogue = write_csv(tmp_path / "catalogue.csv", [product])
+    options = ["--keep", "note", "--allow-http", "--catalogue", str(catalogue)]
+    assert audit(manifest, bundle, tmp_path / "out", "secrets", *options) == 1
+    assert table(tmp_path / "out", "products", "secrets")
     said = capfd.readouterr()
     assert SECRET not in said.out + said.err
     assert len(table(tmp_path / "out", "failures", "secrets")) == len(rows)

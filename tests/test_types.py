@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import pickle
 
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.core.errors import NotFound, StorageFault
-from transforms.core.types import EmbeddedImage, Failure, Frame, LoadFailure, Pair, Product, content_id, jsonable
+from transforms.core.types import EmbeddedImage, Failure, Frame, LoadFailure, Pair, Product, content_id
 
 PARTS = st.lists(st.none() | st.text(st.sampled_from("ab1:;-"), max_size=3), max_size=4).map(tuple)
 
@@ -102,13 +101,6 @@ def test_an_embedding_is_not_printed() -> None:
     image = EmbeddedImage("a.jpg", "0" * 64, 4, 6, np.full(3, 0.125, np.float32), np.full(3, 0.375, np.float32))
     assert "0.125" not in repr(image)
     assert "0.375" not in repr(image)
-
-
-def test_numpy_values_become_json() -> None:
-    record = {"a": np.float32(0.5), "b": np.arange(3), "c": np.bool_(True), "d": np.int64(7)}
-    assert json.loads(json.dumps(record, default=jsonable)) == {"a": 0.5, "b": [0, 1, 2], "c": True, "d": 7}
-    with pytest.raises(TypeError, match="cannot write set as JSON"):
-        json.dumps({"a": {1}}, default=jsonable)
 
 
 def test_letters_tell_ids_apart() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from apache_beam.utils import shared
 
 from transforms.core.errors import NonFiniteEmbedding, PairError
+from transforms.core.memory import DEFAULT_BATCH
 from transforms.core.types import EmbeddedImage, LoadFailure, Pair
 from transforms.load_image import ImageLoader, LoadedImage
 from transforms.metrics import StageMetrics
@@ -30,7 +31,7 @@ class EmbedImages(beam.PTransform):  # type: ignore[misc]
     progress: Progress = Progress()
 
     def expand(self, pairs: Any) -> Any:
-        batch = self.serving.batch
+        batch = self.serving.batch or DEFAULT_BATCH["cpu"]
         return (
             pairs
             | "Addresses" >> beam.FlatMap(_addresses)

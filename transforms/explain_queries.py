@@ -84,12 +84,15 @@ Matched = tuple[Pair, EmbeddedImage]
 def _matched(joined: dict[str, Iterable[Any]], progress: Progress) -> Iterator[Any]:
     """``(query address, (pair, reference))`` for every pair of one reference, or its failures."""
     outcomes = list(joined["images"])
+    matched = 0
     for pair in joined["pairs"]:
         if isinstance(outcomes[0], LoadFailure):
             yield pvalue.TaggedOutput("failures", Failure.of(pair, outcomes[0]))
         else:
-            progress.add("pairs")
+            matched += 1
             yield pair.query, (pair, outcomes[0])
+    if matched:
+        progress.add("pairs", matched)
 
 
 class _Explain(beam.DoFn):  # type: ignore[misc]

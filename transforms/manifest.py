@@ -191,4 +191,4 @@ def _extra(row: rows.Row, keep: Sequence[str]) -> str:
 
 
 def _kept(cell: str | None) -> str | None:
-    return storage.redact(cell) if cell is not None and "://" in cell else cell
+    return None if cell is None else storage.redact(cell)

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from transforms import bundle as bundles
 from transforms.core.images import require_safe_decoder
+from transforms.core.memory import DEFAULT_BATCH
 from transforms.core.saliency.methods import Method
 from transforms.runtime import AttributeModel, Device, MaskBank, SimilarityModel, resolve_device
 
@@ -19,13 +20,14 @@ from transforms.runtime import AttributeModel, Device, MaskBank, SimilarityModel
 class Serving:
     """How a bundle is served: its address, the device, CPU threads a session, forward passes at once.
 
+    ``device`` "auto" and ``batch`` None are settled on the worker that serves, not where the run is launched.
     ``hold_banks`` keeps mask banks on the device between queries.
     """
 
     bundle: str
     device: Device = "cpu"
     threads: int = 1
-    batch: int = 16
+    batch: int | None = None
     hold_banks: bool = True
 
 
@@ -41,7 +43,7 @@ class Models:
         with tempfile.TemporaryDirectory(prefix="whymatch-bundle-") as name:
             folder = Path(name)
             self.bundle = bundles.fetch(serving.bundle, folder)
-            opened: list[Any] = [self.bundle, folder, device, serving.threads, serving.batch]
+            opened: list[Any] = [self.bundle, folder, device, serving.threads, serving.batch or DEFAULT_BATCH[device]]
             self.similarity = SimilarityModel(*opened)
             self.attributes = AttributeModel(*opened) if self.bundle.attributes else None
         self._banks: dict[str, MaskBank] = {}

@@ -20,34 +20,38 @@ Side = Literal["query", "reference"]
 class ResolveProducts(beam.PTransform):  # type: ignore[misc]
     """Joins one side of the pairs to the catalogue; applied to a tuple of pairs and products.
 
+    Of a product's attributes only those of ``columns`` go with a pair: what the vocabulary speaks of, no descriptions.
     Outputs: ``pairs`` and ``failures``.
     """
 
     side: Side
+    columns: frozenset[str]
 
     def expand(self, inputs: tuple[Any, Any]) -> Any:
         pairs, products = inputs
-        side = self.side
+        side, columns = self.side, self.columns
         keyed = pairs | "PairsByProduct" >> beam.Map(lambda pair: (getattr(pair, f"{side}_id"), pair))
         known = products | "ProductsById" >> beam.Map(lambda product: (product.id, product))
         return (
             {"pairs": keyed, "products": known}
             | "Join" >> beam.CoGroupByKey()
             | "Resolve"
-            >> beam.FlatMapTuple(lambda key, joined: _resolve_all(key, joined, side))
+            >> beam.FlatMapTuple(lambda key, joined: _resolve_all(key, joined, side, columns))
             .with_output_types(Any)
             .with_outputs("failures", main="pairs")
         )
 
 
-def _resolve_all(product_id: str, joined: dict[str, Iterable[Any]], side: Side) -> Iterator[Any]:
+def _resolve_all(
+    product_id: str, joined: dict[str, Iterable[Any]], side: Side, columns: frozenset[str]
+) -> Iterator[Any]:
     products = list(islice(joined["products"], 2))
     for pair in joined["pairs"]:
-        resolved = resolve(pair, products, side)
+        resolved = resolve(pair, products, side, columns)
         yield resolved if isinstance(resolved, Pair) else pvalue.TaggedOutput("failures", resolved)
 
 
-def resolve(pair: Pair, products: list[Product], side: Side) -> Pair | Failure:
+def resolve(pair: Pair, products: list[Product], side: Side, columns: frozenset[str]) -> Pair | Failure:
     """``pair`` with the address and the attributes of its ``side``, or its failure.
 
     An address that the manifest gives is kept; the catalogue then adds what it knows of the product, if anything.
@@ -60,5 +64,6 @@ def resolve(pair: Pair, products: list[Product], side: Side) -> Pair | Failure:
         if address:
             return pair
         return Failure.of(pair, UnknownProduct(f"the catalogue has no product with the id {product_id!r}"))
-    changes: dict[str, Any] = {side: address or products[0].image, f"{side}_attributes": products[0].names()}
+    names = tuple(f"{column}={value}" for column, value in products[0].attributes if column in columns)
+    changes: dict[str, Any] = {side: address or products[0].image, f"{side}_attributes": names}
     return replace(pair, **changes)

@@ -24,8 +24,8 @@ try:
     import onnxruntime as ort
 except ImportError as error:
     raise MissingDependency(
-        "ONNX Runtime is not installed: `pip install 'whymatch[cpu]'`, or 'whymatch[gpu]' on a machine with an NVIDIA "
-        "GPU (never both, they install into one folder)."
+        "ONNX Runtime is not installed: `pip install onnxruntime`, or 'onnxruntime-gpu[cuda,cudnn]' for an NVIDIA GPU "
+        "(never both, they install into one folder)."
     ) from error
 
 Device = Literal["cpu", "cuda", "auto"]
@@ -42,7 +42,7 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
     if device == "cuda" and not available:
         raise DeviceError(
             f"--device cuda: this ONNX Runtime {ort.__version__} offers {', '.join(ort.get_available_providers())}. "
-            "Install `pip install 'whymatch[gpu]'` in place of 'whymatch[cpu]', or use --device cpu."
+            "Install 'onnxruntime-gpu[cuda,cudnn]' in place of onnxruntime, or use --device cpu."
         )
     return "cuda" if available and (device == "cuda" or _gpu_present()) else "cpu"
 

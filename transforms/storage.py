@@ -58,7 +58,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_DRIVERS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs")}  # scheme: module, extra of whymatch that brings it
+_DRIVERS = {"s3": "s3fs", "gs": "gcsfs"}  # scheme: the package that brings it
 _CONFLICT_TRIES = 5
 
 
@@ -224,9 +224,9 @@ def _filesystem(address: str) -> tuple[Any, str]:
     Never fsspec.open(address): that would follow '::' chains and take options out of the address.
     """
     scheme = scheme_of(address) or "file"
-    driver, extra = _DRIVERS.get(scheme, (None, None))
+    driver = _DRIVERS.get(scheme)
     if driver is not None and importlib.util.find_spec(driver) is None:
-        raise MissingDependency(f"{scheme}:// addresses need {driver}. Run: pip install 'whymatch[{extra}]'")
+        raise MissingDependency(f"{scheme}:// addresses need {driver}. Run: pip install {driver}")
     import fsspec  # here, so that local runs start without it
 
     try:
@@ -234,7 +234,7 @@ def _filesystem(address: str) -> tuple[Any, str]:
     except (ImportError, ValueError):
         raise MissingDependency(
             f"no driver for {scheme}:// addresses is installed; whymatch brings those for s3:// and gs://. "
-            f"Run: pip install 'whymatch[s3]', or install the fsspec driver for {scheme}"
+            f"Run: pip install s3fs or gcsfs, or install the fsspec driver for {scheme}"
         ) from None
     files = kind(use_listings_cache=False)  # another writer's new files must be seen
     return files, files._strip_protocol(address)

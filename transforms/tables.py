@@ -21,6 +21,7 @@ from transforms.bundle import Bundle
 from transforms.core.explanation import Explanation
 from transforms.core.saliency.methods import Method, explainer_id
 from transforms.core.types import EmbeddedImage, Failure, Frame, Pair, Product
+from transforms.rows import public
 
 SCHEMA_VERSION = 1
 
@@ -90,7 +91,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "pair_id": pa.string(),
             "query_id": pa.string(),
             "reference_id": pa.string(),
-            "query": pa.string(),  # addresses, redacted; they join to images.address
+            "query": pa.string(),  # addresses without credentials; they join to images.address
             "reference": pa.string(),
             "method": pa.string(),
             "explainer_id": pa.string(),
@@ -196,8 +197,8 @@ def explanation_row(
         "pair_id": pair.pair_id,
         "query_id": pair.query_id,
         "reference_id": pair.reference_id,
-        "query": storage.redact(pair.query),
-        "reference": storage.redact(pair.reference),
+        "query": public(pair.query),
+        "reference": public(pair.reference),
         "condition": pair.condition,
         "method": method.name,
         "explainer_id": explainer_id(method, fill),
@@ -268,7 +269,7 @@ def failure_row(failure: Failure) -> Row:
 def image_row(image: EmbeddedImage, store_embedding: bool) -> Row:
     """The row of one distinct image."""
     return {
-        "address": storage.redact(image.address),
+        "address": public(image.address),
         "image_sha256": image.sha256,
         "height": image.height,
         "width": image.width,
@@ -280,7 +281,7 @@ def product_row(product: Product) -> Row:
     """The row of one catalogue product."""
     return {
         "product_id": product.id,
-        "image": storage.redact(product.image),
-        "attributes": list(product.names()),
-        "split": product.split,
+        "image": public(product.image),
+        "attributes": [storage.redact(name) for name in product.names()],
+        "split": None if product.split is None else storage.redact(product.split),
     }

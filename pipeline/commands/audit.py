@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.commands import values
-from pipeline.commands.common import add_serving, command
+from pipeline.commands.common import add_serving, command, say
 
 
 def add(commands: Any) -> None:
@@ -71,7 +71,7 @@ def add(commands: Any) -> None:
     limits.add_argument("--max-pixels", type=int, default=64_000_000, help="of an image")
     limits.add_argument("--max-bytes", type=int, default=32 * 2**20, help="of an image file")
     limits.add_argument(
-        "--memory-limit", type=values.size_in_bytes, default=4 * 2**30, metavar="SIZE", help="of a worker, such as 4G"
+        "--memory-limit", type=values.size_in_bytes, default=6 * 2**30, metavar="SIZE", help="of a worker, such as 4G"
     )
 
     run = parser.add_argument_group("where to run")
@@ -95,7 +95,7 @@ def _run_audit(options: argparse.Namespace) -> int:
 
     given = {field.name: getattr(options, field.name) for field in fields(AuditOptions)}
     given["run_id"] = options.run_id or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    given["threads"] = options.threads or launch.default_threads(options.workers)
+    given["threads"] = options.threads or launch.default_threads(options.workers, options.runner)
     given["manifest"] = tuple(options.manifest)
     given["image_roots"] = tuple(options.image_roots)
-    return 0 if launch.run(AuditOptions(**given)) else 1
+    return 0 if launch.run(AuditOptions(**given), say) else 1

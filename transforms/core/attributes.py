@@ -6,7 +6,8 @@ confident that the query has it, and when the pixels that speak for it are those
 
     e_a = phi_1 * confidence_a + phi_2 * cos(activation map n_a, saliency map m)
 
-A prior over attributes, the paper's third term, joins when a bundle carries one.
+A prior over attributes, the paper's third term, does not enter yet: where a bundle carries one, it stands beside the
+score in the tables.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEFAULT_BATCH = {"cpu": 16, "cuda": 256}
+"""Forward passes at once: few on a CPU, where larger batches leave the cache and are slower."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:

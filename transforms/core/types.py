@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,12 +169,3 @@ class Frame:
     original: tuple[int, int]
     size: tuple[int, int]
     box: tuple[float, float, float, float]
-
-
-def jsonable(record: Any) -> Any:
-    """``record`` with numpy scalars and arrays as plain JSON values."""
-    if isinstance(record, np.ndarray):
-        return record.tolist()
-    if isinstance(record, np.generic):
-        return record.item()
-    raise TypeError(f"cannot write {type(record).__name__} as JSON")
