@@ -17,6 +17,8 @@ network="--backbone benchmarks.efficientnet_lite:efficientnet_lite0 --size 112x1
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 answer() { step "$2"; whymatch sql "$out/tables" "$(cat "$here/$1.sql")"; }
 
+[ -e "$catalogue" ] || { echo "there is no $catalogue: name the folder of products.csv, as in make fashion DATA=folder" >&2; exit 2; }
+
 if [ ! -e "$out/bundle/bundle.json" ]; then
   step "train the similarity network: products of one type and colour are similar"
   whymatch train similarity --catalogue "$catalogue" --out "$out/similarity" $network \
