@@ -1,5 +1,5 @@
 -- Matches explained by the image's border, with the border's part of the area, under two fills.
-WITH latest AS (SELECT split_part(run_id, '-', 2) AS fill, max(run_id) AS run_id FROM runs GROUP BY ALL)
+WITH latest AS (SELECT split_part(run_id, '-', 2) AS fill, max(run_id) AS run_id FROM runs WHERE run_id LIKE 'fill-%' GROUP BY ALL)
 SELECT e.fill, count(*) AS pairs, count(DISTINCT query_id) AS queries,
        avg(border_area) AS border_area, avg(border_share) AS border_share,
        avg((border_share > border_area)::INT) AS more_than_its_area,
