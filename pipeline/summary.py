@@ -33,7 +33,8 @@ def summarise(options: AuditOptions, seconds: float, echo: Callable[[str], None]
     if not runs:
         raise RunError(f"the pipeline ended, but {storage.redact(options.out)} holds no row of run {options.run_id}")
     (run,) = runs
-    reasons = Counter(_read(options, "failures", ["reason"]).column("reason").to_pylist())
+    failures = _read(options, "failures", ["reason", "message"]).to_pylist()
+    reasons = Counter(failure["reason"] for failure in failures)
     read, explained, failed = run["rows_read"], run["pairs_explained"], run["pairs_failed"]
     named = ", ".join(
         f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item))
@@ -41,6 +42,10 @@ def summarise(options: AuditOptions, seconds: float, echo: Callable[[str], None]
     echo("")
     echo(f"explained  {explained:,} of {read:,} pairs, {run['queries']:,} queries")
     echo(f"failed     {failed:,}{f': {named}' if named else ''}")
+    if reasons:
+        often = max(sorted(reasons), key=lambda reason: reasons[reason])
+        example = min(failure["message"] for failure in failures if failure["reason"] == often)
+        echo(f"           such as {often}: {example}")
     echo(
         f"cost       {run['forward_passes']:,} forward passes, {seconds:.1f} s, "
         f"{explained / seconds:.1f} pairs a second"

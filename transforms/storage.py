@@ -106,7 +106,8 @@ def _read_local(path: str, access: Access) -> bytes:
     real = os.path.realpath(path)
     if not any(_inside(real, os.path.realpath(local_path(root))) for root in access.roots):
         raise AddressRefused(
-            f"{name} does not lie under a folder that may be read ({', '.join(access.roots) or 'none'})"
+            f"{name} does not lie under a folder that may be read ({', '.join(access.roots) or 'none'}); "
+            "--image-root adds one"
         )
     try:
         # Looked at before it is opened, since opening a device can act; and again after, since it may be another now.
