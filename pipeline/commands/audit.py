@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.commands import values
-from pipeline.commands.common import add_serving, command, say
+from pipeline.commands.common import add_image_root, add_serving, command, say
 
 
 def add(commands: Any) -> None:
@@ -32,14 +32,7 @@ def add(commands: Any) -> None:
     data.add_argument(
         "--keep", type=values.names, default=(), metavar="COLUMN,…", help="manifest columns to keep, as JSON in `extra`"
     )
-    data.add_argument(
-        "--image-root",
-        action="append",
-        default=[],
-        dest="image_roots",
-        metavar="FOLDER",
-        help="local folder that images may lie in, besides the manifest's and the catalogue's",
-    )
+    add_image_root(data, "local folder that images may lie in, besides the manifest's and the catalogue's")
     data.add_argument(
         "--allow-http", action="store_true", help="let the manifest name http(s) addresses of public hosts"
     )

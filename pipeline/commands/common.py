@@ -42,6 +42,11 @@ def add_serving(parser: Any) -> None:
     )
 
 
+def add_image_root(parser: Any, meaning: str) -> None:
+    """The option that lets local images lie in further folders."""
+    parser.add_argument("--image-root", action="append", default=[], dest="image_roots", metavar="FOLDER", help=meaning)
+
+
 def find_factories() -> None:
     """Lets module:factory name a module of the current folder, as `python -m` would."""
     if os.getcwd() not in sys.path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pipeline.commands.common import add_serving, command
+from pipeline.commands.common import add_image_root, add_serving, command
 
 
 def add(commands: Any) -> None:
@@ -21,14 +21,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of that draw")
     parser.add_argument("--chunk", type=int, default=256, help="queries searched at once; it bounds memory")
     parser.add_argument("--batch", type=int, help="forward passes at once; 16 on a CPU, 256 on a GPU")
-    parser.add_argument(
-        "--image-root",
-        action="append",
-        default=[],
-        dest="image_roots",
-        metavar="FOLDER",
-        help="local folder that images may lie in, besides the catalogue's",
-    )
+    add_image_root(parser, "local folder that images may lie in, besides the catalogue's")
     parser.add_argument("--allow-http", action="store_true", help="let images lie at http(s) addresses of public hosts")
     add_serving(parser)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.common import command
+from pipeline.commands.common import add_image_root, command
 
 
 def add(commands: Any) -> None:
@@ -19,14 +19,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--where", metavar="SQL", help='which explanations, such as "border_share > 0.6"')
     parser.add_argument("--count", type=int, default=6, help="how many pairs, of different queries")
     parser.add_argument("--spread", metavar="COLUMN", help="catalogue column whose values are taken in turn")
-    parser.add_argument(
-        "--image-root",
-        action="append",
-        default=[],
-        dest="image_roots",
-        metavar="FOLDER",
-        help="local folder that images may lie in; required for local images",
-    )
+    add_image_root(parser, "local folder that images may lie in; required for local images")
 
 
 def _run_show(options: argparse.Namespace) -> int:

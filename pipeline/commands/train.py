@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands import values
-from pipeline.commands.common import INTERPOLATIONS, command, find_factories
+from pipeline.commands.common import INTERPOLATIONS, add_image_root, command, find_factories
 from transforms.core.errors import UsageError
 
 
@@ -49,14 +49,7 @@ def add(commands: Any) -> None:
             "--catalogue", required=True, help="CSV, JSONL or Parquet with id, image and attribute columns"
         )
         data.add_argument("--out", required=True, type=Path, help="folder for the checkpoint and the training record")
-        data.add_argument(
-            "--image-root",
-            action="append",
-            default=[],
-            dest="image_roots",
-            metavar="FOLDER",
-            help="local folder that images may lie in, besides the catalogue's",
-        )
+        add_image_root(data, "local folder that images may lie in, besides the catalogue's")
         net = each.add_argument_group("network")
         net.add_argument("--backbone", default="resnet18", help="a torchvision model's name, or module:factory")
         net.add_argument(
