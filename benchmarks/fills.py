@@ -170,9 +170,8 @@ def report(photographs: Photographs, found: FillMeasurements) -> str:
     hiding = f"""By how much the similarity drops when the {100 * SHARE:.0f} % of the pixels that a map ranks highest
         are hidden. A row is whose map, a column what hides, the judge; each map does well before its own. "Centre"
         hides the pixels nearest to the image's centre, where products are."""
-    duels = f"""Two fills' maps before a judge that is neither (it differs from both by {SAME:.0f} grey levels or more
-    on
-        most images): difference of the drops, above 0 where the first map finds what matters more."""
+    duels = f"""Two fills' maps before a judge that is neither (it differs from both by at least {SAME:.0f} grey levels
+        on most images): difference of the drops, above 0 where the first map finds what matters more."""
     return f"""## Which fill
 
 {paragraph(what)}
