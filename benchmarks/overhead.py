@@ -174,6 +174,8 @@ def _serve(connection: Connection, name: str, folder: Path, setting: Setting) ->
             run()
             connection.send(("seconds", time.perf_counter() - start))
         connection.send(("memory", (loaded, _memory("VmHWM"))))
+    except (EOFError, BrokenPipeError):
+        return  # the parent is gone
     except UsageError as error:
         connection.send(("error", str(error)))
     except Exception:  # the parent says what a child died of
