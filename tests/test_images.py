@@ -22,6 +22,12 @@ from transforms.core.types import Frame
 INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
+def to_original(frame: Frame, y: float, x: float) -> tuple[float, float]:
+    """The point (y, x) of the input frame, 0 <= y <= H, in original pixels; pixel i covers i to i + 1 in both."""
+    top, left, height, width = frame.box
+    return top + y * height / frame.size[0], left + x * width / frame.size[1]
+
+
 def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
@@ -256,7 +262,7 @@ def test_overlay_of_a_60_by_80_image_lies_where_it_should(
     assert top <= rows.min() <= rows.max() < bottom
     assert left <= columns.min() <= columns.max() < right
     peak = np.unravel_index(np.nanargmax(restored), restored.shape)
-    y, x = images.to_original(frame, (cell[0] + 0.5) * spec.size[0] / 4, (cell[1] + 0.5) * spec.size[1] / 4)
+    y, x = to_original(frame, (cell[0] + 0.5) * spec.size[0] / 4, (cell[1] + 0.5) * spec.size[1] / 4)
     assert (y, x) == pytest.approx(((top + bottom) / 2, (left + right) / 2))
     assert abs(peak[0] + 0.5 - y) <= 0.5
     assert abs(peak[1] + 0.5 - x) <= 0.5
@@ -302,7 +308,7 @@ def test_the_frame_s_corners_are_those_of_its_box(shape: tuple[int, int], spec: 
     _, frame = images.resize(noise(*shape), spec)
     top, left, height, width = frame.box
     for y, x in itertools.product((0, 1), (0, 1)):
-        point = images.to_original(frame, y * spec.size[0], x * spec.size[1])
+        point = to_original(frame, y * spec.size[0], x * spec.size[1])
         assert point == pytest.approx((top + y * height, left + x * width))
 
 

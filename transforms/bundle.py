@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,7 +84,7 @@ class Bundle:
         if self.priors is not None and len(self.priors) != len(self.vocabulary):
             raise BundleError(f"{len(self.priors)} priors for {len(self.vocabulary)} attributes")
 
-    @property
+    @cached_property
     def model_id(self) -> str:
         """Id of the similarity model: its files, the resize in front of them and the similarity function."""
         return content_id(
@@ -93,14 +94,14 @@ class Bundle:
             letter="m",
         )
 
-    @property
+    @cached_property
     def attribute_model_id(self) -> str | None:
         """Id of the attribute model: its files and the resize in front of them."""
         if self.attributes is None:
             return None
         return content_id(_canonical(dict(self.attributes.files)), _canonical(asdict(self.resize)), letter="a")
 
-    @property
+    @cached_property
     def vocabulary_id(self) -> str | None:
         """Id of the attribute names and their order."""
         return content_id(*self.vocabulary, letter="v") if self.vocabulary else None

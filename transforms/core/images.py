@@ -171,12 +171,6 @@ def resize(image: Image, spec: Resize) -> tuple[Image, Frame]:
     return np.array(window), frame
 
 
-def to_original(frame: Frame, y: float, x: float) -> tuple[float, float]:
-    """The point (y, x) of the input frame, 0 <= y <= H, in original pixels; pixel i covers i to i + 1 in both."""
-    top, left, height, width = frame.box
-    return top + y * height / frame.size[0], left + x * width / frame.size[1]
-
-
 def restore(saliency: NDArray[np.floating[Any]], frame: Frame) -> Float32:
     """A map [h, w] over the whole input frame, in the original's pixels: float32 [H0, W0].
 
