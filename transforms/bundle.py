@@ -3,8 +3,14 @@
 A bundle is a folder of ``bundle.json`` and ONNX files, all that a worker needs:
 
     similarity.onnx   image uint8 [I,H,W,3], mask float32 [M,H,W,1], fill float32 [1,h,w,3] in pixel units
-                      -> embedding float32 [max(I,M), D]; I and M broadcast, fill is a colour (h = w = 1) or an image
+                      -> embedding float32 [max(I,M), D]; I and M broadcast, fill is a colour (h = w = 1) or an image;
+                      and features, the last feature map, where a projection goes with it
     attributes.onnx   image uint8 [I,H,W,3] -> scores float32 [I,A] in [0, 1], maps float32 [I,A,h,w]; optional
+    gradient.onnx     image uint8 [I,H,W,3], mask float32 [B,H,W], fill float32 [F,h,w,3], noise float32 [1,.,.,3] in
+                      units of the normalised input, reference float32 [B,D] -> similarity float32 [B], its gradient
+                      with respect to the mask float32 [B,H,W], embedding float32 [B,D]; I and F are 1 or B; optional
+    projection.onnx   features as the similarity graph gives them -> local float32 [I,D,h,w], bias float32 [1,D] with
+                      sum of local over positions + bias = embedding before the L2 norm; optional
 
 Everything after the resize (cast, perturb, normalise, channel order, layout, network, L2 norm) is in the graph. The
 resize itself is done on the CPU by ``transforms.core.images.resize``, for which ``resize`` holds the settings.
@@ -28,6 +34,10 @@ from transforms.core.types import content_id
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+
+_BEFORE = dict.fromkeys(
+    ("gradient", "projection"), "the bundle was made by a version of whymatch that wrote none: make it again"
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,8 @@ class Bundle:
 
     ``fill_mean`` is the normalisation's mean as an RGB colour in pixel units, 0 to 255. ``embedding_size`` is D.
     ``similarity_function`` says how embeddings compare: "cosine" (the graph ends in the L2 norm), "dot", or
-    "euclidean" (the negative distance). ``vocabulary`` names the A attributes as ``column=value``; ``priors`` are their
+    "euclidean" (the negative distance). ``missing`` says why there is no "gradient" or no "projection".
+    ``vocabulary`` names the A attributes as ``column=value``; ``priors`` are their
     p_a, or None. ``phi`` weighs confidence and map match in the ranking. ``training`` and ``versions`` are records.
     """
 
@@ -68,6 +79,9 @@ class Bundle:
     fill_mean: tuple[float, float, float]
     similarity_function: SimilarityFunction = "cosine"
     attributes: Network | None = None
+    gradient: Network | None = None
+    projection: Network | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
     priors: tuple[float, ...] | None = None
     phi: tuple[float, float] = (0.5, 0.5)
@@ -156,7 +170,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _networks(bundle: Bundle) -> list[Network]:
-    return [network for network in (bundle.similarity, bundle.attributes) if network is not None]
+    networks = (bundle.similarity, bundle.attributes, bundle.gradient, bundle.projection)
+    return [network for network in networks if network is not None]
 
 
 def _canonical(value: Any) -> str:
@@ -176,7 +191,8 @@ def _parse(content: Any, where: str) -> Bundle:
         fields = {key: content[key] for key in ("embedding_size", "similarity_function", "training", "versions")}
         return Bundle(
             similarity=_parse_network(content["similarity"]),
-            attributes=None if content["attributes"] is None else _parse_network(content["attributes"]),
+            **{name: _optional_network(content.get(name)) for name in ("attributes", "gradient", "projection")},
+            missing=dict(content.get("missing", _BEFORE)),
             resize=Resize(**resize),
             fill_mean=tuple(content["fill_mean"]),
             vocabulary=tuple(content["vocabulary"]),
@@ -187,6 +203,10 @@ def _parse(content: Any, where: str) -> Bundle:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{where} is not a complete bundle description: {error!r}") from None
+
+
+def _optional_network(content: dict[str, Any] | None) -> Network | None:
+    return None if content is None else _parse_network(content)
 
 
 def _parse_network(content: dict[str, Any]) -> Network:

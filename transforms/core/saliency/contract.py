@@ -41,6 +41,26 @@ class Design(Protocol):
         """
 
 
+class Gradient(Protocol):
+    """The slope of the similarity in the mask, for one image and one fill: what Mask and the gradient methods ask.
+
+    The masked image is ``fill + mask * (image - fill)``, and ``noise`` float32 [1, H, W, 3], in units of the network's
+    normalised input, is added to it. Row b compares mask b with reference b and depends on nothing else.
+    """
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The frame (H, W)."""
+
+    def __call__(
+        self, masks: Float32, references: Float32, noise: Float32 | None = None
+    ) -> tuple[Float32, Float32, Float32]:
+        """Similarity [B], its gradient with respect to the mask [B, H, W], and the masked image's embedding [B, D].
+
+        ``masks`` is [B, H, W] in [0, 1], ``references`` [B, D].
+        """
+
+
 def check_scores(scores: Float64, base: Float64, n: int) -> int:
     """The number of masks n' that ``scores`` [R, n'] covers; ValueError where the shapes do not fit ``n`` masks."""
     if scores.ndim != 2 or base.shape != scores.shape[:1] or not 0 < scores.shape[1] <= n:
