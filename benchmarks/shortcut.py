@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from pipeline.demo import Box, badge_boxes, hide
 from pipeline.demo.products import BADGE_BRAND
 from transforms import catalogue
 from transforms.core.fill import border_color, make_fill
 from transforms.core.images import Limits
+from transforms.core.metrics import peak, pixel_auc
 from transforms.core.saliency.methods import RiseMethod
 from transforms.core.similarity import similarities
 from transforms.core.types import Float64, Product
@@ -48,21 +48,12 @@ class Finding:
     drop_elsewhere: Float64  # of the box elsewhere that lowers the similarity most, [pairs]
 
 
-def near_badge(peak: tuple[int, int], box: Box, size: tuple[int, int]) -> bool:
-    """Whether the centre of pixel ``peak`` lies within half a cell of ``box`` (top, left, height, width)."""
+def near_badge(pixel: tuple[int, int], box: Box, size: tuple[int, int]) -> bool:
+    """Whether the centre of ``pixel`` lies within half a cell of ``box`` (top, left, height, width)."""
     top, left, height, width = box
     reach = (size[0] / CELLS / 2, size[1] / CELLS / 2)
-    row, column = peak[0] + 0.5, peak[1] + 0.5
+    row, column = pixel[0] + 0.5, pixel[1] + 0.5
     return top - reach[0] <= row <= top + height + reach[0] and left - reach[1] <= column <= left + width + reach[1]
-
-
-def pixel_auc(saliency: Float64, inside: NDArray[np.bool_]) -> float:
-    """The chance that a pixel inside is ranked above one outside: the area under the ROC curve; ties count half."""
-    ranks = rankdata(saliency.ravel())
-    positive = int(inside.sum())
-    negative = inside.size - positive
-    total: float = ranks[inside.ravel()].sum()
-    return (total - positive * (positive + 1) / 2) / (positive * negative)
 
 
 def in_frame(box: Box, loaded: LoadedImage) -> Box:
@@ -103,11 +94,10 @@ def look(folder: Path, bundle: str, seeds: Sequence[int], *, masks: int, queries
         fill = make_fill("auto", image.pixels, models.bundle.fill_mean)
         near_rows, auc_rows = [], []
         for seed in seeds:
-            bank = models.bank(RiseMethod(masks=masks, seed=seed, banks=1), image.sha256)
-            perturbed = models.similarity.perturbed(image.pixels, bank, fill)
-            maps = bank.design.estimate(similarities(embedded, perturbed, "cosine"), base)
-            peaks = [np.unravel_index(int(np.argmax(one)), one.shape) for one in maps]
-            near_rows.append([near_badge((int(row), int(column)), box, image.frame.size) for row, column in peaks])
+            design = models.design(RiseMethod(masks=masks, seed=seed), image.sha256)
+            perturbed = models.similarity.perturbed(image.pixels, models.bank_of(design), fill)
+            maps = design.estimate(similarities(embedded, perturbed, "cosine"), base)
+            near_rows.append([near_badge(peak(one), box, image.frame.size) for one in maps])
             auc_rows.append([pixel_auc(one, inside) for one in maps])
             if seed == seeds[0]:
                 first_maps.append(maps)

@@ -17,12 +17,22 @@ import onnx
 
 from export.prefix import Activation
 from export.preprocessing import Preprocessing
-from export.serving import AttributeNetwork, SimilarityNetwork, serve_attributes, serve_similarity
+from export.serving import (
+    AttributeNetwork,
+    SimilarityNetwork,
+    serve_attributes,
+    serve_gradient,
+    serve_similarity,
+)
 from transforms import bundle as bundles
 from transforms.bundle import Bundle
-from transforms.core.errors import UsageError
+from transforms.core.errors import BundleError, UsageError
 from transforms.core.images import Resize
 from transforms.core.similarity import SimilarityFunction
+
+NO_GRADIENT = (
+    "the bundle was made of an ONNX file, which holds no gradient; whymatch export makes one from a checkpoint of torch"
+)
 
 
 def build(
@@ -40,6 +50,7 @@ def build(
     scores_output: str | None = None,
     maps_output: str | None = None,
     activation: Activation = "none",
+    gradient: onnx.ModelProto | str = NO_GRADIENT,
     vocabulary: Sequence[str] = (),
     priors: Sequence[float] | None = None,
     phi: tuple[float, float] = (0.5, 0.5),
@@ -64,6 +75,7 @@ def build(
       attributes_preprocessing: None for that of the similarity network.
       scores_output, maps_output: names, None where the number of dimensions tells them apart.
       activation: what turns the scores into 0 to 1, "none" where they are already.
+      gradient: the traced gradient of the similarity (``export.gradient``), or why there is none.
       vocabulary, priors, phi, conditions, training, parity, versions: as in ``transforms.bundle``.
       verify: is shown the bundle and its folder before it goes to ``out``; what it raises leaves nothing behind.
 
@@ -84,7 +96,17 @@ def build(
     try:
         given = SimilarityNetwork(similarity, similarity_preprocessing, input, output, parity)
         normalise = similarity_function == "cosine"
-        served, embedding_size = serve_similarity(given, resize.size, staging, normalise=normalise)
+        served, embedding_size, projection = serve_similarity(given, resize.size, staging, normalise=normalise)
+        missing = {"projection": projection} if isinstance(projection, str) else {}
+        served_gradient = None
+        if not isinstance(gradient, str):
+            try:
+                served_gradient = serve_gradient(gradient, similarity_preprocessing, resize.size, staging)
+            except BundleError as error:
+                (staging / "gradient.onnx").unlink(missing_ok=True)
+                gradient = str(error)
+        if isinstance(gradient, str):
+            missing["gradient"] = gradient
         served_attributes = None
         if attributes is not None:
             served_attributes = serve_attributes(
@@ -108,6 +130,9 @@ def build(
             fill_mean=similarity_preprocessing.fill_mean,
             similarity_function=similarity_function,
             attributes=served_attributes,
+            gradient=served_gradient,
+            projection=None if isinstance(projection, str) else projection,
+            missing=missing,
             vocabulary=tuple(vocabulary),
             priors=None if priors is None else tuple(priors),
             phi=phi,

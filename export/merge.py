@@ -19,7 +19,9 @@ from export.network import graphs
 
 NAMESPACE = "whymatch/"
 """What the names of all values and nodes begin with that are put around a network, but for ``RESERVED``."""
-RESERVED = frozenset(("image", "mask", "fill", "embedding", "scores", "maps"))
+RESERVED = frozenset(
+    ("image", "mask", "fill", "embedding", "features", "scores", "maps", "noise", "reference", "similarity", "gradient")
+)
 """The inputs and outputs of a bundle's graphs."""
 
 
@@ -86,13 +88,25 @@ def copy_apart(network: onnx.ModelProto) -> tuple[onnx.ModelProto, Mapping[str, 
         prefix = f"_{prefix}"
     names = {name: prefix + name for name in found if name in RESERVED or name.startswith(NAMESPACE)}
     if names:
-        _rename(copied.graph, names)
+        rename(copied.graph, names)
     return copied, names
 
 
 def renamed(value: onnx.ValueInfoProto, names: Mapping[str, str]) -> onnx.ValueInfoProto:
     """``value`` under its new name of ``names``, if it has one."""
     return helper.make_value_info(names.get(value.name, value.name), value.type)
+
+
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Gives values of ``graph``, and of the graphs inside of its nodes, the new names of ``names``, in place."""
+    for inner in graphs(graph):
+        for value in (*inner.input, *inner.output, *inner.value_info, *inner.initializer):
+            value.name = names.get(value.name, value.name)
+        for sparse in inner.sparse_initializer:
+            sparse.values.name = names.get(sparse.values.name, sparse.values.name)
+        for node in inner.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
@@ -104,14 +118,3 @@ def _names(graph: onnx.GraphProto) -> Iterator[str]:
             yield sparse.values.name
         for node in inner.node:
             yield from (name for name in (*node.input, *node.output) if name)
-
-
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    for inner in graphs(graph):
-        for value in (*inner.input, *inner.output, *inner.value_info, *inner.initializer):
-            value.name = names.get(value.name, value.name)
-        for sparse in inner.sparse_initializer:
-            sparse.values.name = names.get(sparse.values.name, sparse.values.name)
-        for node in inner.node:
-            node.input[:] = [names.get(name, name) for name in node.input]
-            node.output[:] = [names.get(name, name) for name in node.output]

@@ -19,7 +19,8 @@ from export.attributes import AttributeNetwork, ServedAttributes
 from export.backbones import Normalisation
 from export.checkpoint import Config, load
 from export.data import Echo
-from export.parity import attributes_parity, similarity_parity
+from export.gradient import trace_to_onnx
+from export.parity import attributes_parity, gradient_parity, similarity_parity
 from export.prefix import Preprocessing
 from transforms import bundle as bundles
 from transforms.bundle import Bundle
@@ -30,6 +31,10 @@ Precision = Literal["float32", "float16"]
 
 # Largest difference of an embedding or a score. Half precision keeps 11 bits, and a deep network adds up its roundings.
 TOLERANCE: Mapping[Precision, float] = {"float32": 1e-4, "float16": 1e-2}
+# Of the gradient: single values differ more, in torch's own float32 too, where a unit is just about to switch.
+GRADIENT_TOLERANCE, GRADIENT_CORRELATION = 1e-4, 0.999
+
+_LEFT_OUT = "it was left out of the export (--no-gradient)"
 
 
 def export_command(
@@ -40,13 +45,16 @@ def export_command(
     phi: tuple[float, float] = (0.5, 0.5),
     similarity_function: SimilarityFunction = "cosine",
     precision: Precision = "float32",
+    gradient: bool = True,
     factories: Sequence[str] = (),
     echo: Echo = print,
 ) -> Bundle:
     """Writes the bundle of a similarity checkpoint and, if given, an attribute checkpoint to the new folder ``out``.
 
     The graphs of the finished bundle are compared with torch on random images under random masks and fills; the
-    largest difference goes into the bundle's record. ``factories`` names the module:factory backbones that a checkpoint
+    largest difference goes into the bundle's record. The gradient of the similarity, always float32, comes along unless
+    ``gradient`` is False; where torch cannot trace it or it differs from torch's, the bundle says why it has none.
+    ``factories`` names the module:factory backbones that a checkpoint
     may run (``export.checkpoint.load``).
     Raises BundleError where a difference is above ``TOLERANCE``, and UsageError for unfit checkpoints.
     """
@@ -86,11 +94,13 @@ def export_command(
             similarity_preprocessing=_preprocessing(config.normalisation),
             resize=config.resize,
             similarity_function=similarity_function,
+            gradient=_gradient(network, config.resize.size, similarity_function) if gradient else _LEFT_OUT,
             phi=phi,
             training=training,
             versions={"torch": torch.__version__},
             **extra,
         )
+        built = _with_gradient_parity(built, staged, network, config.normalisation)
         built = _with_parity(built, staged, config, network, attribute_config, attribute_network, precision)
         bundles.write(built, staged)
         _move(staged, out)
@@ -165,6 +175,31 @@ def _with_parity(
     return built
 
 
+def _gradient(network: nn.Module, size: tuple[int, int], function: SimilarityFunction) -> onnx.ModelProto | str:
+    """The traced gradient, or why there is none."""
+    try:
+        model = trace_to_onnx(network, size, function)
+    except BundleError as error:
+        return str(error)
+    _forget_origin(model)
+    return model
+
+
+def _with_gradient_parity(built: Bundle, folder: Path, network: nn.Module, normalisation: Normalisation) -> Bundle:
+    """Records the gradient's median relative error, or takes out a gradient that is not torch's."""
+    if built.gradient is None:
+        return built
+    error, correlation = gradient_parity(built, folder, network, normalisation)
+    if error <= GRADIENT_TOLERANCE and correlation >= GRADIENT_CORRELATION:
+        return replace(built, gradient=replace(built.gradient, parity=error))
+    (folder / built.gradient.file).unlink()
+    why = (
+        f"its gradient differs from torch's on random images, median relative error {error:.1e} (at most "
+        f"{GRADIENT_TOLERANCE:.0e}), correlation {correlation:.4f} (at least {GRADIENT_CORRELATION})"
+    )
+    return replace(built, gradient=None, missing={**built.missing, "gradient": why})
+
+
 def _check(found: float, name: str, precision: Precision) -> None:
     if not found <= TOLERANCE[precision]:
         raise BundleError(
@@ -204,5 +239,9 @@ def _summary(built: Bundle, out: Path) -> str:
     parity = f"parity with torch {built.similarity.parity:.1e}"
     if built.attributes is not None:
         parity += f", attributes {built.attributes.parity:.1e} ({len(built.vocabulary)} of them)"
+    if built.gradient is not None:
+        parity += f", gradient {built.gradient.parity:.1e}"
+    else:
+        parity += f"; no gradient: {built.missing['gradient']}"
     size = sum(path.stat().st_size for path in out.iterdir())
     return f"{out}: embedding of {built.embedding_size}, {size / 2**20:.2f} MiB, {parity}"

@@ -12,12 +12,15 @@ from torch.nn import functional
 
 from export.attributes import ServedAttributes
 from export.backbones import Normalisation
+from export.gradient import similarity
 from transforms import runtime
+from transforms.bundle import Bundle
 from transforms.core.errors import BundleError
 from transforms.core.types import Float32
 
 _IMAGES = 6
 _MASKS = 6
+_GRADIENTS = 8
 
 
 def similarity_parity(
@@ -59,6 +62,48 @@ def attributes_parity(
     served = runtime.session(graph).run(["scores", "maps"], {"image": images})
     expected = _torch(network, normalisation, images.astype(np.float32))
     return max(_difference(ours, theirs.numpy()) for ours, theirs in zip(served, expected, strict=True))
+
+
+def gradient_parity(
+    built: Bundle, folder: Path, network: nn.Module, normalisation: Normalisation
+) -> tuple[float, float]:
+    """Median relative error of the served gradient against torch.autograd's, and the smallest correlation of a row.
+
+    As many images under masks, fills and references of their own as ``_GRADIENTS``. Where torch's gradient of a row is
+    0 throughout, so must be the served one. Values where torch's is 0 count by their size against the row's largest.
+    """
+    size = built.resize.size
+    rng = np.random.default_rng(2)
+    images = np.concatenate([_images(rng, size) for _ in range(-(-_GRADIENTS // _IMAGES))])[:_GRADIENTS]
+    masks = rng.random((_GRADIENTS, *size), dtype=np.float32)
+    fills = rng.uniform(0, 255, (_GRADIENTS, 1, 1, 3)).astype(np.float32)
+    unit = built.similarity_function == "cosine"
+    references = _torch(network, normalisation, _images(rng, size)[::-1].astype(np.float32))[0].clone()
+    references = references[torch.arange(_GRADIENTS) % len(references)]
+    if unit:
+        references = functional.normalize(references, dim=1)
+    model = runtime.GradientModel(built, folder, "cpu", 1, _GRADIENTS)
+    _, served, _ = model.at(images, fills)(masks, references.numpy())
+    given = torch.from_numpy(masks).requires_grad_(True)
+    expected = np.empty_like(served)
+    for row in range(_GRADIENTS):
+        part = slice(row, row + 1)
+        pixels = given[part, ..., None] * torch.from_numpy(images[part].astype(np.float32) - fills[part])
+        x = normalisation.apply((pixels + torch.from_numpy(fills[part])).permute(0, 3, 1, 2))
+        scores, _ = similarity(network.eval()(x), references[part], built.similarity_function)
+        expected[row] = torch.autograd.grad(scores.sum(), given)[0][row].numpy()
+    errors = np.abs(served - expected)
+    largest = np.abs(expected).max(axis=(1, 2), keepdims=True)
+    against = np.where(expected == 0, np.where(largest == 0, 1, largest), np.abs(expected))
+    correlation = min(_correlation(ours, theirs) for ours, theirs in zip(served, expected, strict=True))
+    return float(np.median(errors / against)), correlation
+
+
+def _correlation(ours: Float32, theirs: Float32) -> float:
+    """Pearson's; of two constant maps 1 where they are equal, else 0."""
+    first, second = (values.astype(np.float64).ravel() - values.mean(dtype=np.float64) for values in (ours, theirs))
+    length = float(np.sqrt((first @ first) * (second @ second)))
+    return float(first @ second) / length if length else float(np.array_equal(ours, theirs))
 
 
 def _images(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:

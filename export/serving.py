@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import onnx
 from onnx.external_data_helper import uses_external_data
 
 from export import batch
+from export.decomposition import NoProjection, Projection, project, projection_graph
+from export.gradient_prefix import wrap_gradient
 from export.network import Source, image_input, load, pick_output, precision, shape, tensors
 from export.prefix import Activation, wrap_attributes, wrap_similarity
 from export.preprocessing import Layout, Preprocessing
@@ -22,6 +24,7 @@ from transforms.core.types import Float32, Image
 
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2}  # of the served graph against the bare network, of the largest value
 _SMALLEST = {"float32": 1e-12, "float16": 6.1e-5}  # below lie numbers with fewer digits, or none
+_GRADIENT_BATCH = 8  # of a gradient whose rows depend on the batch they are in, so that it is always the same
 _TINY = 1e-12  # the smallest length that an embedding is divided by, as in the graph
 
 
@@ -59,8 +62,11 @@ class AttributeNetwork:
 
 def serve_similarity(
     given: SimilarityNetwork, size: tuple[int, int], folder: Path, *, normalise: bool
-) -> tuple[bundle.Network, int]:
-    """Writes similarity.onnx for the input ``size`` into ``folder``; returns its record and the embedding's size D."""
+) -> tuple[bundle.Network, int, bundle.Network | str]:
+    """Writes similarity.onnx for the input ``size`` into ``folder``, and projection.onnx where there is a projection.
+
+    Returns the record of the first, the embedding's size D, and the record of the second or why there is none.
+    """
     source = _placed(load(given.network), folder, "similarity")
     entry = _entry(source.model, given.input, given.preprocessing, size)
     name = pick_output(source.model, given.output).name
@@ -76,6 +82,20 @@ def serve_similarity(
         )
     if normalise:
         expected = expected / np.maximum(np.linalg.norm(expected, axis=1, keepdims=True), _TINY)
+    projection: Projection | str
+    try:
+        fed = given.preprocessing.apply(images).astype(precision(entry))
+        projection = project(
+            settled.network,
+            fed,
+            input=entry.name,
+            output=name,
+            batch=settled.batch,
+            normalise=normalise,
+            open_session=_Opener(folder),
+        )
+    except NoProjection as reason:
+        projection = str(reason)
     wrapped = wrap_similarity(
         settled.network,
         preprocessing=given.preprocessing,
@@ -83,15 +103,39 @@ def serve_similarity(
         input=entry.name,
         output=name,
         normalise=normalise,
+        features=None if isinstance(projection, str) else projection.features,
     )
     wrapped.graph.output[0].type.tensor_type.shape.dim[1].dim_value = expected.shape[1]
     record = _record(given.preprocessing, input=entry.name, output=name)
     served = _written(wrapped, source, folder, "similarity", settled.batch, precision(entry), record, given.parity)
     session = runtime.session(folder / served.file)
     keep, no_fill = np.ones((1, *size, 1), np.float32), np.zeros((1, 1, 1, 3), np.float32)
-    found = _in_batches(session, images, settled.batch, ["embedding"], {"mask": keep, "fill": no_fill})
+    fixed = {"mask": keep, "fill": no_fill}
+    found = _in_batches(session, images, settled.batch, ["embedding"], fixed)
     _compare("embedding", found[0], expected, served.precision)
-    return served, expected.shape[1]
+    if isinstance(projection, str):
+        return served, expected.shape[1], projection
+    features = _in_batches(session, images, settled.batch, ["features"], fixed)[0]
+    written = _write_projection(projection, features, expected, folder, normalise=normalise)
+    return served, expected.shape[1], written
+
+
+def _write_projection(
+    projection: Projection, features: Float32, expected: Float32, folder: Path, *, normalise: bool
+) -> bundle.Network | str:
+    """Writes projection.onnx; returns its record, or why it does not make ``expected`` [I,D] of ``features``."""
+    graph = projection_graph(projection)
+    written = _written(graph, Source(graph), folder, "projection", None, "float32", {}, None)
+    local, bias = runtime.session(folder / written.file).run(["local", "bias"], {"features": features})
+    found = local.sum(axis=(2, 3)) + bias
+    if normalise:
+        found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), _TINY)
+    try:
+        _compare("projection", found, expected, "float32" if features.dtype == np.float32 else "float16")
+    except BundleError as error:  # the bundle serves all the same
+        (folder / written.file).unlink()
+        return str(error)
+    return written
 
 
 def serve_attributes(given: AttributeNetwork, size: tuple[int, int], folder: Path) -> bundle.Network:
@@ -132,6 +176,48 @@ def serve_attributes(given: AttributeNetwork, size: tuple[int, int], folder: Pat
             "state what turns them into confidences, --activation sigmoid (or softmax)"
         )
     return served
+
+
+def serve_gradient(
+    core: onnx.ModelProto, preprocessing: Preprocessing, size: tuple[int, int], folder: Path
+) -> bundle.Network:
+    """Writes gradient.onnx around ``core`` (``export.gradient_prefix``) for the input ``size`` and returns its record.
+
+    ONNX Runtime may take other kernels for other batches, a matrix-vector product for a single row, say. Where rows
+    come out otherwise in another batch, in their last bits only, the record holds one batch for all.
+    Raises BundleError where the graph does not run, or fails for some batches.
+    """
+    wrapped = wrap_gradient(core, preprocessing=preprocessing, size=size)
+    fixed = wrapped.graph.input[1].type.tensor_type.shape.dim[0].dim_value or None
+    record = _record(preprocessing)
+    written = _written(wrapped, Source(wrapped), folder, "gradient", fixed, "float32", record, None)
+    session = runtime.session(folder / written.file)
+    rows = fixed or _GRADIENT_BATCH
+    rng = np.random.default_rng(0)
+    feeds = {
+        "image": rng.integers(0, 256, (rows, *size, 3), dtype=np.uint8),
+        "mask": rng.random((rows, *size), dtype=np.float32),
+        "fill": np.zeros((1, 1, 1, 3), np.float32),
+        "noise": np.zeros((1, 1, 1, 3), np.float32),
+        "reference": rng.normal(size=(rows, shape(wrapped.graph.input[4])[1] or 1)).astype(np.float32),
+    }
+    whole = _gradients(session, feeds, slice(0, rows))
+    if fixed is None and not all(
+        np.array_equal(some, all_of_them[part])
+        for part in (slice(0, 1), slice(2, 4), slice(3, 6), slice(3, rows))
+        for some, all_of_them in zip(_gradients(session, feeds, part), whole, strict=True)
+    ):
+        return replace(written, batch=_GRADIENT_BATCH)
+    return written
+
+
+def _gradients(session: Any, feeds: Mapping[str, Any], part: slice) -> list[Float32]:
+    rows = {name: values[part] if len(values) > 1 else values for name, values in feeds.items()}
+    try:
+        results: list[Float32] = session.run(["similarity", "gradient", "embedding"], rows)
+    except Exception as error:  # onnxruntime's own exceptions share no base class but Exception
+        raise BundleError(f"ONNX Runtime cannot run the gradient: {str(error).strip().splitlines()[0]}") from None
+    return results
 
 
 def attribute_outputs(model: onnx.ModelProto, scores: str | None, maps: str | None) -> tuple[str, str]:

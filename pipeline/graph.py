@@ -15,10 +15,9 @@ from pipeline.options import AuditOptions
 from transforms import catalogue, tables
 from transforms.bundle import Bundle
 from transforms.core.errors import RunError
-from transforms.core.saliency.methods import explainer_id
 from transforms.core.types import EmbeddedImage, Product
 from transforms.embed_images import EmbedImages
-from transforms.explain_queries import Explainer, ExplainQueries, Worker
+from transforms.explain_queries import Explaining, ExplainQueries, Worker
 from transforms.load_image import ImageLoader
 from transforms.models import Serving
 from transforms.progress import Progress
@@ -44,7 +43,8 @@ def build(pipeline: Any, plan: Plan) -> Any:
     options = plan.options
     handle = shared.Shared()
     load = ImageLoader(options.access(plan.files), options.limits(), plan.bundle.resize)
-    explainer = Explainer(options.saliency_method(), options.fill, options.top, options.map_size)
+    explaining = Explaining(options.explainers(), options.sides(), options.top, options.map_size)
+    masked = options.masked()
 
     read = pipeline | "Pairs" >> ReadPairs(plan.files, options.columns, options.keep, plan.bundle.conditions)
     pairs, failures, rows = read["pairs"], [read["failures"]], []
@@ -58,26 +58,27 @@ def build(pipeline: Any, plan: Plan) -> Any:
             failures.append(resolved.failures)
     rows.append(pairs | "Strata" >> CountStrata())
 
-    images = pairs | "Images" >> EmbedImages(plan.serving, load, handle, plan.progress)
-    worker = Worker(plan.serving, explainer, load, handle, plan.progress)
+    images = pairs | "Images" >> EmbedImages(plan.serving, load, handle, plan.progress, masked, explaining.sides)
+    worker = Worker(plan.serving, explaining, load, handle, plan.progress)
     explained = (pairs, images) | "Queries" >> ExplainQueries(worker)
     failures.append(explained["failures"])
+    all_failures = failures | "AllFailures" >> beam.Flatten()
+    counts = [read["counts"], explained["counts"], all_failures | "CountFailures" >> CountFailures(explaining)]
+    if masked:
+        passes = images | "MaskedPasses" >> beam.FlatMap(lambda outcome: _masked_passes(outcome[1], masked.masks))
+        counts.append(passes)
 
     rows += [
         images | "ImageRows" >> beam.FlatMap(lambda outcome: _image_rows(outcome[1], options.store_embeddings)),
         explained["rows"] | "ExplanationRows" >> beam.Map(lambda row: ("explanations", row)),
-        failures
-        | "AllFailures" >> beam.Flatten()
-        | "FailureRows" >> beam.Map(lambda failure: ("failures", tables.failure_row(failure))),
+        all_failures | "FailureRows" >> beam.Map(lambda failure: ("failures", tables.failure_row(failure))),
     ]
     written = (
         rows
         | "AllRows" >> beam.Flatten()
         | "Tables" >> WriteTables(options.out, options.run_id, options.shards, _present(options))
     )
-    return (read["counts"], explained["counts"], written) | "Run" >> FinishRun(
-        options.out, options.run_id, run_row(plan)
-    )
+    return (*counts, written) | "Run" >> FinishRun(options.out, options.run_id, run_row(plan))
 
 
 def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
@@ -92,32 +93,60 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
         "model_id": bundle.model_id,
         "attribute_model_id": bundle.attribute_model_id,
         "vocabulary_id": bundle.vocabulary_id,
-        "explainer_ids": [explainer_id(options.saliency_method(), options.fill)],
+        "explainer_ids": [explainer.id for explainer in options.explainers()],
         "sampling_design": "all queries",
     }
 
+    asked = len(options.explainers()) * len(options.sides())
+
     def complete(counts: dict[str, int]) -> tables.Row:
-        read, explained = counts.get("rows_read", 0), counts.get("rows:explanations", 0)
-        failed = counts.get("rows:failures", 0)
-        if read != explained + failed:
+        read, explanations = counts.get("rows_read", 0), counts.get("rows:explanations", 0)
+        missing, failed = counts.get("missing", 0), counts.get("pairs_failed", 0)
+        if read * asked != explanations + missing:
             raise RunError(
-                f"{read} manifest rows were read, but {explained} were explained and {failed} failed: "
-                f"{read - explained - failed} are unaccounted for. Nothing of this run counts; please report it."
+                f"{read} manifest rows were read, of which {read * asked} explanations were asked; {explanations} were "
+                f"made and {missing} failed: {read * asked - explanations - missing} are unaccounted for. Nothing of "
+                "this run counts; please report it."
             )
         return {
             **fixed,
             "finished": datetime.now(UTC),
             "rows_read": read,
-            "pairs_explained": explained,
+            "pairs_explained": read - failed,
             "pairs_failed": failed,
             "pairs_not_sampled": 0,
-            "explanations": explained,
+            "explanations": explanations,
             "queries": counts.get("queries", 0),
             "images": counts.get("rows:images", 0),
             "forward_passes": counts.get("forward_passes", 0) + counts.get("rows:images", 0),
         }
 
     return complete
+
+
+@dataclass(eq=False)
+class CountFailures(beam.PTransform):  # type: ignore[misc]
+    """Failures to the number of explanations that are ``missing`` and of ``pairs_failed``, in whole or in part."""
+
+    explaining: Explaining
+
+    def expand(self, failures: Any) -> Any:
+        explaining = self.explaining
+        missing = failures | "Missing" >> beam.Map(lambda failure: ("missing", explaining.stands_for(failure)))
+        whole = failures | "Whole" >> beam.Filter(lambda failure: failure.method is None and failure.side is None)
+        part = (
+            failures
+            | "Part" >> beam.Filter(lambda failure: failure.method is not None or failure.side is not None)
+            | "PairsOfParts" >> beam.Map(lambda failure: failure.pair_id)
+            | "DistinctPairs" >> beam.Distinct()
+        )
+        pairs = (whole, part) | "FailedPairs" >> beam.Flatten() | "Pair" >> beam.Map(lambda _: ("pairs_failed", 1))
+        return (missing, pairs) | "FailureCounts" >> beam.Flatten()
+
+
+def _masked_passes(outcome: Any, masks: int) -> Iterator[tuple[str, int]]:
+    if isinstance(outcome, EmbeddedImage) and outcome.perturbed is not None:
+        yield "forward_passes", masks
 
 
 class CountStrata(beam.PTransform):  # type: ignore[misc]

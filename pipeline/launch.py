@@ -15,12 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.options import AuditOptions, plan_memory
+from pipeline.options import AuditOptions, check_bundle, plan_memory
 from transforms import bundle as bundles
 from transforms import catalogue, manifest, storage, tables
 from transforms.addresses import is_local
 from transforms.core import images, memory
 from transforms.core.errors import RunError, UsageError, WhymatchError
+from transforms.core.saliency.explainer import Explainer
+from transforms.core.saliency.methods import NO_FILL
 from transforms.core.types import Failure
 from transforms.models import Models, Serving
 from transforms.progress import Progress
@@ -58,22 +60,36 @@ def plan(options: AuditOptions, echo: Echo = print) -> Any:
         raise UsageError(
             f"{options.out} already holds a run {options.run_id}; choose another --run-id, or another --out"
         )
+    check_bundle(options, bundle)
     memory_plan, hold = plan_memory(options, bundle, device)
-    serving = Serving(options.bundle, device, options.threads, options.batch, hold)
+    needs = tuple(sorted({explainer.method.needs for explainer in options.explainers()}))
+    serving = Serving(options.bundle, device, options.threads, options.batch, hold, needs)
     models = Models(serving)  # opens every session once: what cannot run fails here, not in a worker
     if not local:
         serving = replace(serving, device=options.device)
-    method = options.saliency_method()
-    n = method.design(bundle.resize.size, 0).n
     echo(
-        f"run {options.run_id}: {len(files)} manifest file{'s' * (len(files) != 1)}, {method.name} with {n:,} masks, "
-        f"fill {options.fill}, {models.similarity.provider if local else f'{options.runner}, device {options.device}'}"
+        f"run {options.run_id}: {len(files)} manifest file{'s' * (len(files) != 1)}, "
+        f"{models.similarity.provider if local else f'{options.runner}, device {options.device}'}"
     )
-    echo(
-        f"memory: {memory.megabytes(memory_plan.total)} a worker beyond its libraries"
-        + ("" if hold else " (masks are drawn again for every query: they exceed --memory-limit)")
-    )
+    for explainer in options.explainers():
+        echo(f"method {_described(explainer, options)}")
+    echo(f"memory: {memory.megabytes(memory_plan.total)} a worker beyond its libraries" + _kept(options, hold))
     return Plan(options, bundle, serving, files, versions())
+
+
+def _described(explainer: Explainer, options: AuditOptions) -> str:
+    """An explainer in a line: its method, its parameters, its fill, what it perturbs and which image it explains."""
+    parameters = {key: value for key, value in explainer.method.parameters().items() if value is not None}
+    listed = ", ".join(f"{key} {value}" for key, value in parameters.items() if key != "seed")
+    filled = "" if explainer.fill == NO_FILL else f"fill {explainer.fill}"
+    both = "both images perturbed" if explainer.perturb == "both" else ""
+    explained = "" if options.explain == "query" else f"explains {options.explain}"
+    return ", ".join(filter(None, [f"{explainer.method.name}{f' ({listed})' * bool(listed)}", filled, both, explained]))
+
+
+def _kept(options: AuditOptions, hold: bool) -> str:
+    banks = any(getattr(explainer.method, "banks", 0) for explainer in options.explainers())
+    return " (masks are drawn again for every image: they exceed --memory-limit)" if banks and not hold else ""
 
 
 def versions() -> dict[str, str]:
@@ -101,7 +117,7 @@ def run(options: AuditOptions, echo: Echo = print) -> bool:
     if options.runner == "local":
         with tempfile.TemporaryDirectory(prefix="whymatch-progress-") as folder:
             planned = replace(planned, progress=Progress(str(Path(folder) / "progress")))
-            with Watch(planned.progress, echo):
+            with Watch(planned.progress, echo, what="pairs" if len(options.sides()) == 1 else "sides of pairs"):
                 submit(planned)
     else:
         submit(planned)
@@ -174,8 +190,8 @@ class Watch:
     On a terminal one line is rewritten; elsewhere a line is printed when a tenth more is done.
     """
 
-    def __init__(self, progress: Progress, echo: Echo, interval: float = 0.5) -> None:
-        self._progress, self._echo, self._interval = progress, echo, interval
+    def __init__(self, progress: Progress, echo: Echo, interval: float = 0.5, what: str = "pairs") -> None:
+        self._progress, self._echo, self._interval, self._what = progress, echo, interval, what
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._first: tuple[float, int] | None = None
@@ -214,7 +230,7 @@ class Watch:
             self._first = (now, done)
         since, before = self._first
         left = f", {_clock((now - since) * (pairs - done) / (done - before))} left" if done > before else ""
-        return f"explaining: {done:,} of {pairs:,} pairs ({done / pairs:.0%}){left}", 1 + 10 * done // pairs
+        return f"explaining: {done:,} of {pairs:,} {self._what} ({done / pairs:.0%}){left}", 1 + 10 * done // pairs
 
 
 def _clock(seconds: float) -> str:

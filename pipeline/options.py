@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,10 @@ from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.fill import check_fill
 from transforms.core.images import Limits
-from transforms.core.saliency.methods import Method, RiseMethod, SlidingWindowMethod
+from transforms.core.saliency.contract import Design
+from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
+from transforms.core.saliency.methods import METHODS, NO_FILL, LimeMethod, RiseMethod, make_method
+from transforms.segments import require_segmentation
 
 Runner = Literal["local", "spark", "flink", "dataflow"]
 
@@ -34,14 +37,15 @@ class AuditOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     period: str | None = None
-    method: Literal["rise", "sliding_window"] = "rise"
-    masks: int = 2000
-    cells: int = 8
-    keep_probability: float = 0.5
-    banks: int = 8
-    window: int = 32
-    stride: int = 4
-    fill: str = "auto"
+    methods: tuple[str, ...] = ("rise",)
+    masks: int | None = None
+    sampling: str | None = None
+    converge: float | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    explain: Literal["query", "reference", "both"] = "query"
+    perturb: Perturb = "query"
+    reference_masks: int = 30
+    fill: str | None = None
     seed: int = 0
     top: int = 5
     map_size: tuple[int, int] = (28, 28)
@@ -62,11 +66,7 @@ class AuditOptions:
 
     def __post_init__(self) -> None:
         for name in (
-            "masks",
-            "cells",
-            "banks",
-            "window",
-            "stride",
+            "reference_masks",
             "top",
             "threads",
             "workers",
@@ -75,7 +75,6 @@ class AuditOptions:
             "max_bytes",
         ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(0 < self.keep_probability < 1, "keep_probability", self.keep_probability, "between 0 and 1")
         _require(0 <= self.max_failure_rate <= 1, "max_failure_rate", self.max_failure_rate, "from 0 to 1")
         _require(self.batch is None or self.batch >= 1, "batch", self.batch, "at least 1")
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
@@ -90,15 +89,53 @@ class AuditOptions:
         unknown = sorted(self.columns.keys() - set(manifest.COLUMNS))
         _require(not unknown, "columns", unknown, f"among {', '.join(manifest.COLUMNS)}")
         try:
-            check_fill(self.fill)
+            check_fill(self.fill or "auto")
         except ValueError as error:
             raise UsageError(f"--fill: {error}") from None
+        self.explainers()
 
-    def saliency_method(self) -> Method:
-        """The method with its parameters."""
-        if self.method == "sliding_window":
-            return SlidingWindowMethod(self.window, self.stride)
-        return RiseMethod(self.masks, self.cells, self.keep_probability, self.seed, self.banks)
+    def explainers(self) -> tuple[Explainer, ...]:
+        """The methods with their parameters, fills, and what they perturb; UsageError for values they cannot have."""
+        _require(bool(self.methods), "method", self.methods, f"among {', '.join(METHODS)}")
+        if repeated := [name for name in self.methods if self.methods.count(name) > 1]:
+            raise UsageError(f"--method names {repeated[0]} twice; a run has one setting of each method")
+        values = self._values()
+        if unused := sorted(set(values) - set(self.methods)):
+            raise UsageError(
+                f"{', '.join(f'{unused[0]}.{name}' for name in values[unused[0]])} is set, but --method is "
+                f"{','.join(self.methods)}: name {unused[0]} there too, or leave the setting out"
+            )
+        made = []
+        for name in self.methods:
+            try:
+                method = make_method(name, values.get(name, {}), self.seed)
+            except ValueError as error:
+                raise UsageError(f"--method {name}: {error}") from None
+            fill = method.fill if self.fill is None or method.fill == NO_FILL else self.fill
+            made.append(Explainer(method, fill, self.perturb, self.reference_masks))
+        return tuple(made)
+
+    def sides(self) -> tuple[Side, ...]:
+        """Which of a pair's images are explained."""
+        return ("query", "reference") if self.explain == "both" else (self.explain,)
+
+    def masked(self) -> ReferenceMasks | None:
+        """How the image that another is compared with is perturbed, None where it is not."""
+        if self.perturb == "query" or all(name == "mask" for name in self.methods):
+            return None
+        return ReferenceMasks(self.reference_masks, self.fill or RiseMethod.fill, self.seed)
+
+    def _values(self) -> dict[str, dict[str, str]]:
+        """The text of every parameter that is set, by method."""
+        values: dict[str, dict[str, str]] = {}
+        for key, value in self.settings.items():
+            method, dot, parameter = key.partition(".")
+            _require(bool(dot and parameter), "set", key, "METHOD.PARAMETER=VALUE, such as lime.samples=500")
+            values.setdefault(method, {})[parameter] = value
+        for parameter in ("masks", "sampling", "converge"):
+            if (given := getattr(self, parameter)) is not None:
+                values.setdefault("rise", {})[parameter] = str(given)
+        return values
 
     def limits(self) -> Limits:
         """What is decoded at most."""
@@ -116,33 +153,68 @@ class AuditOptions:
         return {name: _redacted(value) for name, value in asdict(self).items() if name != "beam_args"}
 
 
+def check_bundle(options: AuditOptions, bundle: Bundle) -> None:
+    """UsageError where a method asks for what the bundle does not have."""
+    for explainer in options.explainers():
+        method = explainer.method
+        if method.needs in ("gradient", "projection") and getattr(bundle, method.needs) is None:
+            raise UsageError(
+                f"--method {method.name} needs the bundle's {method.needs}, and it has none: "
+                f"{bundle.missing.get(method.needs, 'it is not known why')}"
+            )
+        if method.needs == "projection" and bundle.similarity_function == "euclidean":
+            raise UsageError(
+                f"--method {method.name}: a negative Euclidean distance is no sum over positions; take another method"
+            )
+        if method.needs == "superpixels":
+            require_segmentation()
+
+
 def plan_memory(
     options: AuditOptions, bundle: Bundle, device: Literal["cpu", "cuda"]
 ) -> tuple[memory.MemoryPlan, bool]:
     """The memory that one worker needs, and whether it may keep its mask banks; UsageError where it cannot fit."""
-    method = options.saliency_method()
-    try:
-        design = method.design(bundle.resize.size, 0)
-    except ValueError as error:
-        raise UsageError(f"this bundle's frame and the options do not fit: {error}") from None
-    fixed: dict[str, Any] = {
-        "masks": design.n,
-        "size": bundle.resize.size,
-        "batch": options.batch or memory.DEFAULT_BATCH[device],
-        "dimension": bundle.embedding_size,
-        "chunk": 256,
-        "grid": options.cells**2 if options.method == "rise" else 1,
-        "max_pixels": options.max_pixels,
-    }
+    explainers = options.explainers()
     for hold in (True, False):
-        planned = memory.plan(banks=method.banks, hold=hold, **fixed)
+        plans = [_plan_of(explainer, options, bundle, device, hold) for explainer in explainers]
+        # one method after the other, but all banks that are kept are kept at once
+        planned = max(plans, key=lambda plan: plan.total)
+        planned = replace(planned, bank=(sum if hold else max)(plan.bank for plan in plans))
         if planned.total <= options.memory_limit:
             return planned, hold
     raise UsageError(
         f"this configuration needs {memory.megabytes(planned.total)} a worker, more than --memory-limit "
         f"{memory.megabytes(options.memory_limit)}: {memory.megabytes(planned.decode)} for decoding images of up to "
-        f"{options.max_pixels:,} pixels, {memory.megabytes(planned.embeddings)} for {design.n:,} embeddings, "
+        f"{options.max_pixels:,} pixels, {memory.megabytes(planned.embeddings)} for embeddings of masked images, "
         f"{memory.megabytes(planned.estimate)} for maps. Lower --masks or --max-pixels, or raise the limit."
+    )
+
+
+def _plan_of(
+    explainer: Explainer, options: AuditOptions, bundle: Bundle, device: Literal["cpu", "cuda"], hold: bool
+) -> memory.MemoryPlan:
+    masks, banks, grid = options.batch or memory.DEFAULT_BATCH[device], 0, 1
+    method: Any = explainer.method
+    try:
+        if method.needs == "masks":
+            design: Design = method.design(bundle.resize.size, 0)
+            masks, banks = design.n, method.banks
+    except ValueError as error:
+        raise UsageError(f"--method {method.name}: this bundle's frame and the options do not fit: {error}") from None
+    if isinstance(method, LimeMethod):
+        masks = method.samples
+    if isinstance(method, RiseMethod):
+        grid = method.cells**2
+    return memory.plan(
+        masks=masks,
+        banks=banks,
+        size=bundle.resize.size,
+        batch=options.batch or memory.DEFAULT_BATCH[device],
+        dimension=bundle.embedding_size,
+        chunk=256,
+        grid=grid,
+        max_pixels=options.max_pixels,
+        hold=hold and banks > 0,
     )
 
 

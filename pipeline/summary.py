@@ -17,13 +17,13 @@ ATTRIBUTES_QUESTION = """
 -- Which attributes explain the matches, and does the catalogue say that the reference has them?
 SELECT top[1].name AS attribute, count(*) AS pairs, avg(top[1].score) AS mean_score,
        avg(top[1].on_reference::INT) AS reference_has_it
-FROM explanations WHERE run_id = '{run_id}' GROUP BY ALL ORDER BY pairs DESC, attribute LIMIT 5
+FROM explanations WHERE {which} GROUP BY ALL ORDER BY pairs DESC, attribute LIMIT 5
 """
 MAPS_QUESTION = """
 -- How much of the evidence lies at the images' border, and on their background?
 SELECT count(*) AS pairs, avg(border_share) AS border_share, avg(border_area) AS border_area,
        avg(background_share) AS background_share, avg(background_area) AS background_area
-FROM explanations WHERE run_id = '{run_id}'
+FROM explanations WHERE {which}
 """
 
 
@@ -40,7 +40,10 @@ def summarise(options: AuditOptions, seconds: float, echo: Callable[[str], None]
         f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item))
     )
     echo("")
-    echo(f"explained  {explained:,} of {read:,} pairs, {run['queries']:,} queries")
+    images = "queries" if options.explain == "query" else "images"
+    echo(f"explained  {explained:,} of {read:,} pairs, {run['queries']:,} {images}")
+    if run["explanations"] != explained:
+        echo(f"           {run['explanations']:,} explanations: {_each(options)} a pair")
     echo(f"failed     {failed:,}{f': {named}' if named else ''}")
     if reasons:
         often = max(sorted(reasons), key=lambda reason: reasons[reason])
@@ -63,8 +66,19 @@ def summarise(options: AuditOptions, seconds: float, echo: Callable[[str], None]
     return True
 
 
+def _each(options: AuditOptions) -> str:
+    """What a pair's explanations are."""
+    methods = f"{len(options.methods)} method{'s' * (len(options.methods) > 1)}"
+    return f"{methods} × {len(options.sides())} sides" if len(options.sides()) > 1 else methods
+
+
 def _ask(options: AuditOptions, question: str, echo: Callable[[str], None]) -> None:
-    query = question.format(run_id=options.run_id).strip()
+    which = f"run_id = '{options.run_id}'"
+    if len(options.methods) > 1:
+        which += f" AND method = '{options.methods[0]}'"
+    if len(options.sides()) > 1:
+        which += f" AND side = '{options.sides()[0]}'"
+    query = question.format(which=which).strip()
     echo(f'\nwhymatch sql {storage.redact(options.out)} "{query}"\n')
     try:
         from pipeline import sql

@@ -17,7 +17,9 @@ Row = dict[str, Any]
 def audit(manifest: Path | str, bundle: Path, out: Path, run_id: str, *more: str) -> int:
     """Runs ``whymatch audit`` in this process with few masks and returns its exit code."""
     named = ["--manifest", str(manifest), "--bundle", str(bundle), "--out", str(out), "--run-id", run_id]
-    return cli.main(["audit", *named, "--masks", "40", "--shards", "3", "--device", "cpu", *more])
+    methods = more[more.index("--method") + 1] if "--method" in more else "rise"
+    few = ["--masks", "40"] if "rise" in methods.split(",") else []
+    return cli.main(["audit", *named, *few, "--shards", "3", "--device", "cpu", *more])
 
 
 def table(out: Path, name: str, run_id: str) -> list[Row]:

@@ -208,7 +208,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     build(tmp_path / "b", similarity=network(), similarity_preprocessing=RGB, resize=SQUASH)
     before = sorted(path.name for path in (tmp_path / "b").iterdir())
-    assert before == ["bundle.json", "similarity.onnx"]
+    assert before == ["bundle.json", "projection.onnx", "similarity.onnx"]
     with pytest.raises(UsageError, match="is there already"):
         build(tmp_path / "b", similarity=network(seed=1), similarity_preprocessing=RGB, resize=SQUASH)
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == before

@@ -6,11 +6,10 @@ import os
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.demo_bundles import agreement
-from benchmarks.shortcut import look, near_badge, pixel_auc
+from benchmarks.shortcut import look, near_badge
 from pipeline import demo
 from transforms import bundle as bundles
 
@@ -61,10 +60,3 @@ def test_the_recipe_builds_bundles_that_explain_alike(catalogue: Path, tmp_path:
 def test_half_a_cell_around_the_badge(peak: tuple[int, int], near: bool) -> None:
     # a frame of 80 x 64 has cells of 10 x 8; the badge lies at rows 9 to 18, columns 10 to 19
     assert near_badge(peak, (9, 10, 10, 10), (80, 64)) is near
-
-
-def test_pixel_auc_by_hand() -> None:
-    inside = np.array([[True, False, False], [True, False, False]])
-    assert pixel_auc(np.array([[5.0, 1, 2], [4, 3, 0]]), inside) == 1
-    assert pixel_auc(np.array([[0.0, 1, 2], [3, 3, 4]]), inside) == pytest.approx((0 + 2.5) / 8)
-    assert pixel_auc(np.ones((2, 3)), inside) == 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
@@ -14,18 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.core.attributes import rank_attributes
-from transforms.core.explanation import ExplainedQuery, Explanation, explain
+from transforms.core.explanation import ExplainedImage, Explanation, explain
+from transforms.core.images import Limits
 from transforms.core.maps import area_average, map_statistics
-from transforms.core.saliency.contract import Design
-from transforms.core.saliency.methods import Method, RiseMethod, SlidingWindowMethod
+from transforms.core.saliency.contract import Design, Method, References
+from transforms.core.saliency.explainer import Explainer
+from transforms.core.saliency.methods import LimeMethod, RiseMethod, SbsmMethod, SlidingWindowMethod
+from transforms.core.saliency.perturbation import Perturbation
 from transforms.core.saliency.rise import rise
 from transforms.core.saliency.sliding_window import sliding_window
-from transforms.core.similarity import SimilarityFunction
+from transforms.core.similarity import SimilarityFunction, similarities
 from transforms.core.types import EmbeddedImage, Float32, Frame, Image, Pair
-from transforms.explain_queries import Explainer, Matched, PreparedQuery
-from transforms.load_image import LoadedImage
+from transforms.explain_queries import Explaining, Matched, PreparedImage, Task
+from transforms.load_image import ImageLoader, LoadedImage
 from transforms.models import Models, Serving
-from transforms.tables import Row
+from transforms.storage import Access
 
 FUNCTIONS: tuple[SimilarityFunction, ...] = get_args(SimilarityFunction)
 SIZE = (7, 11)
@@ -39,17 +42,26 @@ def bits(explanation: Explanation) -> Bits:
     return explanation.similarity, explanation.map.tobytes(), asdict(explanation.statistics), ranked
 
 
-def some_query(design: Design, dimension: int, attributes: int, seed: int = 0) -> ExplainedQuery:
+@dataclass(frozen=True)
+class Query:
+    """An image after its masked passes, and what else explaining needs to know of it."""
+
+    image: ExplainedImage
+    design: Design
+    base: Float32
+    perturbed: Float32
+
+
+def some_query(design: Design, dimension: int, attributes: int, seed: int = 0) -> Query:
     rng = np.random.default_rng(seed)
     base = rng.normal(0.5, 1, (1, dimension))
-    return ExplainedQuery(
-        design,
-        base.astype(np.float32),
-        (base + rng.normal(0, 0.4, (design.n, dimension))).astype(np.float32),
+    image = ExplainedImage(
         rng.random(design.size) < 0.5,
         rng.random(attributes, np.float32) if attributes else None,
         rng.normal(size=(attributes, 3, 4)).astype(np.float32) if attributes else None,
     )
+    perturbed = (base + rng.normal(0, 0.4, (design.n, dimension))).astype(np.float32)
+    return Query(image, design, base.astype(np.float32), perturbed)
 
 
 def some_references(count: int, dimension: int) -> Float32:
@@ -57,9 +69,11 @@ def some_references(count: int, dimension: int) -> Float32:
 
 
 def explained(
-    query: ExplainedQuery, references: Float32, function: SimilarityFunction = "cosine", top: int = 2
+    query: Query, references: Float32, function: SimilarityFunction = "cosine", top: int = 2
 ) -> list[Explanation]:
-    return list(explain(query, references, function=function, phi=(0.5, 0.5), top=top, map_size=(4, 5)))
+    maps = Perturbation(query.design, query.base, query.perturbed, function).maps(References(references))
+    found = similarities(references, query.base, function)[:, 0]
+    return list(explain(query.image, found, maps, phi=(0.5, 0.5), top=top, map_size=(4, 5)))
 
 
 def split(order: Sequence[int], cuts: Sequence[int]) -> Iterator[list[int]]:
@@ -110,8 +124,8 @@ def test_repeated_references_have_equal_explanations() -> None:
 def test_an_explanation_is_the_sum_of_its_parts(function: SimilarityFunction) -> None:
     design = sliding_window(SIZE, window=3, stride=2)
     query, references = some_query(design, 6, 3), some_references(2, 6)
-    assert query.confidence is not None
-    assert query.activations is not None
+    assert query.image.confidence is not None
+    assert query.image.activations is not None
 
     def similarity(left: Float32, right: Float32) -> float:
         a, b = left.astype(np.float64), right.astype(np.float64)
@@ -126,8 +140,10 @@ def test_an_explanation_is_the_sum_of_its_parts(function: SimilarityFunction) ->
         saliency = np.einsum("n,nyx->yx", drops, hidden) / hidden.sum(axis=0)
         assert found.similarity == pytest.approx(base, abs=1e-12)
         np.testing.assert_allclose(found.map, area_average(saliency, (4, 5)), atol=1e-6)
-        assert asdict(found.statistics) == pytest.approx(asdict(map_statistics(saliency, query.background)), abs=1e-9)
-        ranked = rank_attributes(query.confidence, query.activations, saliency, (0.5, 0.5), 3)
+        assert asdict(found.statistics) == pytest.approx(
+            asdict(map_statistics(saliency, query.image.background)), abs=1e-9
+        )
+        ranked = rank_attributes(query.image.confidence, query.image.activations, saliency, (0.5, 0.5), 3)
         assert [one.index for one in found.attributes] == [one.index for one in ranked]
         for left, right in zip(found.attributes, ranked, strict=True):
             assert asdict(left) == pytest.approx(asdict(right), abs=1e-9)
@@ -142,9 +158,7 @@ def test_a_network_that_masks_do_not_move_has_no_evidence(
     """A plain image under a fill of its own colour: all passes give one embedding; rounding is no map."""
     embedding = some_references(1, dimension)
     query = some_query(design, dimension, 2)
-    still = ExplainedQuery(
-        design, embedding, np.repeat(embedding, design.n, 0), query.background, query.confidence, query.activations
-    )
+    still = replace(query, base=embedding, perturbed=np.repeat(embedding, design.n, 0))
     for found in explained(still, some_references(3, dimension), function):
         np.testing.assert_array_equal(found.map, np.zeros((4, 5)))
         assert found.statistics.border_share == found.statistics.background_share == found.statistics.entropy == 0
@@ -169,26 +183,37 @@ def photograph(height: int, width: int) -> Image:
     return np.random.default_rng(4).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("method", [RiseMethod(masks=40, cells=3, banks=2), SlidingWindowMethod(window=4, stride=3)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        RiseMethod(masks=40, cells=3, banks=2),
+        RiseMethod(masks=40, cells=3, sampling="sobol", estimator="average"),
+        SlidingWindowMethod(window=4, stride=3),
+        SbsmMethod(window=4, stride=3),
+        LimeMethod(samples=50),
+    ],
+    ids=lambda method: method.name,
+)
 @pytest.mark.parametrize("fill", ["auto", "blur"])
 def test_rows_of_a_real_bundle_do_not_depend_on_their_group(models: Models, method: Method, fill: str) -> None:
-    explainer = Explainer(method, fill, top=2, map_size=(4, 5))
+    explaining = Explaining((Explainer(method, fill),), top=2, map_size=(4, 5))
     height, width = models.similarity.size
     image = LoadedImage(photograph(height, width), Frame((60, 80), (height, width), (0, 0, 60, 80)), "ab" * 32)
-    query = PreparedQuery.of(image, explainer, models)
-    assert query.passes == query.explained.design.n + 1
+    load = ImageLoader(Access(()), Limits(), models.bundle.resize)
+    query = PreparedImage.of(image, explaining, models, load)
     matched: list[Matched] = [
         (
-            Pair(f"p{at}", "q", f"r{at}", reference_attributes=("colour=red",) if at % 2 else None),
+            Task(Pair(f"p{at}", "q", f"r{at}", reference_attributes=("colour=red",) if at % 2 else None), "query"),
             EmbeddedImage(f"{at}.jpg", f"{at:064x}", 60, 80, embedding, np.full(3, at / 9, np.float32)),
         )
         for at, embedding in enumerate(some_references(9, models.bundle.embedding_size))
     ]
-    whole: list[Row] = list(query.rows(matched, explainer, models))
+    whole = list(query.rows(matched))
     order = [3, 1, 8, 0, 2, 7, 4, 6, 5]
-    again = PreparedQuery.of(image, explainer, models)
-    pieces = [
-        row for part in split(order, [1, 4]) for row in again.rows([matched[at] for at in part], explainer, models)
-    ]
+    again = PreparedImage.of(image, explaining, models, load)
+    pieces = [row for part in split(order, [1, 4]) for row in again.rows([matched[at] for at in part])]
     assert len({str(row) for row in whole}) == 9
     assert [repr(row) for row in pieces] == [repr(whole[at]) for at in order]
+    (first, *_) = whole
+    assert isinstance(first, dict)
+    assert first["passes"] == query.passes == again.passes

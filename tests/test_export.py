@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from export import onnx as exporting
 from export.attributes import AttributeNetwork, ServedAttributes
 from export.backbones import Normalisation
 from export.checkpoint import Config, build_network, load, save
-from export.onnx import export_command, to_onnx
+from export.onnx import to_onnx
 from export.parity import attributes_parity, similarity_parity
 from export.prefix import wrap_attributes, wrap_similarity
 from export.similarity import EmbeddingNetwork
@@ -32,6 +33,8 @@ ATTRIBUTES = Config(
     "attributes", "export.small:network", Resize(SIZE, "pad"), NORMALISATION, vocabulary=("a=1", "a=2", "b=ü")
 )
 
+# The gradient, which takes as long as all else, is the subject of test_gradient_graph.
+export_command = partial(exporting.export_command, gradient=False)
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -73,7 +76,7 @@ def test_a_bundle_computes_what_torch_computes(checkpoints: Any, tmp_path: Path)
     mask = rng.random((1, *SIZE, 1), dtype=np.float32)
     fill = np.array([10, 200, 90], np.float32).reshape(1, 1, 1, 3)
     graph = runtime.session(tmp_path / "bundle" / built.similarity.file)
-    (served,) = graph.run(None, {"image": image, "mask": mask, "fill": fill})
+    (served,) = graph.run(["embedding"], {"image": image, "mask": mask, "fill": fill})
     pixels = mask * image + (1 - mask) * fill
     x = (pixels / 255 - np.array(NORMALISATION.mean)) / np.array(NORMALISATION.std)
     _, network = load(checkpoints["similarity"], "similarity")
@@ -94,7 +97,8 @@ def test_served_scores_are_the_sigmoid_of_the_maps_average(checkpoints: Any, tmp
 def test_a_bundle_without_attributes(checkpoints: Any, tmp_path: Path) -> None:
     built = export_command(similarity=checkpoints["similarity"], out=tmp_path / "bundle", echo=lambda _: None)
     assert built.attributes is None
-    assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == ["bundle.json", "similarity.onnx"]
+    files = sorted(path.name for path in (tmp_path / "bundle").iterdir())
+    assert files == ["bundle.json", "projection.onnx", "similarity.onnx"]
 
 
 @pytest.mark.parametrize("function", ["dot", "euclidean"])

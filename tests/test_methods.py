@@ -8,40 +8,87 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transforms.core.saliency.methods import Method, RiseMethod, SlidingWindowMethod, explainer_id
+from transforms.core.saliency.contract import Method
+from transforms.core.saliency.explainer import Explainer
+from transforms.core.saliency.methods import METHODS, RiseMethod, SlidingWindowMethod, make_method
 from transforms.core.saliency.rise import rise
 from transforms.core.saliency.sliding_window import sliding_window
 
+CHANGED: dict[str, Any] = {"sampling": "sobol", "estimator": "average", "converge": 0.5}
+
+
+def identity(method: Method, fill: str = "mean") -> str:
+    return Explainer(method, fill).id
+
 
 def test_a_method_draws_the_design_of_its_parameters() -> None:
-    method = RiseMethod(masks=7, cells=3, p=0.3, seed=5, banks=4)
+    method = RiseMethod(masks=7, cells=3, p=0.3, sampling="sobol", estimator="average", seed=5, banks=4)
     design = method.design((9, 14), 2)
-    expected = rise((9, 14), masks=7, cells=3, p=0.3, seed=5, bank=2)
+    expected = rise((9, 14), masks=7, cells=3, p=0.3, sampling="sobol", seed=5, bank=2)
     assert design.key == expected.key
+    assert design.estimator == "average"
     np.testing.assert_array_equal(design.masks(0, 7), expected.masks(0, 7))
     window = SlidingWindowMethod(window=5, stride=2).design((9, 14), 0)
     assert window.key == sliding_window((9, 14), window=5, stride=2).key
 
 
-def test_defaults_are_those_of_the_papers_code() -> None:
-    method, window = RiseMethod(), SlidingWindowMethod()
-    assert (method.masks, method.cells, method.p) == (2000, 8, 0.5)
+def test_windows_are_those_of_the_papers_code() -> None:
+    window = SlidingWindowMethod()
     assert (window.window, window.stride, window.banks) == (32, 4, 1)
 
 
-@pytest.mark.parametrize("method", [RiseMethod(), SlidingWindowMethod()], ids=lambda method: method.name)
-def test_whatever_changes_a_map_changes_the_id(method: RiseMethod | SlidingWindowMethod) -> None:
-    ids = {explainer_id(method, "mean"), explainer_id(method, "auto")}
+@pytest.mark.parametrize("name", list(METHODS))
+def test_whatever_changes_a_map_changes_the_id(name: str) -> None:
+    method = METHODS[name]()
+    ids = {identity(method), identity(method, "auto")}
     names = [field.name for field in dataclasses.fields(method)]
     assert sorted(method.parameters()) == sorted(names)
-    for name in names:
-        other: dict[str, Any] = {name: getattr(method, name) / 2 if name == "p" else 3}
-        changed: Method = dataclasses.replace(method, **other)
-        ids.add(explainer_id(changed, "mean"))
-    assert len(ids) == 2 + len(names)
-    assert explainer_id(dataclasses.replace(method), "mean") in ids
+    for parameter in names:
+        value = getattr(method, parameter)
+        other: Any = CHANGED.get(parameter, value / 2 if isinstance(value, float) else 3)
+        if parameter == "p":
+            method = dataclasses.replace(method, sampling="independent")
+            ids.add(identity(method))
+        ids.add(identity(dataclasses.replace(method, **{parameter: other})))
+    assert len(ids) == 2 + len(names) + ("p" in names)
+    assert identity(dataclasses.replace(method)) in ids
     assert all(one.startswith("e") for one in ids)
 
 
+def test_what_is_perturbed_changes_the_id() -> None:
+    method = RiseMethod()
+    alone, both = Explainer(method, "auto"), Explainer(method, "auto", "both")
+    assert len({alone.id, both.id, Explainer(method, "auto", "both", 31).id}) == 3
+    # how many versions of a reference are masked is nothing to a run that masks none
+    assert Explainer(method, "auto", "query", 31).id == alone.id
+
+
 def test_methods_do_not_share_ids() -> None:
-    assert explainer_id(RiseMethod(), "mean") != explainer_id(SlidingWindowMethod(), "mean")
+    assert len({identity(kind()) for kind in METHODS.values()}) == len(METHODS) == 8
+
+
+def test_text_becomes_the_parameters_of_a_method() -> None:
+    made = make_method("rise", {"masks": "64", "sampling": "sobol", "converge": "0.9", "banks": "2"}, seed=7)
+    assert made == RiseMethod(masks=64, sampling="sobol", converge=0.9, banks=2, seed=7)
+    assert make_method("rise", {"converge": "none"}) == RiseMethod()
+    assert make_method("mask", {"learning_rate": "0.2", "steps": "9"}).parameters()["steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("risen", {}, "no method 'risen'; there are rise, sliding_window"),
+        ("rise", {"mask": "3"}, "rise has no parameter 'mask'; it has masks, cells"),
+        ("rise", {"seed": "3"}, "no parameter 'seed'"),  # the run has one seed for all
+        ("gradient_x_input", {"steps": "3"}, "it has none"),
+        ("rise", {"masks": "many"}, "rise.masks is a whole number, not 'many'"),
+        ("rise", {"p": "half"}, "rise.p is a number, not 'half'"),
+        ("rise", {"sampling": "cubist"}, "rise.sampling is one of independent, sobol, hadamard, not 'cubist'"),
+        ("rise", {"converge": "1"}, "0 < converge < 1"),
+        ("integrated_gradients", {"steps": "0"}, "at least one step"),
+        ("mask", {"steps": "0"}, "steps"),
+    ],
+)
+def test_what_is_no_parameter_is_said(name: str, values: dict[str, str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make_method(name, values)

@@ -271,7 +271,7 @@ def test_captions_say_what_the_tables_say() -> None:
     lines = caption(row)
     assert [line.text for line in lines] == [
         r"a\u202eb  ·  c\x1b[2J",
-        "similarity 0.750, rank 3",
+        "similarity 0.750, rank 3  ·  rise",
         "pattern=striped: confidence 0.90, match with the map 0.60",
         "reference: does NOT have it, says the catalogue (the model's confidence: 0.80)",
     ]
@@ -279,7 +279,7 @@ def test_captions_say_what_the_tables_say() -> None:
     plain = caption({**explanation("a", "b", border_share=0.31, border_area=0.4375), "rank": None})
     assert [line.text for line in plain] == [
         "a  ·  b",
-        "similarity 0.750",
+        "similarity 0.750  ·  rise",
         "the border has 31% of the evidence, 44% of the area",
     ]
 

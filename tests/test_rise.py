@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 from scipy.ndimage import zoom
 from scipy.stats import chi2
 
-from transforms.core.saliency.rise import Rise, rise
+from transforms.core.saliency import rise as module
 from transforms.core.types import Float32, Float64
+
+rise = partial(module.rise, sampling="independent", estimator="average")
+Rise = partial(module.Rise, estimator="average")
 
 
 def axis_weights(side: int, cells: int, shift: int) -> list[list[float]]:
@@ -30,7 +34,7 @@ def axis_weights(side: int, cells: int, shift: int) -> list[list[float]]:
     return weights
 
 
-def slow_mask(design: Rise, at: int) -> Float64:
+def slow_mask(design: module.Rise, at: int) -> Float64:
     """Mask ``at`` as the double sum over cells, float64 [H, W]."""
     (height, width), grid = design.size, design.grids[at]
     rows = axis_weights(height, grid.shape[0], int(design.shifts[at, 0]))
@@ -59,14 +63,14 @@ def slow_estimate(masks: Any, scores: Float64) -> Float64:
 
 
 @st.composite
-def designs(draw: st.DrawFn, largest: int = 20) -> Rise:
+def designs(draw: st.DrawFn, largest: int = 20) -> module.Rise:
     cells = draw(st.integers(1, 6))
     size = (draw(st.integers(cells, largest)), draw(st.integers(cells, largest)))
     p = draw(st.sampled_from([0.1, 0.5, 0.9]))
     return rise(size, masks=draw(st.integers(1, 12)), cells=cells, p=p, seed=draw(st.integers(0, 99)))
 
 
-def some_scores(design: Rise, references: int, n: int | None = None) -> Float64:
+def some_scores(design: module.Rise, references: int, n: int | None = None) -> Float64:
     rng = np.random.default_rng(design.n + 31 * references)
     return rng.normal(0.8, 0.1, (references, n or design.n))
 
@@ -99,7 +103,7 @@ def test_one_cell_keeps_all_or_nothing() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(designs(largest=14))
-def test_masks_are_the_bilinear_interpolation_of_their_grids(design: Rise) -> None:
+def test_masks_are_the_bilinear_interpolation_of_their_grids(design: module.Rise) -> None:
     masks = design.masks(0, design.n)
     assert masks.dtype == np.float32
     assert masks.shape == (design.n, *design.size)
@@ -124,7 +128,7 @@ def test_masks_are_what_pillow_and_scipy_upsample(size: tuple[int, int], cells: 
 
 @settings(deadline=None, max_examples=40)
 @given(designs(largest=12), st.integers(1, 3), st.data())
-def test_the_estimate_is_the_literal_sum_over_pixels(design: Rise, references: int, data: st.DataObject) -> None:
+def test_the_estimate_is_the_literal_sum_over_pixels(design: module.Rise, references: int, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, design.n), label="masks scored so far")
     scores = some_scores(design, references, n)
     maps = design.estimate(scores, np.ones(references))
@@ -151,7 +155,7 @@ def test_the_estimate_of_a_real_design_is_the_sum_over_its_masks(size: tuple[int
 
 @settings(deadline=None, max_examples=40)
 @given(designs(), st.data())
-def test_slices_of_masks_are_the_whole(design: Rise, data: st.DataObject) -> None:
+def test_slices_of_masks_are_the_whole(design: module.Rise, data: st.DataObject) -> None:
     cuts = sorted({0, design.n, *data.draw(st.lists(st.integers(0, design.n), max_size=4))})
     pieces = [design.masks(start, stop) for start, stop in pairwise(cuts)]
     np.testing.assert_array_equal(np.concatenate(pieces), design.masks(0, design.n))
@@ -159,7 +163,9 @@ def test_slices_of_masks_are_the_whole(design: Rise, data: st.DataObject) -> Non
 
 @settings(deadline=None, max_examples=60)
 @given(designs(), st.integers(1, 7), st.data())
-def test_a_map_depends_on_its_own_scores_alone_to_the_bit(design: Rise, references: int, data: st.DataObject) -> None:
+def test_a_map_depends_on_its_own_scores_alone_to_the_bit(
+    design: module.Rise, references: int, data: st.DataObject
+) -> None:
     scores, base = some_scores(design, references), np.arange(references, dtype=np.float64)
     whole = design.estimate(scores, base)
     order = data.draw(st.permutations(range(references)))
@@ -171,7 +177,7 @@ def test_a_map_depends_on_its_own_scores_alone_to_the_bit(design: Rise, referenc
 
 @settings(deadline=None, max_examples=40)
 @given(designs(), st.floats(-3, 3), st.floats(-5, 5))
-def test_maps_scale_with_the_scores_and_ignore_what_is_added(design: Rise, factor: float, added: float) -> None:
+def test_maps_scale_with_the_scores_and_ignore_what_is_added(design: module.Rise, factor: float, added: float) -> None:
     scores, base = some_scores(design, 2), np.zeros(2)
     expected = factor * design.estimate(scores, base)
     np.testing.assert_allclose(design.estimate(factor * scores + added, base + 1), expected, atol=1e-11)

@@ -23,7 +23,7 @@ from transforms.core.errors import BundleError, DeviceError, ModelFailed
 from transforms.core.fill import make_fill
 from transforms.core.images import Resize
 from transforms.core.saliency.contract import Design
-from transforms.core.saliency.methods import RiseMethod, SlidingWindowMethod
+from transforms.core.saliency.methods import RiseMethod, SbsmMethod, SlidingWindowMethod
 from transforms.core.saliency.rise import rise
 from transforms.core.saliency.sliding_window import sliding_window
 from transforms.core.types import Float32, Float64, Image
@@ -348,25 +348,42 @@ def test_models_share_the_banks_that_an_images_hash_chooses(bundle: Path) -> Non
     method = RiseMethod(masks=5, cells=3, banks=3)
     for number in range(6):
         sha256 = f"{number:08x}" + "ab" * 28
-        bank = models.bank(method, sha256)
-        assert bank.design.key == rise(SIZE, masks=5, cells=3, bank=number % 3).key
-        assert models.bank(method, sha256) is bank
+        design = models.design(method, sha256)
+        assert design.key == rise(SIZE, masks=5, cells=3, bank=number % 3).key
+        assert models.design(method, sha256) is design
+        bank = models.bank_of(design)
+        assert models.bank_of(design) is bank
         assert bank.hold
     window = SlidingWindowMethod(window=5, stride=4)
-    assert models.bank(window, "00" * 32) is models.bank(window, "ff" * 32)
+    assert models.design(window, "00" * 32) is models.design(window, "ff" * 32)
+
+
+def test_methods_of_equal_masks_share_a_bank(bundle: Path) -> None:
+    models = Models(Serving(str(bundle)))
+    window, sbsm = (kind(window=5, stride=4) for kind in (SlidingWindowMethod, SbsmMethod))
+    banks = [models.bank_of(models.design(method, "00" * 32)) for method in (window, sbsm)]
+    assert banks[0] is banks[1]
 
 
 def test_models_hold_no_banks_where_they_do_not_fit(bundle: Path) -> None:
     models = Models(Serving(str(bundle), hold_banks=False))
-    assert not models.bank(RiseMethod(masks=5, cells=3), "00" * 32).hold
+    assert not models.bank_of(models.design(RiseMethod(masks=5, cells=3, banks=1), "00" * 32)).hold
 
 
-def test_a_bank_of_one_image_is_not_kept(bundle: Path) -> None:
-    class OfTheImage(RiseMethod):
-        def design(self, size: tuple[int, int], bank: int) -> Design:
-            return Stored(np.ones((2, *size)))
-
+def test_masks_of_one_image_are_not_kept(bundle: Path) -> None:
     models = Models(Serving(str(bundle)))
-    first = models.bank(OfTheImage(), "00" * 32)
-    assert not first.hold
-    assert models.bank(OfTheImage(), "00" * 32) is not first
+    design = models.design(RiseMethod(masks=5, cells=3), "00" * 32)
+    assert design.key != models.design(RiseMethod(masks=5, cells=3), "01" * 32).key
+    assert models.design(RiseMethod(masks=5, cells=3), "00" * 32) is not design
+    assert not models.bank_of(design).hold
+    assert models.bank_of(design) is not models.bank_of(design)
+
+
+def test_blocks_are_the_whole_and_stop_when_nobody_asks(bare: tuple[Bundle, Path]) -> None:
+    model = opened(bare)
+    bank = model.bank(RISE)
+    whole = model.perturbed(photographs(1)[0], bank, COLOR)
+    blocks = model.blocks(photographs(1)[0], bank, COLOR)
+    first = next(blocks)
+    np.testing.assert_array_equal(first, whole[: len(first)])
+    np.testing.assert_array_equal(np.concatenate([first, *blocks]), whole)

@@ -14,14 +14,16 @@ from export.bundle import bundle_command
 from tests.networks import network
 from transforms.core import images
 from transforms.core.images import Resize
-from transforms.core.saliency.methods import Method, RiseMethod, SlidingWindowMethod
+from transforms.core.saliency.contract import Method
+from transforms.core.saliency.explainer import Explainer
+from transforms.core.saliency.methods import RiseMethod, SlidingWindowMethod
 from transforms.core.types import EmbeddedImage, Frame, Pair
-from transforms.explain_queries import Explainer, PreparedQuery
+from transforms.explain_queries import Explaining, PreparedImage, Task
 from transforms.load_image import ImageLoader
 from transforms.models import Models, Serving
 from transforms.storage import Access
 
-METHODS = [RiseMethod(masks=60, cells=4, banks=1), SlidingWindowMethod(window=5, stride=2)]
+METHODS = [RiseMethod(masks=60, cells=4), SlidingWindowMethod(window=5, stride=2)]
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)
 
 
@@ -40,12 +42,13 @@ def saliency(bundle: Path, photographs: Path, method: Method) -> tuple[np.ndarra
     models = Models(Serving(str(bundle)))
     load = ImageLoader(Access(roots=(str(photographs),)), images.Limits(), models.bundle.resize)
     query, reference = (load(str(photographs / name)) for name in ("query.png", "reference.png"))
-    explainer = Explainer(method, "#40a060", map_size=models.bundle.resize.size)
-    prepared = PreparedQuery.of(query, explainer, models)
+    explaining = Explaining((Explainer(method, "#40a060"),), map_size=models.bundle.resize.size)
+    prepared = PreparedImage.of(query, explaining, models, load)
     embedding = models.similarity.embed(reference.pixels[None])[0]
     embedded = EmbeddedImage("reference.png", reference.sha256, *reference.frame.original, embedding)
     pair = Pair("p", "q", "r", "query.png", "reference.png")
-    (row,) = prepared.rows([(pair, embedded)], explainer, models)
+    (row,) = prepared.rows([(Task(pair, "query"), embedded)])
+    assert isinstance(row, dict)
     return row["map"].reshape(row["map_height"], row["map_width"]), row
 
 

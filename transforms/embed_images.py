@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
@@ -11,53 +11,78 @@ import numpy as np
 from apache_beam.utils import shared
 
 from transforms.core.errors import NonFiniteEmbedding, PairError
+from transforms.core.fill import make_fill
 from transforms.core.memory import DEFAULT_BATCH
+from transforms.core.saliency.explainer import ReferenceMasks, Side
 from transforms.core.types import EmbeddedImage, LoadFailure, Pair
 from transforms.load_image import ImageLoader, LoadedImage
 from transforms.metrics import StageMetrics
 from transforms.models import Models, Serving
 from transforms.progress import Progress
+from transforms.subject import finite
 
 Outcome = tuple[str, EmbeddedImage | LoadFailure]
 
 
 @dataclass(eq=False)
 class EmbedImages(beam.PTransform):  # type: ignore[misc]
-    """Pairs to ``(address, EmbeddedImage | LoadFailure)``, one for each distinct address, queries' included."""
+    """Pairs to ``(address, EmbeddedImage | LoadFailure)``, one for each distinct address, queries' included.
+
+    ``masked``, if given, is how the images that others are compared with are perturbed; ``sides`` are the explained
+    ones.
+    """
 
     serving: Serving
     load: ImageLoader
     handle: shared.Shared
     progress: Progress = Progress()
+    masked: ReferenceMasks | None = None
+    sides: tuple[Side, ...] = ("query",)
 
     def expand(self, pairs: Any) -> Any:
         batch = self.serving.batch or DEFAULT_BATCH["cpu"]
         return (
             pairs
-            | "Addresses" >> beam.FlatMap(_addresses)
-            | "Distinct" >> beam.Distinct()
+            | "Addresses" >> beam.FlatMap(lambda pair: self._addresses(pair))
+            | "Distinct" >> beam.CombinePerKey(any)
             | "Batch" >> beam.BatchElements(min_batch_size=batch, max_batch_size=batch)
-            | "Embed" >> beam.ParDo(_Embed(self.serving, self.load, self.handle, self.progress))
+            | "Embed" >> beam.ParDo(_Embed(self.serving, self.load, self.handle, self.progress, self.masked))
         )
 
-
-def _addresses(pair: Pair) -> Iterator[str]:
-    yield pair.query
-    yield pair.reference
+    def _addresses(self, pair: Pair) -> Iterator[tuple[str, bool]]:
+        """Each image, and whether masked versions of it are wanted: where the other one is explained against it."""
+        yield pair.query, self.masked is not None and "reference" in self.sides
+        yield pair.reference, self.masked is not None and "query" in self.sides
 
 
 class _Embed(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, serving: Serving, load: ImageLoader, handle: shared.Shared, progress: Progress) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        load: ImageLoader,
+        handle: shared.Shared,
+        progress: Progress,
+        masked: ReferenceMasks | None,
+    ) -> None:
         self._serving, self._load, self._handle, self._progress = serving, load, handle, progress
+        self._masked = masked
         self._metrics = StageMetrics("embed")
 
     def setup(self) -> None:
         with self._metrics.loading():
             self._models: Models = self._handle.acquire(lambda: Models(self._serving))
 
-    def process(self, addresses: list[str]) -> Iterable[Outcome]:
-        with self._metrics.inference(len(addresses)):
+    def process(self, wanted: list[tuple[str, bool]]) -> Iterable[Outcome]:
+        addresses = [address for address, _ in wanted]
+        perturb = self._masked.masks if self._masked else 0
+        with self._metrics.inference(len(addresses) + perturb * sum(masked for _, masked in wanted)):
             outcomes = embed(addresses, self._load, self._models)
+            if self._masked:
+                wanting = {address for address, masked in wanted if masked}
+                outcomes = [
+                    with_masked(outcome, self._masked, self._load, self._models) if outcome[0] in wanting else outcome
+                    for outcome in outcomes
+                ]
         failed = sum(isinstance(outcome, LoadFailure) for _, outcome in outcomes)
         self._metrics.items(len(outcomes) - failed)
         self._metrics.failures(failed)
@@ -99,3 +124,24 @@ def _embed_loaded(loaded: dict[str, LoadedImage], models: Models) -> dict[str, E
         else:
             outcomes[address] = LoadFailure.of(NonFiniteEmbedding("the embedding holds NaN or infinity"))
     return outcomes
+
+
+def with_masked(outcome: Outcome, masked: ReferenceMasks, load: ImageLoader, models: Models) -> Outcome:
+    """``outcome`` with its masked versions: their mean float32 [1, D], or [K, D] for the Euclidean distance.
+
+    The distance is the one similarity that is not linear in the embedding, so that all its masked versions have to
+    cross the shuffle to the images that are compared with them.
+    """
+    address, image = outcome
+    if isinstance(image, LoadFailure):
+        return outcome
+    try:
+        loaded = load(address)
+        design = models.design(masked.method(), loaded.sha256)
+        fill = make_fill(masked.fill, loaded.pixels, models.bundle.fill_mean)
+        versions = finite(models.similarity.perturbed(loaded.pixels, models.bank_of(design), fill))
+    except PairError as error:
+        return address, LoadFailure.of(error)
+    if models.bundle.similarity_function != "euclidean":
+        versions = versions.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
+    return address, replace(image, perturbed=versions)

@@ -1,9 +1,9 @@
-"""The explaining step: one set of masked forward passes for a query serves all of its references."""
+"""The explaining step: one set of masked forward passes for an image serves all of its references."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -13,29 +13,60 @@ from apache_beam import pvalue
 from apache_beam.utils import shared
 
 from transforms import tables
-from transforms.core.errors import NonFiniteEmbedding, PairError
-from transforms.core.explanation import ExplainedQuery, explain
+from transforms.core.errors import NonFiniteMap, PairError
+from transforms.core.explanation import explain
 from transforms.core.fill import make_fill
-from transforms.core.maps import background_of
-from transforms.core.saliency.methods import Method
-from transforms.core.types import EmbeddedImage, Failure, Frame, LoadFailure, Pair
+from transforms.core.saliency.contract import Gradient, References, Saliency
+from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.similarity import similarities
+from transforms.core.types import EmbeddedImage, Failure, Float64, LoadFailure, Pair
 from transforms.load_image import ImageLoader, LoadedImage
 from transforms.metrics import StageMetrics
 from transforms.models import Models, Serving
 from transforms.progress import Progress
+from transforms.subject import Shared, Subject
 
 CHUNK = 256
 """References that are estimated together; it bounds memory and changes no result."""
 
 
-@dataclass(frozen=True)
-class Explainer:
-    """What to explain with: the method, the fill, how many attributes to keep, and the size of the stored map."""
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One pair, one of whose images is to be explained: ``side``."""
 
-    method: Method
-    fill: str
+    pair: Pair
+    side: Side
+
+    @property
+    def explained(self) -> str:
+        """The address of the image that is explained."""
+        return self.pair.query if self.side == "query" else self.pair.reference
+
+    @property
+    def other(self) -> str:
+        """The address of the image that it is compared with."""
+        return self.pair.reference if self.side == "query" else self.pair.query
+
+
+@dataclass(frozen=True)
+class Explaining:
+    """What to explain and with what: the explainers, which of a pair's images, how many attributes to keep, and the
+    size of the stored map."""
+
+    explainers: tuple[Explainer, ...]
+    sides: tuple[Side, ...] = ("query",)
     top: int = 5
     map_size: tuple[int, int] = (28, 28)
+
+    def failure(self, task: Task, error: PairError | LoadFailure, method: str | None = None) -> Failure:
+        """The failure of ``task``, of all methods where none is named."""
+        side = task.side if len(self.sides) > 1 else None
+        return replace(Failure.of(task.pair, error), side=side, method=method if len(self.explainers) > 1 else None)
+
+    def stands_for(self, failure: Failure) -> int:
+        """How many explanations a failure says are missing."""
+        methods = len(self.explainers) if failure.method is None else 1
+        return methods * (len(self.sides) if failure.side is None else 1)
 
 
 @dataclass(frozen=True)
@@ -43,7 +74,7 @@ class Worker:
     """What the explaining step needs on a worker; all of it can be pickled."""
 
     serving: Serving
-    explainer: Explainer
+    explaining: Explaining
     load: ImageLoader
     handle: shared.Shared
     progress: Progress = Progress()
@@ -53,44 +84,46 @@ class Worker:
 class ExplainQueries(beam.PTransform):  # type: ignore[misc]
     """Applied to a tuple of pairs and ``(address, EmbeddedImage | LoadFailure)``.
 
-    Outputs: ``rows`` of the table explanations, ``failures``, and ``counts`` of forward passes and queries.
+    Outputs: ``rows`` of the table explanations, ``failures``, and ``counts`` of forward passes and explained images.
     """
 
     worker: Worker
 
     def expand(self, inputs: tuple[Any, Any]) -> dict[str, Any]:
         pairs, images = inputs
-        progress = self.worker.progress
+        progress, explaining = self.worker.progress, self.worker.explaining
+        tasks = pairs | "Sides" >> beam.FlatMap(lambda pair: [Task(pair, side) for side in explaining.sides])
         joined = (
-            {"pairs": pairs | "ByReference" >> beam.Map(lambda pair: (pair.reference, pair)), "images": images}
-            | "JoinReferences" >> beam.CoGroupByKey()
+            {"tasks": tasks | "ByOther" >> beam.Map(lambda task: (task.other, task)), "images": images}
+            | "JoinOthers" >> beam.CoGroupByKey()
             | "Matched"
-            >> beam.FlatMapTuple(lambda _, joined: _matched(joined, progress))
+            >> beam.FlatMapTuple(lambda _, joined: _matched(joined, explaining, progress))
             .with_output_types(tuple[str, Any])
             .with_outputs("failures", main="matched")
         )
         explained = (
             joined.matched
-            | "GroupByQuery" >> beam.GroupByKey()
+            | "GroupByImage" >> beam.GroupByKey()
             | "Explain" >> beam.ParDo(_Explain(self.worker)).with_outputs("failures", "counts", main="rows")
         )
         failures = (joined.failures, explained.failures) | "Failures" >> beam.Flatten()
         return {"rows": explained.rows, "failures": failures, "counts": explained.counts}
 
 
-Matched = tuple[Pair, EmbeddedImage]
+Matched = tuple[Task, EmbeddedImage]
+"""A task with the other image of its pair."""
 
 
-def _matched(joined: dict[str, Iterable[Any]], progress: Progress) -> Iterator[Any]:
-    """``(query address, (pair, reference))`` for every pair of one reference, or its failures."""
+def _matched(joined: dict[str, Iterable[Any]], explaining: Explaining, progress: Progress) -> Iterator[Any]:
+    """``(explained address, (task, other image))`` for every task of one other image, or their failures."""
     outcomes = list(joined["images"])
     matched = 0
-    for pair in joined["pairs"]:
+    for task in joined["tasks"]:
         if isinstance(outcomes[0], LoadFailure):
-            yield pvalue.TaggedOutput("failures", Failure.of(pair, outcomes[0]))
+            yield pvalue.TaggedOutput("failures", explaining.failure(task, outcomes[0]))
         else:
             matched += 1
-            yield pair.query, (pair, outcomes[0])
+            yield task.explained, (task, outcomes[0])
     if matched:
         progress.add("pairs", matched)
 
@@ -106,69 +139,132 @@ class _Explain(beam.DoFn):  # type: ignore[misc]
 
     def process(self, element: tuple[str, Iterable[Matched]]) -> Iterator[Any]:
         address, matched = element
-        items = iter(matched)
+        explaining = self._worker.explaining
+        items: Iterator[Matched] = iter(matched)
         try:
             image = self._worker.load(address)
-            bank = self._models.bank(self._worker.explainer.method, image.sha256)
-            with self._metrics.inference(bank.design.n + 1):
-                query = PreparedQuery.of(image, self._worker.explainer, self._models)
+            if any(explainer.converges for explainer in explaining.explainers):
+                items = iter(everything := list(items))
+            else:
+                everything = []
+            with self._metrics.inference(1):
+                prepared = PreparedImage.of(image, explaining, self._models, self._worker.load, everything)
         except PairError as error:
-            for pair, _ in items:
+            for task, _ in items:
                 self._worker.progress.add("done")
                 self._metrics.failures()
-                yield pvalue.TaggedOutput("failures", Failure.of(pair, error))
+                yield pvalue.TaggedOutput("failures", explaining.failure(task, error))
             return
-        yield pvalue.TaggedOutput("counts", ("queries", 1))
-        yield pvalue.TaggedOutput("counts", ("forward_passes", query.passes))
         while chunk := list(islice(items, CHUNK)):
-            yield from query.rows(chunk, self._worker.explainer, self._models)
+            for outcome in prepared.rows(chunk):
+                if isinstance(outcome, Failure):
+                    self._metrics.failures()
+                    yield pvalue.TaggedOutput("failures", outcome)
+                else:
+                    yield outcome
             self._metrics.items(len(chunk))
             self._worker.progress.add("done", len(chunk))
+        yield pvalue.TaggedOutput("counts", ("queries", 1))
+        yield pvalue.TaggedOutput("counts", ("forward_passes", prepared.passes))
 
 
 @dataclass(frozen=True)
-class PreparedQuery:
-    """A query after its forward passes: all that its references need."""
+class PreparedImage:
+    """An image after the passes that serve all of its references. ``saliencies`` has one for every explainer, or why
+    there is none."""
 
-    frame: Frame
-    explained: ExplainedQuery
-    passes: int
+    shared: Shared
+    explaining: Explaining
+    load: ImageLoader
+    saliencies: tuple[Saliency | PairError, ...]
 
     @classmethod
-    def of(cls, image: LoadedImage, explainer: Explainer, models: Models) -> PreparedQuery:
-        """Runs the N masked passes and the unmasked one; raises PairError."""
-        bank = models.bank(explainer.method, image.sha256)
-        fill = make_fill(explainer.fill, image.pixels, models.bundle.fill_mean)
-        base = models.similarity.embed(image.pixels[None])
-        perturbed = models.similarity.perturbed(image.pixels, bank, fill)
-        if not (np.isfinite(base).all() and np.isfinite(perturbed).all()):
-            raise NonFiniteEmbedding("an embedding of the query, masked or not, holds NaN or infinity")
-        confidence = activations = None
-        if models.attributes:
-            scores, maps = models.attributes.predict(image.pixels[None])
-            confidence, activations = scores[0], maps[0]
-        explained = ExplainedQuery(bank.design, base, perturbed, background_of(image.pixels), confidence, activations)
-        return cls(image.frame, explained, bank.design.n + 1)
+    def of(
+        cls,
+        image: LoadedImage,
+        explaining: Explaining,
+        models: Models,
+        load: ImageLoader,
+        matched: Sequence[Matched] = (),
+    ) -> PreparedImage:
+        """Runs the passes; raises PairError where not even the whole image can be embedded.
 
-    def rows(self, matched: list[Matched], explainer: Explainer, models: Models) -> Iterator[tables.Row]:
-        """The explanations' rows for ``matched`` pairs of this query."""
+        ``matched`` are all references, for explainers that stop when their maps for all of them have converged.
+        """
+        shared = Shared(image, models)
+        _ = shared.base, shared.explained
+        made = cls(shared, explaining, load, ())
+        return replace(made, saliencies=tuple(made._prepare(explainer, matched) for explainer in explaining.explainers))
+
+    @property
+    def passes(self) -> int:
+        """Forward passes so far."""
+        return self.shared.passes
+
+    def rows(self, matched: Sequence[Matched]) -> Iterator[tables.Row | Failure]:
+        """A row of the table explanations, or a failure, for every one of ``matched`` and every explainer."""
+        references = np.stack([other.embedding for _, other in matched])
+        found = similarities(references, self.shared.base, self.shared.models.bundle.similarity_function)[:, 0]
+        for explainer, saliency in zip(self.explaining.explainers, self.saliencies, strict=True):
+            yield from self._rows_of(explainer, saliency, matched, found)
+
+    def _prepare(self, explainer: Explainer, matched: Sequence[Matched]) -> Saliency | PairError:
+        references = self._references(explainer, matched) if matched and explainer.converges else None
+        try:
+            return explainer.method.prepare(Subject(self.shared, explainer.fill), references)
+        except PairError as error:
+            return error
+
+    def _rows_of(
+        self, explainer: Explainer, saliency: Saliency | PairError, matched: Sequence[Matched], found: Float64
+    ) -> Iterator[tables.Row | Failure]:
+        try:
+            if isinstance(saliency, PairError):
+                raise saliency
+            maps = saliency.maps(self._references(explainer, matched))
+            if not np.isfinite(maps.saliency).all():
+                raise NonFiniteMap(f"the map of {explainer.method.name} holds NaN or infinity")
+        except PairError as error:
+            if len(matched) > 1 and not isinstance(saliency, PairError):
+                # one reference must not take the others with it
+                for at, one in enumerate(matched):
+                    yield from self._rows_of(explainer, saliency, [one], found[at : at + 1])
+                return
+            for task, _ in matched:
+                yield self.explaining.failure(task, error, explainer.method.name)
+            return
+        models = self.shared.models
         explanations = explain(
-            self.explained,
-            np.stack([reference.embedding for _, reference in matched]),
-            function=models.bundle.similarity_function,
+            self.shared.explained,
+            found,
+            maps,
             phi=models.bundle.phi,
-            top=explainer.top,
-            map_size=explainer.map_size,
+            top=self.explaining.top,
+            map_size=self.explaining.map_size,
         )
-        for (pair, reference), explanation in zip(matched, explanations, strict=True):
+        for (task, other), explanation in zip(matched, explanations, strict=True):
             yield tables.explanation_row(
-                pair,
-                reference,
+                task.pair,
                 explanation,
+                explainer,
+                side=task.side,
+                reference_scores=other.scores if task.side == "query" else self.shared.explained.confidence,
                 bundle=models.bundle,
-                method=explainer.method,
-                fill=explainer.fill,
-                frame=self.frame,
-                passes=self.passes,
+                frame=self.shared.image.frame,
+                passes=maps.passes,
                 provider=models.similarity.provider,
             )
+
+    def _references(self, explainer: Explainer, matched: Sequence[Matched]) -> References:
+        embeddings = np.stack([other.embedding for _, other in matched])
+        if explainer.perturb == "query":
+            return References(embeddings)
+        versions = [other.perturbed for _, other in matched if other.perturbed is not None]
+
+        def gradients(start: int, stop: int) -> Gradient:
+            pixels = [self.load(task.other).pixels for task, _ in matched[start:stop]]
+            mean = self.shared.models.bundle.fill_mean
+            fills = np.concatenate([make_fill(explainer.fill, image, mean) for image in pixels])
+            return self.shared.counted(self.shared.models.gradient.at(np.stack(pixels), fills))
+
+        return References(embeddings, np.stack(versions), explainer.reference_masks, gradients)

@@ -12,8 +12,16 @@ from threadpoolctl import threadpool_limits
 from transforms import bundle as bundles
 from transforms.core.images import require_safe_decoder
 from transforms.core.memory import DEFAULT_BATCH
-from transforms.core.saliency.methods import Method
-from transforms.runtime import AttributeModel, Device, MaskBank, SimilarityModel, resolve_device
+from transforms.core.saliency.contract import Design, Needs, Perturbing
+from transforms.runtime import (
+    AttributeModel,
+    Device,
+    GradientModel,
+    MaskBank,
+    ProjectionModel,
+    SimilarityModel,
+    resolve_device,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,8 @@ class Serving:
     """How a bundle is served: its address, the device, CPU threads a session, forward passes at once.
 
     ``device`` "auto" and ``batch`` None are settled on the worker that serves, not where the run is launched.
-    ``hold_banks`` keeps mask banks on the device between queries.
+    ``hold_banks`` keeps mask banks on the device between images. ``needs`` says which networks are opened beside the
+    similarity and the attribute network.
     """
 
     bundle: str
@@ -29,10 +38,17 @@ class Serving:
     threads: int = 1
     batch: int | None = None
     hold_banks: bool = True
+    needs: tuple[Needs, ...] = ()
 
 
 class Models:
-    """A bundle's open sessions and its mask banks."""
+    """A bundle's open sessions and its mask banks.
+
+    ``gradient`` and ``projection`` are there where ``serving.needs`` names them; BundleError where the bundle has none.
+    """
+
+    gradient: GradientModel
+    projection: ProjectionModel
 
     def __init__(self, serving: Serving) -> None:
         require_safe_decoder()
@@ -46,14 +62,27 @@ class Models:
             opened: list[Any] = [self.bundle, folder, device, serving.threads, serving.batch or DEFAULT_BATCH[device]]
             self.similarity = SimilarityModel(*opened)
             self.attributes = AttributeModel(*opened) if self.bundle.attributes else None
+            if "gradient" in serving.needs:
+                self.gradient = GradientModel(*opened)
+            if "projection" in serving.needs:
+                self.projection = ProjectionModel(*opened)
+        self._designs: dict[tuple[Perturbing, int], Design] = {}
         self._banks: dict[str, MaskBank] = {}
 
-    def bank(self, method: Method, sha256: str) -> MaskBank:
-        """The mask bank of ``method`` for the image of that ``sha256``, which chooses among the method's banks."""
-        design = method.design(self.similarity.size, int(sha256[:8], 16) % method.banks)
-        if design.key is None:
-            return self.similarity.bank(design, hold=False)
-        if design.key not in self._banks:
-            # setdefault: of two threads that come at once, both use the same bank
-            self._banks.setdefault(design.key, self.similarity.bank(design, self._serving.hold_banks))
-        return self._banks[design.key]
+    def design(self, method: Perturbing, sha256: str) -> Design:
+        """The design of ``method`` for the image of that ``sha256``, which chooses among the method's banks."""
+        number = int(sha256[:8], 16)
+        if not method.banks:
+            return method.design(self.similarity.size, number)
+        key = (method, number % method.banks)
+        if key not in self._designs:
+            # setdefault: of two threads that come at once, both use the same design and the same bank
+            design = self._designs.setdefault(key, method.design(self.similarity.size, key[1]))
+            if design.key is not None:
+                self._banks.setdefault(design.key, self.similarity.bank(design, self._serving.hold_banks))
+        return self._designs[key]
+
+    def bank_of(self, design: Design) -> MaskBank:
+        """The mask bank of ``design``: the one that all images of its bank share, else one for this image alone."""
+        held = self._banks.get(design.key) if design.key is not None else None
+        return held or self.similarity.bank(design, hold=False)

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from transforms.bundle import Bundle
 from transforms.core.errors import BundleError, DeviceError, MissingDependency, ModelFailed
@@ -27,6 +28,8 @@ except ImportError as error:
         "ONNX Runtime is not installed: `pip install onnxruntime`, or 'onnxruntime-gpu[cuda,cudnn]' for an NVIDIA GPU "
         "(never both, they install into one folder)."
     ) from error
+
+_Kind = TypeVar("_Kind", bound=np.generic)
 
 Device = Literal["cpu", "cuda", "auto"]
 
@@ -133,6 +136,7 @@ class SimilarityModel:
         self.fixed = bundle.similarity.batch or (batch if device == "cuda" else None)
         self.batch = self.fixed or batch
         self._session = session(folder / bundle.similarity.file, device, threads)
+        self._no_features = None if bundle.projection else _no_projection(bundle)
         self._keep = np.ones((1, *self.size, 1), np.float32)
         self._no_fill = np.zeros((1, 1, 1, 3), np.float32)
 
@@ -145,40 +149,56 @@ class SimilarityModel:
         out = np.empty((len(images), self.dimension), np.float32)
         for start in range(0, len(images), self.batch):
             block, count = _padded(images[start : start + self.batch], self.fixed)
-            out[start : start + count] = self._run(block, self._keep, self._no_fill)[:count]
+            out[start : start + count] = self._run(block, ["embedding"])[0][:count]
         return out
+
+    def features(self, images: Image) -> tuple[Float32, Float32]:
+        """Embeddings float32 [I, D] of ``images`` uint8 [I, H, W, 3], and what :class:`ProjectionModel` takes of them.
+
+        The second is the network's last feature map in the network's own layout and precision, in one pass with the
+        first. BundleError where the bundle has no projection.
+        """
+        if self._no_features is not None:
+            raise BundleError(self._no_features)
+        rows, maps = [], []
+        for start in range(0, len(images), self.batch):
+            block, count = _padded(images[start : start + self.batch], self.fixed)
+            embeddings, features = self._run(block, ["embedding", "features"])
+            rows.append(embeddings[:count])
+            maps.append(features[:count])
+        return np.concatenate(rows), np.concatenate(maps)
 
     def perturbed(self, image: Image, bank: MaskBank, fill: Float32) -> Float32:
         """Embeddings float32 [N, D] of ``image`` uint8 [H, W, 3] under every mask of ``bank``.
 
         ``fill`` is float32 [1, 1, 1, 3] (a colour) or [1, H, W, 3] (an image), in pixel units 0 to 255.
         """
-        out = np.empty((bank.design.n, self.dimension), np.float32)
+        return np.concatenate(list(self.blocks(image, bank, fill)))
+
+    def blocks(self, image: Image, bank: MaskBank, fill: Float32) -> Iterator[Float32]:
+        """As :meth:`perturbed`, batch by batch: a caller who has seen enough stops asking."""
         try:
             binding = self._session.io_binding()
             binding.bind_ortvalue_input("image", self._upload(image[None]))
             binding.bind_ortvalue_input("fill", self._upload(fill))
-            done = 0
             for masks, count in bank:
                 binding.bind_ortvalue_input("mask", masks)
                 binding.bind_output("embedding", "cpu")
                 self._session.run_with_iobinding(binding)
-                out[done : done + count] = binding.get_outputs()[0].numpy()[:count]
-                done += count
+                yield binding.get_outputs()[0].numpy()[:count]
         except Exception as error:  # onnxruntime's own exceptions share no base class but Exception
             raise ModelFailed(f"the similarity network failed under masks: {_first_line(error)}") from None
-        return out
 
     def _upload(self, array: np.ndarray[Any, Any]) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, 0)
 
-    def _run(self, images: Image, masks: Float32, fill: Float32) -> Float32:
-        feeds = {"image": images, "mask": masks, "fill": fill}
+    def _run(self, images: Image, outputs: list[str]) -> list[Float32]:
+        feeds = {"image": images, "mask": self._keep, "fill": self._no_fill}
         try:
-            embeddings: Float32 = self._session.run(["embedding"], feeds)[0]
+            results: list[Float32] = self._session.run(outputs, feeds)
         except Exception as error:  # onnxruntime's own exceptions share no base class but Exception
             raise ModelFailed(f"the similarity network failed: {_first_line(error)}") from None
-        return embeddings
+        return results
 
 
 class AttributeModel:
@@ -208,7 +228,146 @@ class AttributeModel:
         return np.concatenate(scores), np.concatenate(maps)
 
 
-def _padded(images: Image, fixed: int | None) -> tuple[Image, int]:
+class ProjectionModel:
+    """The projection of a bundle: feature maps to what each position adds to the embedding before the L2 norm.
+
+    Arguments as for :class:`SimilarityModel`. BundleError, with the reason, where the bundle has none.
+    """
+
+    def __init__(self, bundle: Bundle, folder: Path, device: str, threads: int, batch: int) -> None:
+        if bundle.projection is None:
+            raise BundleError(_no_projection(bundle))
+        self.fixed = batch if device == "cuda" else None  # as the similarity model's
+        self.batch = batch
+        self._session = session(folder / bundle.projection.file, device, threads)
+
+    def local(self, features: Float32) -> tuple[Float32, Float32]:
+        """Local parts float32 [I, D, h, w] and bias float32 [D] for ``features`` of :meth:`SimilarityModel.features`.
+
+        The sum of an image's local parts over positions, plus the bias, is its embedding before the L2 norm.
+        """
+        parts = []
+        try:
+            for start in range(0, len(features), self.batch):
+                block, count = _padded(features[start : start + self.batch], self.fixed)
+                some, bias = self._session.run(["local", "bias"], {"features": block})
+                parts.append(some[:count])
+        except Exception as error:  # onnxruntime's own exceptions share no base class but Exception
+            raise ModelFailed(f"the projection failed: {_first_line(error)}") from None
+        if not all(np.isfinite(part).all() for part in parts):
+            raise ModelFailed("the network's feature map, or its projection, holds NaN or infinity")
+        return np.concatenate(parts), bias[0]
+
+
+class GradientModel:
+    """The gradient graph of a bundle: how the similarity changes with the mask.
+
+    Arguments as for :class:`SimilarityModel`. BundleError, with the reason, where the bundle has none.
+    """
+
+    def __init__(self, bundle: Bundle, folder: Path, device: str, threads: int, batch: int) -> None:
+        if bundle.gradient is None:
+            raise BundleError(_no_gradient(bundle))
+        self.size = bundle.resize.size
+        self.dimension = bundle.embedding_size
+        self.fixed = bundle.gradient.batch or (batch if device == "cuda" else None)  # as the similarity model's
+        self.batch = self.fixed or batch
+        self._session = session(folder / bundle.gradient.file, device, threads)
+
+    def at(self, image: Image, fill: Float32) -> GradientAt:
+        """The gradient for ``image`` uint8 [H, W, 3] and ``fill`` float32 [1, 1, 1, 3] or [1, H, W, 3], pixel units.
+
+        Rows of masks may have images and fills of their own: ``image`` [B, H, W, 3], ``fill`` [B, h, w, 3].
+        """
+        images = image if image.ndim == 4 else image[None]
+        if images.shape[1:] != (*self.size, 3) or fill.ndim != 4 or fill.shape[1:] not in ((1, 1, 3), (*self.size, 3)):
+            raise ValueError(
+                f"expected an image [H, W, 3] or [B, H, W, 3] and a fill [1 or B, 1 or H, 1 or W, 3] of the frame "
+                f"{self.size}, got {image.shape} and {fill.shape}"
+            )
+        return GradientAt(self, images, fill)
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> list[Float32]:
+        """Similarity, gradient and embedding of one batch of exactly as many rows as the graph takes."""
+        try:
+            results: list[Float32] = self._session.run(["similarity", "gradient", "embedding"], feeds)
+        except Exception as error:  # onnxruntime's own exceptions share no base class but Exception
+            raise ModelFailed(f"the gradient network failed: {_first_line(error)}") from None
+        return results
+
+
+@dataclass(frozen=True)
+class GradientAt:
+    """The :class:`~transforms.core.saliency.contract.Gradient` of ``images`` [I, H, W, 3] and ``fills`` [F, h, w, 3].
+
+    I and F are 1, for all rows, or the number of rows.
+    """
+
+    model: GradientModel
+    images: Image
+    fills: Float32
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.model.size
+
+    def __call__(
+        self, masks: Float32, references: Float32, noise: Float32 | None = None
+    ) -> tuple[Float32, Float32, Float32]:
+        """Similarity [B], gradient [B, H, W], embedding [B, D]; ModelFailed where the network fails or gives NaN."""
+        rows = len(masks)
+        if masks.shape[1:] != self.size or references.shape != (rows, self.model.dimension):
+            raise ValueError(
+                f"expected masks [B, {self.size[0]}, {self.size[1]}] and references [B, {self.model.dimension}], "
+                f"got {masks.shape} and {references.shape}"
+            )
+        if not {len(self.images), len(self.fills)} <= {1, rows}:
+            raise ValueError(f"{len(self.images)} images, {len(self.fills)} fills for {rows} masks: give 1 or {rows}")
+        noise = np.zeros((1, 1, 1, 3), np.float32) if noise is None else np.asarray(noise, np.float32)
+        found = (
+            np.empty(rows, np.float32),
+            np.empty((rows, *self.size), np.float32),
+            np.empty((rows, self.model.dimension), np.float32),
+        )
+        for start in range(0, rows, self.model.batch):
+            part = slice(start, start + self.model.batch)
+            feeds: dict[str, NDArray[Any]] = {
+                "image": self._rows(self.images, part),
+                "mask": self._rows(np.asarray(masks, np.float32), part, shared=False),
+                "fill": self._rows(np.asarray(self.fills, np.float32), part),
+                "noise": noise,
+                "reference": self._rows(np.asarray(references, np.float32), part, shared=False),
+            }
+            for whole, some in zip(found, self.model.run(feeds), strict=True):
+                whole[part] = some[: rows - start]
+        if not all(np.isfinite(part).all() for part in found):
+            raise ModelFailed("the gradient network gave NaN or infinity")
+        return found
+
+    def _rows(self, values: NDArray[_Kind], part: slice, shared: bool = True) -> NDArray[_Kind]:
+        """The rows of a batch, filled up to a fixed size; what is shared by all rows as it is."""
+        if shared and len(values) == 1:
+            return values
+        return _padded(values[part], self.model.fixed)[0]
+
+
+def _no_gradient(bundle: Bundle) -> str:
+    reason = bundle.missing.get("gradient", "the bundle does not say why")
+    return (
+        f"this bundle has no gradient, which mask, gradient_x_input and integrated_gradients need: {reason}. "
+        "Choose another method for this one, such as rise."
+    )
+
+
+def _no_projection(bundle: Bundle) -> str:
+    reason = bundle.missing.get("projection", "the bundle does not say why")
+    return (
+        f"this bundle has no projection, which decomposition needs: {reason}. Decomposition explains networks that end "
+        "in an average pooling and linear layers; choose another method for this one, such as rise."
+    )
+
+
+def _padded(images: NDArray[_Kind], fixed: int | None) -> tuple[NDArray[_Kind], int]:
     """``images`` repeated up to a fixed batch size, and how many of them are real."""
     count = len(images)
     if fixed is None or count == fixed:

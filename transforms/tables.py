@@ -19,11 +19,11 @@ import pyarrow as pa
 from transforms import storage
 from transforms.bundle import Bundle
 from transforms.core.explanation import Explanation
-from transforms.core.saliency.methods import Method, explainer_id
-from transforms.core.types import EmbeddedImage, Failure, Frame, Pair, Product
+from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.types import EmbeddedImage, Failure, Float32, Frame, Pair, Product
 from transforms.rows import public
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Row = dict[str, Any]
 
@@ -40,7 +40,7 @@ _ATTRIBUTE = pa.struct(
     {
         "name": pa.string(),
         "score": pa.float64(),  # e_a
-        "confidence": pa.float64(),  # of the attribute network, for the query
+        "confidence": pa.float64(),  # of the attribute network, for the explained image
         "match": pa.float64(),  # cosine of activation map and saliency map
         "prior": pa.float64(),
         "on_query": pa.bool_(),  # what the catalogue says; null where it says nothing
@@ -61,10 +61,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             "explainer_ids": pa.list_(pa.string()),
             "rows_read": pa.int64(),  # manifest rows = pairs_explained + pairs_failed + pairs_not_sampled
             "pairs_explained": pa.int64(),
-            "pairs_failed": pa.int64(),
+            "pairs_failed": pa.int64(),  # pairs of which an explanation is missing
             "pairs_not_sampled": pa.int64(),
-            "explanations": pa.int64(),  # rows of that table: pairs explained times methods
-            "queries": pa.int64(),  # queries explained
+            "explanations": pa.int64(),  # rows of that table: of every pair, one for each method and explained image
+            "queries": pa.int64(),  # images explained; queries, unless the references are explained too
             "images": pa.int64(),
             "forward_passes": pa.int64(),  # of the similarity network, masked and unmasked
         },
@@ -102,7 +102,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "map_width": pa.int32(),
             "input_height": pa.int32(),
             "input_width": pa.int32(),
-            "original_height": pa.int32(),  # of the query after EXIF
+            "original_height": pa.int32(),  # of the explained image after EXIF
             "original_width": pa.int32(),
             "crop_top": pa.float64(),  # what of the original the frame shows, in the original's pixels
             "crop_left": pa.float64(),
@@ -116,13 +116,16 @@ SCHEMAS: dict[str, pa.Schema] = {
             "background_area": pa.float64(),
             "entropy": pa.float64(),
             "fill": pa.string(),
-            "passes": pa.int32(),
+            "passes": pa.int32(),  # of the similarity network behind this map; references of an image share most
             "provider": pa.string(),
             "stratum": pa.string(),
             "weight": pa.float64(),
         },
         {
             "condition": pa.string(),
+            "side": pa.string(),  # which image the map is of: query (null, too, before version 2) or reference
+            "perturbed": pa.string(),  # "query": the explained image alone; "both": the other one too
+            "bias": pa.float64(),  # what of the similarity no pixel accounts for, where the method says so
             "rank": pa.int64(),
             "served_score": pa.float64(),
             "served_model": pa.string(),
@@ -145,7 +148,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             "stratum": pa.string(),
             "weight": pa.float64(),
         },
-        {"pair_id": pa.string(), "query_id": pa.string(), "reference_id": pa.string(), "source": pa.string()},
+        {"pair_id": pa.string(), "query_id": pa.string(), "reference_id": pa.string(), "source": pa.string()}
+        # which explanation is missing, where a run makes several of a pair; null: all
+        | {"method": pa.string(), "side": pa.string()},
     ),
     "images": _schema(
         {"address": pa.string(), "image_sha256": pa.string(), "height": pa.int32(), "width": pa.int32()},
@@ -182,17 +187,20 @@ def to_arrow(table: str, rows: Sequence[Row]) -> pa.Table:
 
 def explanation_row(
     pair: Pair,
-    reference: EmbeddedImage,
     explanation: Explanation,
+    explainer: Explainer,
     *,
+    side: Side,
+    reference_scores: Float32 | None,
     bundle: Bundle,
-    method: Method,
-    fill: str,
     frame: Frame,
     passes: int,
     provider: str,
 ) -> Row:
-    """The row of one explained pair."""
+    """The row of one explained pair. ``frame`` is the explained image's, which ``side`` names.
+
+    ``reference_scores`` [A] are the attribute network's of the pair's reference.
+    """
     return {
         "pair_id": pair.pair_id,
         "query_id": pair.query_id,
@@ -200,8 +208,10 @@ def explanation_row(
         "query": public(pair.query),
         "reference": public(pair.reference),
         "condition": pair.condition,
-        "method": method.name,
-        "explainer_id": explainer_id(method, fill),
+        "side": side,
+        "method": explainer.method.name,
+        "explainer_id": explainer.id,
+        "perturbed": explainer.perturb,
         "model_id": bundle.model_id,
         "attribute_model_id": bundle.attribute_model_id,
         "vocabulary_id": bundle.vocabulary_id,
@@ -209,7 +219,7 @@ def explanation_row(
         "rank": pair.rank,
         "served_score": pair.served_score,
         "served_model": pair.served_model,
-        "top": _attributes(pair, reference, explanation, bundle),
+        "top": _attributes(pair, reference_scores, explanation, bundle),
         "map": explanation.map.ravel(),
         "map_height": explanation.map.shape[0],
         "map_width": explanation.map.shape[1],
@@ -222,7 +232,8 @@ def explanation_row(
         "crop_height": frame.box[2],
         "crop_width": frame.box[3],
         **asdict(explanation.statistics),
-        "fill": fill,
+        "bias": explanation.bias,
+        "fill": explainer.fill,
         "passes": passes,
         "provider": provider,
         "stratum": pair.stratum,
@@ -232,7 +243,7 @@ def explanation_row(
 
 
 def _attributes(
-    pair: Pair, reference: EmbeddedImage, explanation: Explanation, bundle: Bundle
+    pair: Pair, reference_scores: Float32 | None, explanation: Explanation, bundle: Bundle
 ) -> list[dict[str, Any]] | None:
     if bundle.attributes is None:
         return None
@@ -245,7 +256,7 @@ def _attributes(
             "prior": None if bundle.priors is None else bundle.priors[ranked.index],
             "on_query": _has(pair.query_attributes, name),
             "on_reference": _has(pair.reference_attributes, name),
-            "reference_confidence": None if reference.scores is None else float(reference.scores[ranked.index]),
+            "reference_confidence": None if reference_scores is None else float(reference_scores[ranked.index]),
         }
         for ranked in explanation.attributes
     ]

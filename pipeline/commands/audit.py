@@ -12,6 +12,8 @@ from pipeline.commands.common import add_image_root, add_serving, command, say
 
 
 def add(commands: Any) -> None:
+    from transforms.core.saliency.methods import METHODS, RiseMethod
+
     parser = command(
         commands,
         "audit",
@@ -38,22 +40,50 @@ def add(commands: Any) -> None:
     )
 
     how = parser.add_argument_group("how to explain")
-    how.add_argument("--method", choices=("rise", "sliding_window"), default="rise", help="saliency method")
-    how.add_argument("--masks", type=int, default=2000, help="RISE: masks a query")
-    how.add_argument("--cells", type=int, default=8, help="RISE: cells a side of a mask's grid")
-    how.add_argument("--keep-probability", type=float, default=0.5, help="RISE: chance that a cell is kept")
     how.add_argument(
-        "--banks",
-        type=int,
-        default=_default("banks"),
-        help="RISE: independent sets of masks, chosen by the query's content",
+        "--method",
+        type=values.names,
+        default=("rise",),
+        dest="methods",
+        metavar="NAME,…",
+        help="saliency methods, a row each: " + ", ".join(METHODS),
     )
-    how.add_argument("--window", type=int, default=32, help="sliding window: side in pixels")
-    how.add_argument("--stride", type=int, default=4, help="sliding window: step in pixels")
+    how.add_argument("--masks", type=int, help=f"RISE: masks an image (default: {RiseMethod.masks})")
+    how.add_argument(
+        "--sampling",
+        choices=("independent", "sobol", "hadamard"),
+        help=f"RISE: how masks are drawn (default: {RiseMethod.sampling})",
+    )
+    how.add_argument(
+        "--converge",
+        type=float,
+        metavar="R",
+        help="RISE: stop where two halves of the masks give maps that correlate R, for all references of the image",
+    )
+    how.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=values.setting,
+        dest="settings",
+        metavar="METHOD.PARAMETER=VALUE",
+        help="any other parameter of a method; docs/methods.md has them all",
+    )
+    how.add_argument(
+        "--explain", choices=("query", "reference", "both"), default="query", help="which of a pair's images"
+    )
+    how.add_argument(
+        "--perturb",
+        choices=("query", "both"),
+        default="query",
+        help="the explained image only, or the one that it is compared with too",
+    )
+    how.add_argument(
+        "--reference-masks", type=int, default=30, help="with --perturb both: masked versions of the other image"
+    )
     how.add_argument(
         "--fill",
-        default=_default("fill"),
-        help="what hides a pixel: auto (the image's border colour), mean, blur, #rrggbb",
+        help="what hides a pixel: auto (the image's border colour), mean, blur, #rrggbb (default: auto; blur for mask)",
     )
     how.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     how.add_argument("--top", type=int, default=5, help="attributes kept a pair")
@@ -76,12 +106,6 @@ def add(commands: Any) -> None:
     add_serving(run)
 
 
-def _default(name: str) -> Any:
-    from pipeline.options import AuditOptions
-
-    return AuditOptions.__dataclass_fields__[name].default
-
-
 def _run_audit(options: argparse.Namespace) -> int:
     from pipeline import launch
     from pipeline.options import AuditOptions
@@ -90,5 +114,6 @@ def _run_audit(options: argparse.Namespace) -> int:
     given["run_id"] = options.run_id or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     given["threads"] = options.threads or launch.default_threads(options.workers, options.runner)
     given["manifest"] = tuple(options.manifest)
+    given["settings"] = dict(options.settings)
     given["image_roots"] = tuple(options.image_roots)
     return 0 if launch.run(AuditOptions(**given), say) else 1

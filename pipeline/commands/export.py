@@ -24,6 +24,12 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the networks")
     parser.add_argument(
+        "--no-gradient",
+        dest="gradient",
+        action="store_false",
+        help="leave out the gradient graph, as large as the network, that mask and the gradient methods need",
+    )
+    parser.add_argument(
         "--factory",
         action="append",
         default=[],
@@ -42,6 +48,7 @@ def _run_export(options: argparse.Namespace) -> int:
         out=options.out,
         phi=options.phi,
         precision=options.precision,
+        gradient=options.gradient,
         factories=options.factory,
     )
     return 0

@@ -18,6 +18,15 @@ def mapping(text: str) -> dict[str, str]:
     return pairs
 
 
+def setting(text: str) -> tuple[str, str]:
+    """``METHOD.PARAMETER=VALUE`` as (METHOD.PARAMETER, VALUE)."""
+    name, _, value = text.partition("=")
+    method, _, parameter = name.partition(".")
+    if not (method and parameter and value):
+        raise argparse.ArgumentTypeError(f"expected METHOD.PARAMETER=VALUE, such as lime.samples=500, and got {text!r}")
+    return name.strip(), value.strip()
+
+
 def size(text: str) -> tuple[int, int]:
     """``HxW`` as (height, width)."""
     height, by, width = text.lower().partition("x")

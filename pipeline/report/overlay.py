@@ -70,7 +70,9 @@ def caption(pair: Mapping[str, Any]) -> list[Line]:
     """What the tables say about a pair: its ids, its similarity, the top attribute, whether the reference has it."""
     ids = f"{printable(pair['query_id'])}  ·  {printable(pair['reference_id'])}"
     rank = "" if pair["rank"] is None else f", rank {pair['rank']}"
-    lines = [Line(ids, strong=True), Line(f"similarity {pair['similarity']:.3f}{rank}")]
+    of_side = " of the reference" if pair.get("side") == "reference" else ""
+    method = f"  ·  {pair['method']}{of_side}"
+    lines = [Line(ids, strong=True), Line(f"similarity {pair['similarity']:.3f}{rank}{method}")]
     if not pair["top"]:
         share, area = pair["border_share"], pair["border_area"]
         return [*lines, Line(f"the border has {share:.0%} of the evidence, {area:.0%} of the area")]
@@ -149,12 +151,16 @@ def _cell(pair: Mapping[str, Any], read: _Reader) -> Cell:
         size=(pair["input_height"], pair["input_width"]),
         box=(pair["crop_top"], pair["crop_left"], pair["crop_height"], pair["crop_width"]),
     )
-    query = read(pair["query"], pair["query_sha256"], frame.original)
-    reference = read(pair["reference"], pair["reference_sha256"])
+    side = pair.get("side") or "query"
+    query, reference = (
+        read(pair[image], pair[f"{image}_sha256"], frame.original if image == side else None)
+        for image in ("query", "reference")
+    )
+    explained = query if side == "query" else reference
     tiles: list[Image | str] = [query, "the map needs its photograph", reference]
-    if not isinstance(query, str):
+    if not isinstance(explained, str):
         # scaled first: a map over a photograph of 60 megapixels would take gigabytes
-        small = fitted(query)
+        small = fitted(explained)
         saliency = np.array(pair["map"], np.float64).reshape(pair["map_height"], pair["map_width"])
         tiles[1] = heat.overlay(small, saliency, heat.scaled(frame, (small.shape[0], small.shape[1])))
     return Cell(_only_three(tiles), caption(pair))

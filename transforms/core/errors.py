@@ -29,7 +29,8 @@
         │   └── DamagedImage                damaged_image
         └── ModelError             stage model
             ├── ModelFailed                 model_failed
-            └── NonFiniteEmbedding          non_finite_embedding
+            ├── NonFiniteEmbedding          non_finite_embedding
+            └── NonFiniteMap                non_finite_map
 
 A :class:`PairError` becomes a row of the ``failures`` table with its class's ``stage``, ``reason`` and
 ``retryable``. Reasons are part of the tables' contract: they may be added to, never renamed.
@@ -207,6 +208,12 @@ class NonFiniteEmbedding(ModelError):
     """The embedding holds NaN or infinity."""
 
     reason = "non_finite_embedding"
+
+
+class NonFiniteMap(ModelError):
+    """A saliency map holds NaN or infinity."""
+
+    reason = "non_finite_map"
 
 
 def _leaves(kind: type[PairError]) -> list[type[PairError]]:

@@ -1,4 +1,4 @@
-"""One query against its references: from embeddings to explanations, a pure function."""
+"""One explained image against its references: from saliency maps to explanations, a pure function."""
 
 from __future__ import annotations
 
@@ -10,23 +10,18 @@ from numpy.typing import NDArray
 
 from transforms.core.attributes import RankedAttribute, rank_attributes
 from transforms.core.maps import MapStatistics, area_average, map_statistics
-from transforms.core.saliency.contract import Design
-from transforms.core.similarity import SimilarityFunction, similarities
-from transforms.core.types import Float32
+from transforms.core.saliency.contract import Maps
+from transforms.core.types import Float32, Float64
 
 
 @dataclass(frozen=True)
-class ExplainedQuery:
-    """All that explaining needs to know of a query, whatever its references.
+class ExplainedImage:
+    """What explaining needs to know of an image beside its maps.
 
-    ``base`` float32 [1, D] embeds the unmasked query and ``perturbed`` float32 [N, D] the masked ones, in the order of
-    ``design``. ``background`` is bool [H, W]. ``confidence`` [A] and ``activations`` [A, h, w] are the attribute
-    network's word on the query, None for a bundle without attributes.
+    ``background`` is bool [H, W]. ``confidence`` [A] and ``activations`` [A, h, w] are the attribute network's word on
+    the image, None for a bundle without attributes.
     """
 
-    design: Design
-    base: Float32
-    perturbed: Float32
     background: NDArray[np.bool_]
     confidence: Float32 | None = None
     activations: Float32 | None = None
@@ -34,36 +29,40 @@ class ExplainedQuery:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one pair matches. ``map`` is float32, the saliency map averaged over cells to the size asked for."""
+    """Why one pair matches. ``map`` is float32, the saliency map averaged over cells to the size asked for.
+
+    ``bias`` is what of the similarity no pixel accounts for, None where the method does not say.
+    """
 
     similarity: float
     map: Float32
     statistics: MapStatistics
     attributes: tuple[RankedAttribute, ...]
+    bias: float | None = None
 
 
 def explain(
-    query: ExplainedQuery,
-    references: Float32,
+    image: ExplainedImage,
+    similarities: Float64,
+    maps: Maps,
     *,
-    function: SimilarityFunction,
     phi: tuple[float, float],
     top: int,
     map_size: tuple[int, int],
 ) -> Iterator[Explanation]:
-    """Explanations of ``query`` against ``references`` [R, D], in their order.
+    """Explanations of ``image`` from its ``similarities`` [R] to references and its ``maps`` for them, in their order.
 
     Each depends on its own reference alone, to the bit: references may be permuted or split into calls at will.
     """
-    base = similarities(references, query.base, function)[:, 0]
-    scores = similarities(references, query.perturbed, function)
-    for similarity, saliency in zip(base, query.design.estimate(scores, base), strict=True):
+    biases = [None] * len(similarities) if maps.bias is None else [float(bias) for bias in maps.bias]
+    for similarity, saliency, bias in zip(similarities, maps.saliency, biases, strict=True):
         ranked: list[RankedAttribute] = []
-        if query.confidence is not None and query.activations is not None:
-            ranked = rank_attributes(query.confidence, query.activations, saliency, phi, top)
+        if image.confidence is not None and image.activations is not None:
+            ranked = rank_attributes(image.confidence, image.activations, saliency, phi, top)
         yield Explanation(
             similarity=float(similarity),
             map=area_average(saliency, map_size).astype(np.float32),
-            statistics=map_statistics(saliency, query.background),
+            statistics=map_statistics(saliency, image.background),
             attributes=tuple(ranked),
+            bias=bias,
         )

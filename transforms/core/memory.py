@@ -53,8 +53,9 @@ def plan(
         bank=bank_bytes(held, size),
         # float32 as they come, a float64 copy, and differences; scores; references in both precisions
         embeddings=20 * (masks + 1) * dimension + chunk * (8 * masks + 12 * dimension),
-        # the maps and a few planes; grids in both precisions, ordered by shift, weighted and summed
-        estimate=8 * size[0] * size[1] * (chunk + 6) + 36 * masks * grid,
+        # the maps and a few planes; grids in both precisions; either sums over them, ordered by shift and weighted, or
+        # the regression's features, four a cell, on their way, and its system
+        estimate=8 * size[0] * size[1] * (chunk + 6) + 90 * masks * grid + 16 * min(masks, 4 * grid) ** 2,
         # Pillow's decoded image, its copies for alpha and RGB, and the array: 1 GB for 64 million pixels, measured
         decode=16 * max_pixels,
     )

@@ -77,6 +77,7 @@ class Failure:
 
     Ids are None where the row was too broken to have them; ``source`` says where such a row stands, and is None where
     the pair id identifies it, so that the order of a manifest's rows leaves no trace. ``message`` is redacted.
+    ``method`` and ``side`` say which explanation is missing, where the run made several of a pair; None: all.
     """
 
     pair_id: str | None
@@ -89,6 +90,8 @@ class Failure:
     source: str | None = None
     stratum: str = "all"
     weight: float = 1.0
+    method: str | None = None
+    side: str | None = None
 
     @classmethod
     def of(cls, pair: Pair, error: PairError | LoadFailure) -> Failure:
@@ -131,6 +134,8 @@ class EmbeddedImage:
     """What one distinct image is to the model: a small vector each, computed once however many pairs name it.
 
     ``height`` and ``width`` are the original's after EXIF. ``scores`` is None for a bundle without attributes.
+    ``perturbed`` is the mean of the embeddings of masked versions, or these themselves where the similarity is not
+    linear in them; None where they are not asked for.
     """
 
     address: str
@@ -139,6 +144,7 @@ class EmbeddedImage:
     width: int
     embedding: Float32 = field(repr=False)  # [D]
     scores: Float32 | None = field(default=None, repr=False)  # [A], 0 to 1
+    perturbed: Float32 | None = field(default=None, repr=False)  # [K, D]
 
 
 @dataclass(frozen=True, slots=True)

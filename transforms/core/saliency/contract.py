@@ -1,16 +1,31 @@
-"""What a perturbation method is: a design of masks, and an estimator from their scores to a saliency map.
+"""What a saliency method is, and what it may ask of the image that it explains.
 
-A method is a pure function that returns a :class:`Design`; it knows neither model nor pipeline. Whoever runs it turns
-``masks`` into embeddings once for a query, embeddings into scores for every reference, and scores into maps::
+A method is pure: it knows neither model nor pipeline. Whoever runs it hands it a :class:`Subject`, the image with what
+the bundle's networks can say of it, and gets a :class:`Saliency`, which turns references into maps::
+
+    method.prepare(subject) -> saliency: all passes that serve every reference
+    saliency.maps(references) -> maps [R, H, W]
+
+Perturbation methods share one form, a :class:`Design` of masks with an estimator::
 
     design.masks -> embeddings [N, D] -> scores [R, N] -> design.estimate(scores, base) -> maps [R, H, W]
+
+The others need a :class:`Gradient`, or the last feature map in closed form.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from transforms.core.similarity import SimilarityFunction
 from transforms.core.types import Float32, Float64
+
+Needs = Literal["masks", "superpixels", "gradient", "projection"]
 
 
 class Design(Protocol):
@@ -59,6 +74,106 @@ class Gradient(Protocol):
 
         ``masks`` is [B, H, W] in [0, 1], ``references`` [B, D].
         """
+
+
+@dataclass(frozen=True)
+class References:
+    """The other images of the pairs: what the explained image is compared with.
+
+    ``embeddings`` is float32 [R, D]. Where the references are perturbed too, ``perturbed`` float32 [R, K, D] holds what
+    their masked versions became, K = 1 with the mean where the similarity is linear in it, after ``passes`` passes of
+    each, and ``gradients(start, stop)`` is the slope in the masks of references ``start`` to ``stop``, row by row.
+    """
+
+    embeddings: Float32
+    perturbed: Float32 | None = None
+    passes: int = 0
+    gradients: Callable[[int, int], Gradient] | None = None
+
+    def vectors(self) -> Float32:
+        """What is compared with, float32 [R, K, D]: the masked versions where there are some."""
+        return self.embeddings[:, None] if self.perturbed is None else self.perturbed
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Saliency maps float64 [R, H, W], after ``passes`` forward passes of the network for each of them.
+
+    ``bias`` [R] is what of the similarity no pixel accounts for, if that is known.
+    """
+
+    saliency: Float64
+    passes: int
+    bias: Float64 | None = None
+
+
+class Saliency(Protocol):
+    """What a method found out about an image before it saw a reference."""
+
+    def maps(self, references: References) -> Maps:
+        """One map a reference. It depends on its own reference alone, to the bit."""
+
+
+class Subject(Protocol):
+    """An image that is explained, and what the bundle's networks say of it.
+
+    ``size`` is the frame (H, W), ``base`` float32 [1, D] the embedding of the whole image.
+    """
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def function(self) -> SimilarityFunction: ...
+
+    @property
+    def base(self) -> Float32: ...
+
+    def design(self, method: Perturbing) -> Design:
+        """The design of ``method`` for this image, drawn from the bank that its content chooses."""
+
+    def perturbed(self, design: Design, enough: Callable[[Float32], int | None] | None = None) -> Float32:
+        """Embeddings float32 [n', D] of the image under the masks of ``design``, in order.
+
+        ``enough`` is shown the embeddings so far whenever there are more, and says after how many of them to stop.
+        """
+
+    def superpixels(self) -> NDArray[np.int64]:
+        """Labels [H, W] of the image's superpixels."""
+
+    def gradient(self) -> Gradient:
+        """The slope of the similarity in the mask of this image."""
+
+    def local(self) -> tuple[Float32, Float32]:
+        """What each position adds to the embedding before its L2 norm, float32 [D, h, w], and the bias [D]."""
+
+
+class Method(Protocol):
+    """A configured method. ``needs`` is what it asks of a bundle, ``fill`` what it hides pixels with by default."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    needs: ClassVar[Needs]
+    fill: ClassVar[str]
+
+    def parameters(self) -> dict[str, Any]:
+        """What tells this configuration from another of the same method."""
+
+    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+        """Runs the passes that serve all references. ``references`` are all of them, where ``converge`` asks."""
+
+
+class Perturbing(Method, Protocol):
+    """A method of masks that do not depend on the image. ``banks`` is how many independent sets of them it draws.
+
+    With 0 banks every image has a set of its own.
+    """
+
+    @property
+    def banks(self) -> int: ...
+
+    def design(self, size: tuple[int, int], bank: int) -> Design:
+        """The design for frames of ``size`` (H, W), from bank number ``bank``."""
 
 
 def check_scores(scores: Float64, base: Float64, n: int) -> int:

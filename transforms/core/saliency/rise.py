@@ -3,41 +3,62 @@
 V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018, section
 3.2; used on the query image of a pair as in SANE (Plummer et al., ECCV 2020, section 3.1).
 
-A mask is a grid of ``cells`` x ``cells`` independent draws, 1 with probability ``p``, upsampled bilinearly to
-(cells + 1) C_H x (cells + 1) C_W pixels, where C = ceil(size / cells), and cropped at a random shift of less than a
-cell.
+A mask is a grid of ``cells`` x ``cells`` draws, 1 with probability ``p``, upsampled bilinearly to (cells + 1) C_H x
+(cells + 1) C_W pixels, where C = ceil(size / cells), and cropped at a shift of less than a cell.
 
-The map is the paper's eq. 6 normalised by what was drawn instead of by its expectation, with the mean score
-subtracted::
+The map is the covariance of the score with what a mask keeps of a pixel, over the share that masks keep::
+
+    S(x) = Cov(f(M), M(x)) / E[M(x)]
+
+Deviations, with reasons. (1) The paper's eq. 6, sum_n f_n M_n(x) / (N p), is this plus the mean score, up to the noise
+of what was drawn: that lets the large mean of a cosine through (r = 0.39 with the converged map, against 0.91 for the
+estimator "average" below), and leaves a map 6 % of contrast. (2) The outermost half cell repeats the edge's draw, where
+the authors' code mirrors. (3) Cells are drawn by a design ("hadamard", see ``saliency.grids``), where the paper's are
+independent, and the map is estimated by regression (``saliency.regression``), where the paper averages. Together they
+need about a quarter of the passes for the same map, which is why 512 masks are the default: they agree with a map of
+8,000 of the paper's better (r = 0.977) than 2,000 of the paper's do.
+
+The estimator "average" is the paper's, normalised by what was drawn instead of by its expectation::
 
     S(x) = sum_n (f_n - mean f) M_n(x) / sum_n M_n(x)
-
-Deviations, with reasons. (1) Dividing by the expectation N p lets the large mean of a cosine through as noise: r = 0.39
-with the converged map, against 0.91 for the form above. (2) Without subtracting the mean score a map has 6 % of
-contrast. (3) The outermost half cell repeats the edge's draw, where the authors' code mirrors.
 
 0 means: keeping the pixel leaves the similarity at its mean over masks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
+from transforms.core.maps import area_average
+from transforms.core.saliency import grids as drawing
 from transforms.core.saliency.contract import check_scores
+from transforms.core.saliency.grids import Sampling as Sampling
+from transforms.core.saliency.regression import PATCHES, Regression
 from transforms.core.types import Float32, Float64, content_id
+
+Estimator = Literal["regression", "average"]
 
 
 @dataclass(frozen=True)
 class Rise:
-    """A RISE design. ``grids`` float32 [N, cells, cells] of 0 and 1; ``shifts`` int [N, 2], row and column."""
+    """A RISE design. ``grids`` float32 [N, cells, cells] of 0 and 1; ``shifts`` int [N, 2], row and column.
+
+    ``block`` is how many masks make a block of the design; ``p`` the share of cells that masks keep.
+    """
 
     size: tuple[int, int]
     grids: Float32
-    shifts: np.ndarray[tuple[int, int], np.dtype[np.int64]]
+    shifts: NDArray[np.int64]
     key: str
+    p: float = 0.5
+    estimator: Estimator = "regression"
+    block: int = 128
+    _regressions: dict[int, Regression] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n(self) -> int:
@@ -54,19 +75,58 @@ class Rise:
         return masks
 
     def estimate(self, scores: Float64, base: Float64) -> Float64:
-        """Maps float64 [R, H, W]; see the module's formula. Pixels that no mask kept are 0.
-
-        The sums are taken in cell space: masks of one shift share their upsampling, so their grids are added first. No
-        [N, H, W] is held.
-        """
+        """Maps float64 [R, H, W]; see the module's formulas. No [N, H, W] is held."""
         n = check_scores(scores, base, self.n)
+        return self._regress(scores) if self.estimator == "regression" else self._average(scores, n)
+
+    def subset(self, rows: NDArray[np.int64]) -> Rise:
+        """The design of some of the masks."""
+        key = content_id(self.key, rows.tobytes(), letter="k")
+        return Rise(self.size, self.grids[rows], self.shifts[rows], key, self.p, self.estimator, self.block)
+
+    def _regress(self, scores: Float64) -> Float64:
+        n = scores.shape[1]
+        # of two threads that come at once, both use the same regression
+        regression = self._regressions.setdefault(n, self._regressions.get(n) or Regression.of(self._features(n)))
+        rows, columns = self._covariances
+        maps = np.empty((len(scores), *self.size))
+        for score, out in zip(scores, maps, strict=True):
+            slopes = regression.slopes(score).reshape(rows.shape[1], columns.shape[1])
+            out[:] = (1 - self.p) * (rows @ slopes @ columns.T)
+        return maps
+
+    def _average(self, scores: Float64, n: int) -> Float64:
+        """Sums in cell space: masks of one shift share their upsampling, so their grids are added first."""
         kept = self._sum(np.ones(n))
         maps = np.empty((len(scores), *self.size))
         for score, out in zip(scores, maps, strict=True):
             above = score - score[0]  # exactly 0 where all scores are equal, which a rounded mean alone is not
             np.divide(self._sum(above - above.mean()), kept, out=out, where=kept > 0)
-            out[kept <= 0] = 0
+            out[kept <= 0] = 0  # what no mask keeps
         return maps
+
+    def _features(self, n: int) -> Float64:
+        """The averages of the first ``n`` masks over patches, float64 [n, K]."""
+        rows, columns = (patches[self.shifts[:n, axis]] for axis, patches in enumerate(self._patches))
+        averages = rows @ self.grids[:n].astype(np.float64) @ columns.transpose(0, 2, 1)
+        return averages.reshape(n, -1)
+
+    @cached_property
+    def _patches(self) -> tuple[Float64, Float64]:
+        """Each axis' upsampling, averaged over patches: float64 [C, patches, cells]."""
+        cells = self.grids.shape[1]
+        up_y, up_x = self._upsampling
+        height, width = (min(PATCHES * cells, side) for side in self.size)
+        return area_average(up_y, (height, cells)), area_average(up_x, (width, cells))
+
+    @cached_property
+    def _covariances(self) -> tuple[Float64, Float64]:
+        """Each axis' factor of the covariance of a pixel with a patch, less p (1 - p): float64 [side, patches]."""
+        rows, columns = (
+            np.einsum("syc,spc->yp", up.astype(np.float64), patches) / len(up)
+            for up, patches in zip(self._upsampling, self._patches, strict=True)
+        )
+        return rows, columns
 
     def _sum(self, weights: Float64) -> Float64:
         """``sum_n weights[n] * mask_n`` float64 [H, W], summed in one fixed order."""
@@ -95,9 +155,9 @@ class Rise:
     def _by_shift(
         self, n: int
     ) -> tuple[
-        np.ndarray[tuple[int], np.dtype[np.int64]],
-        np.ndarray[tuple[int], np.dtype[np.int64]],
-        np.ndarray[tuple[int, int], np.dtype[np.int64]],
+        NDArray[np.int64],
+        NDArray[np.int64],
+        NDArray[np.int64],
     ]:
         """The first ``n`` masks ordered by shift: their order, where each shift starts in it, and the shifts [S, 2]."""
         shifts = self.shifts[:n]
@@ -107,15 +167,24 @@ class Rise:
 
 
 def rise(
-    size: tuple[int, int], *, masks: int = 2000, cells: int = 8, p: float = 0.5, seed: int = 0, bank: int = 0
+    size: tuple[int, int],
+    *,
+    masks: int = 512,
+    cells: int = 8,
+    p: float = 0.5,
+    sampling: Sampling = "hadamard",
+    estimator: Estimator = "regression",
+    seed: int = 0,
+    bank: int = 0,
 ) -> Rise:
     """Draws a RISE design.
 
     Args:
       size: the frame (H, W); not smaller than ``cells`` in either axis.
-      masks: N. The paper takes 4,000 to 8,000, for classifiers.
+      masks: N. The paper takes 4,000 to 8,000 independent ones, for classifiers.
       cells: cells a side of the grid (the paper's h and w).
-      p: the probability that a cell is kept.
+      p: the probability that a cell is kept; 1/2 for "hadamard".
+      sampling: how cells and shifts are drawn (``saliency.grids``). estimator: how scores become a map.
       seed: the run's seed. ``bank``: which of several independent sets of masks to draw.
     """
     if masks < 1 or cells < 1 or not 0 < p < 1 or cells > min(size):
@@ -123,12 +192,14 @@ def rise(
             f"RISE needs at least one mask, 1 to {min(size)} cells a side for a {size[0]} x {size[1]} frame and "
             f"0 < p < 1; got masks={masks}, cells={cells}, p={p}"
         )
-    key = content_id("rise-1", repr((size, masks, cells, p, seed, bank)), letter="k")
-    rng = np.random.default_rng([seed, bank])
-    grids = (rng.random((masks, cells, cells)) < p).astype(np.float32)
-    cell = [-(-side // cells) for side in size]
-    shifts = rng.integers(0, cell, size=(masks, 2))
-    return Rise(size, grids, shifts, key)
+    if sampling not in get_args(Sampling) or estimator not in get_args(Estimator):
+        raise ValueError(f"RISE has no sampling {sampling!r} or no estimator {estimator!r}")
+    if sampling == "hadamard" and p != 0.5:
+        raise ValueError(f"hadamard masks keep one half of the cells: p must be 0.5, not {p}; or sample independently")
+    key = content_id("rise-2", repr((size, masks, cells, p, sampling, seed, bank)), letter="k")
+    cell = (-(-size[0] // cells), -(-size[1] // cells))
+    grids, shifts = drawing.draw(sampling, masks, cells, cell, p, np.random.default_rng([seed, bank]))
+    return Rise(size, grids, shifts, key, p, estimator, drawing.block(sampling, cells))
 
 
 def _upsampling(side: int, cells: int) -> Float32:

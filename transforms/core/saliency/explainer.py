@@ -1,0 +1,57 @@
+"""An explainer: everything that must be equal for two maps to be comparable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from transforms.core.saliency.contract import Method
+from transforms.core.saliency.methods import RiseMethod
+from transforms.core.types import content_id
+
+Perturb = Literal["query", "both"]
+Side = Literal["query", "reference"]
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A method, what it hides pixels with, and which of a pair's images it perturbs.
+
+    ``perturb`` "query" compares masked versions of the explained image with the other image as it is; "both" with
+    ``reference_masks`` masked versions of the other image, averaged (Plummer et al., ECCV 2020, section 3.1).
+    """
+
+    method: Method
+    fill: str
+    perturb: Perturb = "query"
+    reference_masks: int = 30
+
+    @property
+    def converges(self) -> bool:
+        """Whether the method stops when its maps for all references have converged."""
+        return getattr(self.method, "converge", None) is not None
+
+    @cached_property
+    def id(self) -> str:
+        """Id of what makes two maps comparable: the method, its estimator's version, its parameters, fill, perturb."""
+        perturbed = self.perturb if self.perturb == "query" else f"both, {self.reference_masks} masks"
+        parameters = repr(sorted(self.method.parameters().items()))
+        return content_id(self.method.name, str(self.method.version), parameters, self.fill, perturbed, letter="e")
+
+
+@dataclass(frozen=True)
+class ReferenceMasks:
+    """How the other image of a pair is perturbed: by ``masks`` masks of independently drawn cells, hidden by ``fill``.
+
+    All explainers of a run share them, whatever their own masks are: what counts is the mean over many versions. Thirty
+    masks as in the code of SANE.
+    """
+
+    masks: int
+    fill: str
+    seed: int
+
+    def method(self) -> RiseMethod:
+        """The method that draws the masks."""
+        return RiseMethod(masks=self.masks, sampling="independent", seed=self.seed)

@@ -1,0 +1,137 @@
+"""An image that is explained, on a worker: decoded, embedded, and what its methods share, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transforms.core.errors import NonFiniteEmbedding
+from transforms.core.explanation import ExplainedImage
+from transforms.core.fill import make_fill
+from transforms.core.maps import background_of
+from transforms.core.saliency.contract import Design, Gradient, Perturbing
+from transforms.core.similarity import SimilarityFunction
+from transforms.core.types import Float32
+from transforms.load_image import LoadedImage
+from transforms.models import Models
+from transforms.segments import superpixels
+
+
+class Shared:
+    """What all methods of one image share, whatever they fill with. ``passes`` counts the forward passes so far."""
+
+    def __init__(self, image: LoadedImage, models: Models) -> None:
+        self.image, self.models = image, models
+        self.passes = 0
+        self._perturbed: dict[tuple[str, str], Float32] = {}
+
+    @cached_property
+    def base(self) -> Float32:
+        """The embedding float32 [1, D] of the whole image."""
+        self.passes += 1
+        return finite(self.models.similarity.embed(self.image.pixels[None]))
+
+    @cached_property
+    def explained(self) -> ExplainedImage:
+        """The image's background, and the attribute network's word on it."""
+        background = background_of(self.image.pixels)
+        if self.models.attributes is None:
+            return ExplainedImage(background)
+        scores, maps = self.models.attributes.predict(self.image.pixels[None])
+        return ExplainedImage(background, scores[0], maps[0])
+
+    @cached_property
+    def local(self) -> tuple[Float32, Float32]:
+        """What each position adds to the embedding, [D, h, w], and the bias [D]."""
+        self.passes += 1
+        _, features = self.models.similarity.features(self.image.pixels[None])
+        local, bias = self.models.projection.local(features)
+        return finite(local[0]), bias
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The image's superpixels."""
+        return superpixels(self.image.pixels)
+
+    def counted(self, gradient: Gradient) -> Gradient:
+        """``gradient``, whose passes are counted."""
+        return _Counted(gradient, self)
+
+    def perturbed(self, design: Design, kind: str, enough: Callable[[Float32], int | None] | None) -> Float32:
+        """Embeddings [n', D] under the masks of ``design``; of equal masks and fills there is one set of passes."""
+        key = (design.key, kind) if design.key is not None and enough is None else None
+        if key in self._perturbed:
+            return self._perturbed[key]
+        fill = make_fill(kind, self.image.pixels, self.models.bundle.fill_mean)
+        done: list[Float32] = []
+        stop = None
+        for block in self.models.similarity.blocks(self.image.pixels, self.models.bank_of(design), fill):
+            self.passes += len(block)
+            done.append(finite(block))
+            if enough is not None and (stop := enough(np.concatenate(done))) is not None:
+                break
+        embeddings = np.concatenate(done)[:stop]
+        if key is not None:
+            self._perturbed[key] = embeddings
+        return embeddings
+
+
+class Subject:
+    """``transforms.core.saliency.contract.Subject``: an image under one fill."""
+
+    def __init__(self, shared: Shared, fill: str) -> None:
+        self._shared, self._fill = shared, fill
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._shared.models.similarity.size
+
+    @property
+    def function(self) -> SimilarityFunction:
+        return self._shared.models.bundle.similarity_function
+
+    @property
+    def base(self) -> Float32:
+        return self._shared.base
+
+    def design(self, method: Perturbing) -> Design:
+        return self._shared.models.design(method, self._shared.image.sha256)
+
+    def perturbed(self, design: Design, enough: Callable[[Float32], int | None] | None = None) -> Float32:
+        return self._shared.perturbed(design, self._fill, enough)
+
+    def superpixels(self) -> NDArray[np.int64]:
+        return self._shared.labels
+
+    def gradient(self) -> Gradient:
+        models, pixels = self._shared.models, self._shared.image.pixels
+        slope = models.gradient.at(pixels, make_fill(self._fill, pixels, models.bundle.fill_mean))
+        return self._shared.counted(slope)
+
+    def local(self) -> tuple[Float32, Float32]:
+        return self._shared.local
+
+
+class _Counted:
+    def __init__(self, gradient: Gradient, shared: Shared) -> None:
+        self._gradient, self._shared = gradient, shared
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._gradient.size
+
+    def __call__(
+        self, masks: Float32, references: Float32, noise: Float32 | None = None
+    ) -> tuple[Float32, Float32, Float32]:
+        self._shared.passes += len(masks)
+        return self._gradient(masks, references, noise)
+
+
+def finite(embeddings: Float32) -> Float32:
+    """``embeddings`` themselves; NonFiniteEmbedding where they hold NaN or infinity."""
+    if not np.isfinite(embeddings).all():
+        raise NonFiniteEmbedding("an embedding of the image, masked or not, holds NaN or infinity")
+    return embeddings
