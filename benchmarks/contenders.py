@@ -100,6 +100,7 @@ def floor(folder: Path, setting: Setting) -> Callable[[], None]:
 
 def whymatch(folder: Path, setting: Setting, references: int) -> Callable[[], None]:
     """(b) An explanation as a worker makes it, from the decoded query to the rows of its pairs."""
+    from transforms.core.images import Limits
     from transforms.core.saliency.explainer import Explainer
     from transforms.explain_queries import Explaining, PreparedImage, Task
     from transforms.load_image import ImageLoader, LoadedImage

@@ -115,7 +115,7 @@ def _judge(
     fill_count, reference_count = maps.shape[:2]
     centre = -np.hypot(*np.meshgrid(*(np.arange(side) / side - 0.5 + 0.5 / side for side in size), indexing="ij"))
     # blobs of the size of a mask's cells, where a map's top fifth is of blobs too
-    blobs = rise(size, masks=64 * RANDOM_REGIONS, seed=int(rng.integers(2**31)))
+    blobs = rise(size, masks=64 * RANDOM_REGIONS, sampling="independent", seed=int(rng.integers(2**31)))
     noise = blobs.masks(0, blobs.n).reshape(RANDOM_REGIONS, 64, *size).sum(axis=1, dtype=np.float64)
     hide = Given(np.stack([_without_top(one) for one in (*maps.reshape(-1, *size), *noise, centre)]))
     base = similarities(query.references, photographs.base(query), function)[:, 0]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -282,11 +281,11 @@ def judge(bench: Bench, chosen: Sequence[tuple[Pair, ...]]) -> dict[str, list[Ju
 
 
 def costs(
-    bench: Bench, chosen: Sequence[tuple[Pair, ...]], plan: Plan, memory: Callable[[int], list[int]]
+    bench: Bench, chosen: Sequence[tuple[Pair, ...]], plan: Plan, memory_of: Callable[[int], list[int]]
 ) -> Iterator[Cost]:
     """Each setting's :class:`Cost`: all of them on ``plan.rounds`` queries, in an order that is fair to each.
 
-    ``memory`` gives bytes before and at the peak for a setting's place.
+    ``memory_of`` gives bytes before and at the peak for a setting's place.
     """
     counts = (1, plan.references)
     items = [(setting, count) for setting in bench.settings for count in counts]
@@ -304,7 +303,7 @@ def costs(
         print(f"costs: round {number + 1} of {plan.rounds}, {time.monotonic() - start:.0f} s", flush=True)
     for at, setting in enumerate(bench.settings):
         few, many = ((setting.name, count) for count in counts)
-        before, peak = memory(at)
+        before, peak = memory_of(at)
         yield Cost(
             setting.name,
             (float(np.median(seconds[few])), float(np.median(seconds[many]))),
@@ -324,13 +323,22 @@ def kept_costs(path: Path, measure: Callable[[], Sequence[Cost]]) -> list[Cost]:
     return found
 
 
-def peak_memory() -> int:
-    """The most bytes that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def memory(name: str) -> int:
+    """Bytes of this process: "VmRSS" that it holds, "VmHWM" the most so far. Linux only.
+
+    Not ``resource.getrusage``, whose peak a process inherits from the one that started it.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def forget_peak() -> None:
+    """Lets "VmHWM" start again from what is held now: opening a network takes more than serving it."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _memory_of(arguments: Sequence[str]) -> Callable[[int], list[int]]:
-    """Bytes after opening the networks and at the peak, of a process of its own that explains one query."""
+    """Bytes with the networks open, and at the peak since: of a process of its own that explains one query."""
 
     def measure(at: int) -> list[int]:
         command = [sys.executable, "-m", "benchmarks.methods", *arguments, "--memory-of", str(at)]
@@ -366,9 +374,10 @@ def main(arguments: list[str] | None = None) -> int:
         settings, left_out = settings_for(bundles.read(options.bundle), plan)
         if options.memory_of is not None:
             bench = open_bench(options, [settings[options.memory_of]], chosen)
-            before = peak_memory()
+            forget_peak()
+            before = memory("VmRSS")
             bench.explained(bench.settings, chosen[0], (28, 28))
-            print(json.dumps([before, peak_memory()]))
+            print(json.dumps([before, memory("VmHWM")]))
             return 0
         page = options.out or Path("build/methods/quick.md" if options.quick else "docs/methods.md")
         rewritten(page, "")  # before an hour of measuring: is the section there?

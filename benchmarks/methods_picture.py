@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
@@ -15,7 +15,7 @@ from pipeline.report.sheet import encode
 from transforms import storage
 from transforms.core import images
 from transforms.core.saliency.methods import METHODS
-from transforms.core.types import Float32, Image, Pair
+from transforms.core.types import Float32, Frame, Image, Pair
 
 if TYPE_CHECKING:
     from benchmarks.methods import Bench
@@ -25,7 +25,9 @@ BYTES = 400_000
 TILE, GAP, MARGIN = 116, 5, 12
 _TOP, _BELOW, _LEGEND = 44, 24, 28
 _INK, _SOFT, _GROUND, _FRAME = (28, 30, 34), (105, 110, 118), (255, 255, 255), (222, 225, 229)
-LEGEND = "weak to strong evidence for the match; each map has its own scale, and shows its positive part"
+LEGEND = "weak to strong evidence for the match; each map has its own scale, up to where its top hundredth begins"
+TOP = 0.99
+"""The quantile of a map that has the darkest colour: single pixels of a gradient would leave all others invisible."""
 
 
 def draw(bench: Bench, chosen: Sequence[tuple[Pair, ...]], path: Path) -> None:
@@ -68,6 +70,12 @@ def sheet(rows: Sequence[tuple[str, Sequence[tuple[str, Image]]]]) -> PIL.Image.
     return picture
 
 
+def overlay(photograph: Image, saliency: Float32, frame: Frame) -> Image:
+    """``photograph`` under the map ``saliency`` [H, W], whose highest hundredth is one colour."""
+    top = float(np.quantile(saliency, TOP))
+    return heat.overlay(photograph, np.minimum(saliency, top) if top > 0 else saliency, frame)
+
+
 def heading(name: str) -> str:
     """A method's name in lines that fit a tile."""
     return name if len(name) <= 14 else name.replace("_x_", "_x_\n").replace("integrated_", "integrated_\n")
@@ -78,16 +86,16 @@ def _row(bench: Bench, pair: Pair) -> tuple[str, list[tuple[str, Image]]]:
     tiles = [("query", query), ("reference", reference)]
     judged, defaults = bench.judged(pair), {one.name: one for one in bench.settings if one.name in METHODS}
     for name in defaults:
-        tiles.append((heading(name), heat.overlay(query, judged[name].saliency, query_frame)))
+        tiles.append((heading(name), overlay(query, judged[name].saliency, query_frame)))
     rows, _ = bench.explained([next(iter(defaults.values()))], [pair], (28, 28))
     if "decomposition" in defaults:
         other, _ = bench.explained([defaults["decomposition"]], [pair], bench.size, "reference")
         saliency = np.asarray(other[0]["map"]).reshape(bench.size)
-        tiles.append(("decomposition,\nreference", heat.overlay(reference, saliency, reference_frame)))
+        tiles.append(("decomposition,\nreference", overlay(reference, saliency, reference_frame)))
     return f"similarity {rows[0]['similarity']:.2f}", tiles
 
 
-def _photograph(bench: Bench, address: str) -> tuple[Image, Any]:
+def _photograph(bench: Bench, address: str) -> tuple[Image, Frame]:
     """The photograph scaled to a tile, and its frame."""
     data = storage.read_image(address, bench.load.access)
     photograph, frame = images.decode(data, bench.load.limits), bench.load(address).frame

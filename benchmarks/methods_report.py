@@ -49,7 +49,8 @@ class Judged:
 class Cost:
     """What a setting costs with one reference and with several: ``seconds`` a pair, and ``passes`` of an image in all.
 
-    ``before`` is the process's peak, in bytes, once the networks are open, ``peak`` after a query was explained.
+    ``before`` is what a process holds, in bytes, once the networks are open; ``peak`` the most while it explains a
+    query.
     """
 
     name: str
@@ -117,7 +118,8 @@ def rewritten(page: Path, section: str) -> str:
 def measured_section(results: Results, model_id: str, minutes: float) -> str:
     """The Markdown between the marks."""
     queries, (height, width) = len(next(iter(results.judged.values()))), results.size
-    what = f"""{date.today().isoformat()}. {processor()}, {results.threads} threads.
+    threads = f"{results.threads} thread" + "s" * (results.threads != 1)
+    what = f"""{date.today().isoformat()}. {processor()}, {threads}.
         {versions("onnxruntime", "numpy", "scipy", "scikit-image")}. Model {model_id}, {height} × {width}; {minutes:.0f}
         minutes, less what earlier runs had computed. Made by"""
     quality = f"""{queries} queries, one reference each. Maps are full-size, {height} × {width}, and made with each
@@ -131,9 +133,9 @@ def measured_section(results: Results, model_id: str, minutes: float) -> str:
         an image* is all that it takes to explain one image against 1 or {results.references} references, masked
         versions of the references included; a pass of the gradient graph counts as one, and takes about five times as
         long. *Seconds a pair* is the median of {results.rounds} queries in one interleaved run: reading and decoding,
-        embedding the references, passes, maps, and the table's row. *Memory* is how far the peak of a process that
-        explains one query against {results.references} references lies above the peak of having opened the networks,
-        which is given in brackets."""
+        embedding the references, passes, maps, and the table's row. *Memory* is how far a process that explains one
+        query against {results.references} references rises, at its peak, above what it held with the networks open,
+        which stands in brackets."""
     return f"""{paragraph(what)}
 
     python -m benchmarks.methods --bundle BUNDLE --pairs PAIRS --catalogue CATALOGUE

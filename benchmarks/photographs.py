@@ -56,9 +56,14 @@ class Photographs:
         return self.models.similarity.size
 
     def design(self, seed: int) -> Rise:
-        """The RISE design of ``masks`` masks that ``seed`` draws."""
+        """The RISE design of ``masks`` masks that ``seed`` draws: the paper's, independent and averaged.
+
+        Fills and banks are compared by the plainest form of the method.
+        """
         if seed not in self._designs:
-            self._designs[seed] = rise(self.size, masks=self.masks, seed=seed)
+            self._designs[seed] = rise(
+                self.size, masks=self.masks, sampling="independent", estimator="average", seed=seed
+            )
         return self._designs[seed]
 
     def fill(self, query: Query, kind: str) -> Float32:

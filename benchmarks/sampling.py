@@ -52,21 +52,26 @@ REFERENCE_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to measure. ``longest`` is how far independent masks go, so that others can be compared beyond 2,000."""
+    """How much to measure. ``longest`` is how far independent masks go, so that others can be compared beyond 2,000.
+
+    Sobol points stop one count earlier.
+    """
 
     photographs: int = 20
     seeds: int = 1
     reference: int = 8000
     counts: tuple[int, ...] = (64, 128, 256, 512, 1024, 2000)
-    longest: int = 4000
+    longest: int = 3000
     badge_queries: int = 20
     badge_references: int = 4
-    badge_seeds: int = 5
+    badge_seeds: int = 3
     products: int = 600  # of the drawn catalogue, where it has to be drawn
 
     def counts_of(self, name: str) -> tuple[int, ...]:
         """The numbers of masks that contender ``name`` is measured at."""
-        return (*self.counts, self.longest) if name == INDEPENDENT else self.counts
+        if name == INDEPENDENT:
+            return (*self.counts, self.longest)
+        return self.counts[:-1] if CONTENDERS[name][0] == "sobol" else self.counts
 
     def largest(self, sampling: Sampling) -> int:
         """The most masks that a contender of ``sampling`` needs."""

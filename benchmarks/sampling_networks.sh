@@ -21,7 +21,7 @@ train transformer --backbone benchmarks.networks:small_transformer --epochs 20 -
 [ -e "$out/transformer/bundle/bundle.json" ] || whymatch export --similarity "$out/transformer/similarity.pt" \
   --factory benchmarks.networks:small_transformer --out "$out/transformer/bundle"
 
-# a trunk that learns at the head's rate forgets more than it learns: retrieval falls below the untrained network's
+# batches of 64 and a trunk at the head's rate gave, in 5 epochs, less than the untrained network has (map 0.12 of 0.19)
 train resnet18 --backbone resnet18 --epochs 6 --batch 32 --learning-rate 1e-3 --trunk-rate 0.1
 [ -e "$out/resnet18/bundle/bundle.json" ] || whymatch export --similarity "$out/resnet18/similarity.pt" \
   --out "$out/resnet18/bundle"

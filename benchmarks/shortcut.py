@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("bundles", nargs="+")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--masks", type=int, default=2000)
+    parser.add_argument("--masks", type=int, default=RiseMethod.masks)
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--references", type=int, default=4)
     options = parser.parse_args()

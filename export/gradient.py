@@ -311,7 +311,7 @@ def _average_pool_backward(
     return _constant_pad(spread, pads)
 
 
-def _empty(size: Sequence[int], layout: Sequence[int], dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+def _empty(size: Sequence[int], order: Sequence[int], dtype: torch.dtype | None = None, **_: Any) -> Tensor:
     """What is written over at once; ONNX has no memory that is not set, nor an order of dimensions in it."""
     return torch.zeros(size, dtype=dtype)
 

@@ -113,6 +113,7 @@ def serve_similarity(
     fixed = {"mask": keep, "fill": no_fill}
     found = _in_batches(session, images, settled.batch, ["embedding"], fixed)
     _compare("embedding", found[0], expected, served.precision)
+    served = replace(served, batch_invariant=_batch_invariant(session, images, settled.batch, ["embedding"], fixed))
     if isinstance(projection, str):
         return served, expected.shape[1], projection
     features = _in_batches(session, images, settled.batch, ["features"], fixed)[0]
@@ -170,6 +171,7 @@ def serve_attributes(given: AttributeNetwork, size: tuple[int, int], folder: Pat
     session = runtime.session(folder / served.file)
     found_scores, found_maps = _in_batches(session, images, settled.batch, ["scores", "maps"], {})
     _compare("maps", found_maps, maps if layout == "nchw" else maps.transpose(0, 3, 1, 2), served.precision)
+    served = replace(served, batch_invariant=_batch_invariant(session, images, settled.batch, ["scores", "maps"], {}))
     if found_scores.min() < 0 or found_scores.max() > 1 + 1e-6:
         raise BundleError(
             f"the attribute scores lie between {found_scores.min():.3g} and {found_scores.max():.3g}, expected 0 to 1: "
@@ -357,6 +359,20 @@ def _in_batches(
         padded = np.concatenate([block, np.repeat(block[-1:], step - len(block), axis=0)])
         rows.append([result[: len(block)] for result in session.run(list(outputs), {"image": padded, **others})])
     return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+
+def _batch_invariant(
+    session: Any, images: Image, batch_size: int | None, outputs: Sequence[str], others: Mapping[str, Float32]
+) -> bool:
+    """Whether a row has the same bits in whatever batch; a network of one fixed batch never meets another."""
+    if batch_size is not None:
+        return True
+    whole = _in_batches(session, images, None, outputs, others)
+    return all(
+        np.array_equal(some, all_of_them)
+        for step in (1, 2)
+        for some, all_of_them in zip(_in_batches(session, images, step, outputs, others), whole, strict=True)
+    )
 
 
 def _compare(what: str, found: Float32, expected: Float32, kind: str) -> None:

@@ -14,6 +14,7 @@ from benchmarks import methods
 from benchmarks.methods_picture import TILE, heading, sheet, unlike
 from benchmarks.methods_report import BEGIN, END, Areas, Cost, Judged, Results, cost_table, quality_table, rewritten
 from tests.bundles import small_bundle
+from transforms import bundle as bundles
 from transforms.core.errors import UsageError
 from transforms.core.saliency.methods import METHODS
 
@@ -173,13 +174,15 @@ def test_a_run_measures_what_the_bundle_allows_and_resumes(
     assert methods.main([*inputs, "--quick"]) == 0
     page = (tmp_path / "page.md").read_text()
     assert "nan" not in page.lower()
+    bundle = bundles.read(str(tmp_path / "bundle"))
+    assert (bundle.gradient, bundle.projection is None) == (None, False)
     for one in methods.SETTINGS:
         rows = re.findall(rf"^\| {re.escape(one.name)} +\| \d", page, re.MULTILINE)
-        left_out = one.explainer.method.needs in ("gradient", "projection")
+        left_out = one.explainer.method.needs == "gradient"
         assert len(rows) == (0 if left_out else 2), one.name
-        assert (f"Not measured, {one.name}: no {one.explainer.method.needs}" in page) == left_out
-    picture = PIL.Image.open(tmp_path / "page.png")
-    assert picture.size[0] > 6 * TILE
+        assert (f"Not measured, {one.name}: no gradient" in page) == left_out
+    with PIL.Image.open(tmp_path / "page.png") as picture:
+        assert picture.size[0] > 6 * TILE
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("measured again")

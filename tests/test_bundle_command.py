@@ -17,6 +17,7 @@ from PIL import Image as PillowImage
 from export import check as checking
 from export import network as networks
 from export import preprocessor_config as configs
+from export import serving
 from export.build import build
 from export.bundle import bundle_command
 from export.preprocessing import Preprocessing
@@ -657,3 +658,18 @@ def test_no_path_of_the_exporting_machine_is_kept(tmp_path: Path) -> None:
     entry.key, entry.value = "source", "/home/somebody/model.py"
     build(tmp_path / "b", similarity=model, similarity_preprocessing=RGB, resize=SQUASH)
     assert b"somebody" not in (tmp_path / "b" / "similarity.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("varies_with", [None, 1, 2])
+def test_a_network_whose_rows_depend_on_their_batch_is_found_out(varies_with: int | None) -> None:
+    """As a matrix product may take other kernels for other numbers of rows: a last bit more, in one batch size only."""
+
+    class Session:
+        def run(self, outputs: list[str], feeds: dict[str, Any]) -> list[NDArray[np.float32]]:
+            rows = feeds["image"].mean(axis=(1, 2)).astype(np.float32)
+            return [np.nextafter(rows, np.float32(1e9)) if len(rows) == varies_with else rows for _ in outputs]
+
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
+    found = serving._batch_invariant(Session(), pixels, None, ["embedding"], {})
+    assert found == (varies_with is None)
+    assert serving._batch_invariant(Session(), pixels, 2, ["embedding"], {})  # it never meets another batch

@@ -314,11 +314,10 @@ def test_perturbing_both_is_the_mean_over_masked_references(
 
 
 def test_a_converging_run_says_how_many_passes_it_took(complete: Path, few: Path, drawn: Path, tmp_path: Path) -> None:
-    command = [few, complete, tmp_path]
     more = ["--catalogue", str(drawn / "catalogue.csv"), "--masks", "256", "--set", "rise.cells=2"]
     for run_id, limit in (("early", "0.2"), ("late", "0.999999")):
-        assert audit(*command, run_id, *more, "--converge", limit) == 0
-    assert audit(*command, "again", *more, "--converge", "0.2", "--batch", "5") == 0
+        assert audit(few, complete, tmp_path, run_id, *more, "--converge", limit) == 0
+    assert audit(few, complete, tmp_path, "again", *more, "--converge", "0.2", "--batch", "5") == 0
     early, late, again = (table(tmp_path, "explanations", run_id) for run_id in ("early", "late", "again"))
     assert {row["passes"] for row in late} == {257}
     block = 8  # 2 x 2 cells: a Hadamard matrix of order 4, and its complement
@@ -368,3 +367,13 @@ def test_a_lost_image_fails_on_both_sides_and_counts_once(
     assert (run["rows_read"], run["pairs_explained"], run["pairs_failed"], run["explanations"]) == (2, 1, 1, 4)
     failures = table(tmp_path, "failures", "lost")
     assert Counter((row["side"], row["method"]) for row in failures) == {("query", None): 1, ("reference", None): 1}
+
+
+def test_mask_alone_optimises_both_images(complete: Path, few: Path, drawn: Path, tmp_path: Path) -> None:
+    more = ["--catalogue", str(drawn / "catalogue.csv"), "--method", "mask", "--set", "mask.steps=4"]
+    assert audit(few, complete, tmp_path, "both", *more, "--perturb", "both") == 0
+    rows = table(tmp_path, "explanations", "both")
+    assert {(row["passes"], row["perturbed"], row["fill"]) for row in rows} == {(8, "both", "blur")}
+    (run,) = table(tmp_path, "runs", "both")
+    images = len(table(tmp_path, "images", "both"))
+    assert run["forward_passes"] == images + run["queries"] + sum(row["passes"] for row in rows)

@@ -15,7 +15,7 @@ from transforms.core.saliency.rise import rise
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 
 
-def drawn(sampling: Sampling, masks: int, cells: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def drawn(sampling: Sampling, masks: int, cells: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return draw(sampling, masks, cells, (5, 7), 0.5, np.random.default_rng(seed))
 
 
@@ -81,7 +81,7 @@ def test_a_sobol_design_keeps_cells_more_evenly_than_draws_do() -> None:
 
 def test_independent_draws_and_sobol_points_keep_any_share() -> None:
     for sampling in ("independent", "sobol"):
-        grids, _ = draw(sampling, 2048, 4, (5, 7), 0.2, np.random.default_rng(0))  # type: ignore[arg-type]
+        grids, _ = draw(sampling, 2048, 4, (5, 7), 0.2, np.random.default_rng(0))
         assert abs(float(grids.mean()) - 0.2) < 0.01
     with pytest.raises(ValueError, match=r"p must be 0\.5, not 0\.2"):
         rise((20, 30), cells=4, p=0.2, sampling="hadamard")

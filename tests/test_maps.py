@@ -53,7 +53,7 @@ def test_averages_of_a_model_size() -> None:
 
 def test_float32_is_averaged_in_float64() -> None:
     ones = np.full((3, 1000), 0.1, np.float32)
-    np.testing.assert_allclose(area_average(ones, (1, 7)), float(np.float32(0.1)), rtol=1e-14)  # type: ignore[arg-type]
+    np.testing.assert_allclose(area_average(ones, (1, 7)), float(np.float32(0.1)), rtol=1e-14)
 
 
 def test_the_peak_is_the_first_highest_pixel() -> None:

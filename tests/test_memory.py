@@ -73,9 +73,9 @@ def test_explaining_stays_within_the_plan(
         perturbed = rng.standard_normal((design.n, dimension), dtype=np.float32)
         image = ExplainedImage(np.zeros(design.size, np.bool_))
         references = rng.standard_normal((chunk, dimension), dtype=np.float32)
-        found = similarities(references, perturbed[:1], function)[:, 0]
+        similarity = similarities(references, perturbed[:1], function)[:, 0]
         maps = Perturbation(design, perturbed[:1], perturbed, function).maps(References(references))
-        for _ in explain(image, found, maps, phi=(0.5, 0.5), top=5, map_size=(28, 28)):
+        for _ in explain(image, similarity, maps, phi=(0.5, 0.5), top=5, map_size=(28, 28)):
             pass
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:

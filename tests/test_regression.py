@@ -30,7 +30,8 @@ def linear_scores(design: Rise, weights: Float64) -> Float64:
 def smooth(size: tuple[int, int], seed: int = 0) -> Float64:
     """Weights [H, W] that change slowly."""
     rng = np.random.default_rng(seed)
-    return np.kron(rng.normal(size=(3, 4)), np.ones((size[0] // 3, size[1] // 4)))
+    weights: Float64 = np.kron(rng.normal(size=(3, 4)), np.ones((size[0] // 3, size[1] // 4))).astype(np.float64)
+    return weights
 
 
 def expected_map(weights: Float64, p: float = 0.5, cells: int = 4) -> Float64:
@@ -39,7 +40,8 @@ def expected_map(weights: Float64, p: float = 0.5, cells: int = 4) -> Float64:
     up_y, up_x = (up.astype(np.float64) for up in design._upsampling)
     rows = np.einsum("syc,szc->yz", up_y, up_y) / len(up_y)
     columns = np.einsum("syc,szc->yz", up_x, up_x) / len(up_x)
-    return (1 - p) * (rows @ weights @ columns.T)
+    wanted: Float64 = (1 - p) * (rows @ weights @ columns.T)
+    return wanted
 
 
 @pytest.mark.parametrize("sampling", ["independent", "sobol", "hadamard"])

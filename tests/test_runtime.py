@@ -83,6 +83,17 @@ def opened(made: tuple[Bundle, Path], batch: int = 8, threads: int = 1) -> Simil
     return SimilarityModel(*made, "cpu", threads, batch)
 
 
+def test_networks_whose_rows_depend_on_their_batch_get_full_ones(bare: tuple[Bundle, Path]) -> None:
+    bundle, folder = bare
+    assert bundle.similarity.batch_invariant
+    assert opened(bare).fixed is None
+    varying = replace(bundle, similarity=replace(bundle.similarity, batch_invariant=False))
+    model = opened((varying, folder))
+    assert model.fixed == 8
+    np.testing.assert_array_equal(model.embed(photographs(11)), opened(bare).embed(photographs(11)))
+    assert model.bank(RISE).pad
+
+
 def test_embeddings_are_those_of_the_network(bare: tuple[Bundle, Path], fixed: tuple[Bundle, Path]) -> None:
     images = photographs(9)
     for made in (bare, fixed):

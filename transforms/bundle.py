@@ -47,7 +47,9 @@ class Network:
     ``batch`` is the only batch size that the graph accepts, or None for any. ``files`` maps every file of the graph
     (the ONNX file first, then its external data) to the sha256 of its content. ``preprocessing`` is a record of what
     was put in front of the network: layout, channel order, scale, mean and standard deviation. ``parity`` is the
-    largest absolute difference from the framework that the network came from, None where there was none to compare.
+    largest absolute difference from the framework that the network came from (of a gradient the median relative one),
+    None where there was none to compare. ``batch_invariant`` is False where ONNX Runtime gives a row other last bits in
+    another batch: such a network is run in full batches only.
     """
 
     files: Mapping[str, str]
@@ -55,6 +57,7 @@ class Network:
     precision: Literal["float32", "float16"] = "float32"
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     parity: float | None = None
+    batch_invariant: bool = True
 
     @property
     def file(self) -> str:
@@ -191,7 +194,9 @@ def _parse(content: Any, where: str) -> Bundle:
         fields = {key: content[key] for key in ("embedding_size", "similarity_function", "training", "versions")}
         return Bundle(
             similarity=_parse_network(content["similarity"]),
-            **{name: _optional_network(content.get(name)) for name in ("attributes", "gradient", "projection")},
+            attributes=_optional_network(content["attributes"]),
+            gradient=_optional_network(content.get("gradient")),
+            projection=_optional_network(content.get("projection")),
             missing=dict(content.get("missing", _BEFORE)),
             resize=Resize(**resize),
             fill_mean=tuple(content["fill_mean"]),

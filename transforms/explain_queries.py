@@ -267,4 +267,6 @@ class PreparedImage:
             fills = np.concatenate([make_fill(explainer.fill, image, mean) for image in pixels])
             return self.shared.counted(self.shared.models.gradient.at(np.stack(pixels), fills))
 
-        return References(embeddings, np.stack(versions), explainer.reference_masks, gradients)
+        # a run of Mask alone masks no references by anything but what it optimises
+        perturbed = np.stack(versions) if versions else None
+        return References(embeddings, perturbed, explainer.reference_masks, gradients)

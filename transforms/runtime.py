@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from transforms.bundle import Bundle
+from transforms.bundle import Bundle, Network
 from transforms.core.errors import BundleError, DeviceError, MissingDependency, ModelFailed
 from transforms.core.saliency.contract import Design
 from transforms.core.types import Float32, Image
@@ -132,8 +132,7 @@ class SimilarityModel:
         self.dimension = bundle.embedding_size
         self.device = device
         self.provider = PROVIDERS[device]
-        # cuDNN may choose another algorithm for another batch size, and with it other last bits
-        self.fixed = bundle.similarity.batch or (batch if device == "cuda" else None)
+        self.fixed = _full_batches(bundle.similarity, device, batch)
         self.batch = self.fixed or batch
         self._session = session(folder / bundle.similarity.file, device, threads)
         self._no_features = None if bundle.projection else _no_projection(bundle)
@@ -208,7 +207,7 @@ class AttributeModel:
         if bundle.attributes is None:
             raise BundleError("this bundle has no attribute network")
         self.names = bundle.vocabulary
-        self.fixed = bundle.attributes.batch or (batch if device == "cuda" else None)
+        self.fixed = _full_batches(bundle.attributes, device, batch)
         self.batch = self.fixed or batch
         self._session = session(folder / bundle.attributes.file, device, threads)
 
@@ -237,7 +236,7 @@ class ProjectionModel:
     def __init__(self, bundle: Bundle, folder: Path, device: str, threads: int, batch: int) -> None:
         if bundle.projection is None:
             raise BundleError(_no_projection(bundle))
-        self.fixed = batch if device == "cuda" else None  # as the similarity model's
+        self.fixed = _full_batches(bundle.projection, device, batch)
         self.batch = batch
         self._session = session(folder / bundle.projection.file, device, threads)
 
@@ -270,7 +269,7 @@ class GradientModel:
             raise BundleError(_no_gradient(bundle))
         self.size = bundle.resize.size
         self.dimension = bundle.embedding_size
-        self.fixed = bundle.gradient.batch or (batch if device == "cuda" else None)  # as the similarity model's
+        self.fixed = _full_batches(bundle.gradient, device, batch)
         self.batch = self.fixed or batch
         self._session = session(folder / bundle.gradient.file, device, threads)
 
@@ -365,6 +364,15 @@ def _no_projection(bundle: Bundle) -> str:
         f"this bundle has no projection, which decomposition needs: {reason}. Decomposition explains networks that end "
         "in an average pooling and linear layers; choose another method for this one, such as rise."
     )
+
+
+def _full_batches(network: Network, device: str, batch: int) -> int | None:
+    """The one batch size that ``network`` is run in, or None where any will do.
+
+    cuDNN may choose another algorithm for another batch size, and with it other last bits; so does ONNX Runtime for some
+    networks on the CPU, which the bundle then says.
+    """
+    return network.batch or (batch if device == "cuda" or not network.batch_invariant else None)
 
 
 def _padded(images: NDArray[_Kind], fixed: int | None) -> tuple[NDArray[_Kind], int]:

@@ -38,7 +38,7 @@ now=$(date +%Y%m%dT%H%M%S)
 for fill in auto mean; do
   step "explain the recommendations, hidden pixels filled by $fill"
   whymatch audit --manifest "$out/pairs.csv" --catalogue "$catalogue" --bundle "$out/bundle" --out "$out/tables" \
-    --masks 500 --fill "$fill" --run-id "fill-$fill-$now"
+    --fill "$fill" --run-id "fill-$fill-$now"
 done
 
 answer attributes_by_type "which attributes explain the matches of each article type?"

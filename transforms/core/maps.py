@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transforms.core.fill import border_color
-from transforms.core.types import Float64, Image
+from transforms.core.types import Float32, Float64, Image
 
 BORDER = 1 / 8
 """The border is what lies within this part of a side of the frame's edge: one cell of the default RISE grid."""
@@ -16,7 +16,7 @@ BACKGROUND_TOLERANCE = 24
 """A pixel is background where no channel is further than this from the border's median colour, of 255."""
 
 
-def area_average(maps: Float64, size: tuple[int, int]) -> Float64:
+def area_average(maps: Float32 | Float64, size: tuple[int, int]) -> Float64:
     """``maps`` [..., H, W] averaged over the cells of a grid of ``size`` (h, w): float64 [..., h, w].
 
     Exact also where h does not divide H: a pixel that lies in two cells counts in each by its part. The mean is kept.

@@ -71,7 +71,8 @@ def _fold_over(masks: int, cells: int, cell: tuple[int, int], rng: np.random.Gen
         grids.append(np.stack([rows, -rows], axis=1).reshape(-1, cells, cells))
         of_groups = rng.integers(0, cell, size=(-(-order // SHIFTED), 2))
         shifts.append(np.repeat(of_groups, 2 * SHIFTED, axis=0)[: 2 * order])
-    return (np.concatenate(grids)[:masks] + 1) / 2, np.concatenate(shifts)[:masks]
+    kept = (np.concatenate(grids)[:masks] + 1) / 2
+    return kept.astype(np.float32, copy=False), np.concatenate(shifts)[:masks]
 
 
 def _order(cells: int) -> int:

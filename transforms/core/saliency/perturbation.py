@@ -43,4 +43,5 @@ def mean_similarities(references: References, embeddings: Float32, function: Sim
     total = np.zeros((len(versions), len(embeddings)))
     for version in range(versions.shape[1]):
         total += similarities(versions[:, version], embeddings, inner)
-    return total / versions.shape[1]
+    mean: Float64 = total / versions.shape[1]
+    return mean
