@@ -67,8 +67,9 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """All that was measured. ``judged`` has one value a query, the first setting's first; ``references`` is the
-    greater number of references in ``costs``; ``left_out`` says which settings the bundle does not allow, and why."""
+    """All that was measured. ``judged`` has one value a query, the first setting's first; some settings have those of
+    the first queries only. ``references`` is the greater number of references in ``costs``; ``left_out`` says which
+    settings the bundle does not allow, and why."""
 
     judged: Mapping[str, Sequence[Judged]]
     costs: Sequence[Cost]
@@ -165,7 +166,7 @@ def quality_table(judged: Mapping[str, Sequence[Judged]]) -> str:
             *(mean(values).text() for values in (one.inserted, one.deleted)),
             *(f"{values.mean():.3f}" for values in (one.raw_inserted, one.raw_deleted)),
             f"{one.lead.mean():.3f}",
-            "" if name == first else mean(one.lead - areas[first].lead).text(),
+            "" if name == first else mean(one.lead - areas[first].lead[: len(one.lead)]).text(),
         ]
         for name, one in areas.items()
     ]

@@ -85,7 +85,7 @@ def test_masks_by_hand() -> None:
     np.testing.assert_array_equal(design.masks(0, 1), np.ones((1, 2, 4)))
     np.testing.assert_array_equal(design.masks(1, 2)[0], [[0, 1, 1, 0], [0, 0, 0, 1]])
     assert design.masks(0, 2).dtype == np.float32
-    assert (design.size, design.n, design.key) == ((2, 4), 2, None)
+    assert (design.size, design.n) == ((2, 4), 2)
 
 
 @settings(deadline=None, max_examples=60)

@@ -369,8 +369,8 @@ def _no_projection(bundle: Bundle) -> str:
 def _full_batches(network: Network, device: str, batch: int) -> int | None:
     """The one batch size that ``network`` is run in, or None where any will do.
 
-    cuDNN may choose another algorithm for another batch size, and with it other last bits; so does ONNX Runtime for some
-    networks on the CPU, which the bundle then says.
+    cuDNN may choose another algorithm for another batch size, and with it other last bits; so does ONNX Runtime on the
+    CPU for some networks, and the bundle says of which.
     """
     return network.batch or (batch if device == "cuda" or not network.batch_invariant else None)
 

@@ -32,7 +32,7 @@ class Design(Protocol):
     """The masks of one method for one frame size, and its estimator.
 
     ``n`` is the number of masks, ``size`` the frame (H, W). Designs of equal ``key`` have equal masks and share one
-    mask bank; ``key`` is None where the masks depend on the image.
+    mask bank; a design without one shares with nobody.
     """
 
     @property

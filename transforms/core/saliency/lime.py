@@ -26,6 +26,7 @@ coefficient towards 0, the more the fewer samples there are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from transforms.core.saliency.contract import check_scores
-from transforms.core.types import Float32, Float64
+from transforms.core.types import Float32, Float64, content_id
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Lime:
         height, width = self.labels.shape
         return height, width
 
-    @property
-    def key(self) -> None:
-        """None: the masks follow the image's superpixels, so no two images share a bank."""
-        return None
+    @cached_property
+    def key(self) -> str:
+        """Of the superpixels and the samples: two explainers of one image share their passes, two images do not."""
+        return content_id("lime-1", repr(self.size), self.labels.tobytes(), self.samples.tobytes(), letter="k")
 
     def masks(self, start: int, stop: int) -> Float32:
         """Masks ``start`` to ``stop``, float32 [stop - start, H, W]: 1 in the superpixels that are kept, else 0."""
