@@ -57,7 +57,7 @@ setup(
         # Beam's metadata caps Pillow below 13 without using it, so a resolver cannot be asked for it
         "pillow>=12.1.1",
         "pyarrow>=18,<26",
-        "scipy>=1.13",
+        "scipy>=1.15",
         "threadpoolctl>=3.5",
     ],
     extras_require=EXTRAS,

@@ -46,13 +46,13 @@ from transforms.core.saliency.methods import (
 )
 from transforms.core.similarity import similarities
 from transforms.core.types import EmbeddedImage, Failure, Float32, Float64, Pair, Product, content_id
-from transforms.embed_images import embed, with_masked
+from transforms.embed_images import embed
 from transforms.explain_queries import Explaining, PreparedImage, Task
 from transforms.load_image import ImageLoader, LoadedImage
 from transforms.models import Models, Serving
 from transforms.storage import Access
 
-REFERENCE_MASKS = 30
+REFERENCE_MASKS = ReferenceMasks(30, RiseMethod.fill, 0)
 WHITE = np.full((1, 1, 1, 3), 255, np.float32)
 
 
@@ -72,11 +72,12 @@ class Setting:
     @property
     def masked(self) -> int:
         """Masked versions of each reference; Mask has a mask of its own for them instead."""
-        return self.explainer.reference_masks if self.both and self.explainer.method.name != "mask" else 0
+        return self.explainer.references.masks if self.explainer.references else 0
 
 
 def _setting(name: str, method: Any, both: bool = False, queries: int | None = None) -> Setting:
-    return Setting(name, Explainer(method, method.fill, "both" if both else "query", REFERENCE_MASKS), queries)
+    masks = REFERENCE_MASKS if both and method.name != "mask" else None
+    return Setting(name, Explainer(method, method.fill, "both" if both else "query", masks), queries)
 
 
 _PAPER = RiseMethod(masks=512, sampling="independent", estimator="average")
@@ -253,16 +254,10 @@ class Bench:
         return self.cache / f"{content_id(*key, letter='j')}.npz"
 
     def _other(self, address: str, settings: Sequence[Setting]) -> EmbeddedImage:
-        outcome = embed([address], self.load, self.models)[0]
-        if any(one.masked for one in settings):
-            method: Any = RiseMethod
-            masks = ReferenceMasks(REFERENCE_MASKS, method.fill, 0)
-            outcome = with_masked(outcome, masks, self.load, self.models)
-        found = outcome[1]
+        masked = REFERENCE_MASKS if any(one.masked for one in settings) else None
+        ((_, found),) = embed([address], self.load, self.models, masked, [address])
         if not isinstance(found, EmbeddedImage):
             raise UsageError(f"{address}: {found.message}")
-        if found.perturbed is None and any(one.both for one in settings):
-            return replace(found, perturbed=found.embedding[None])  # asked for, but not used, by Mask
         return found
 
 

@@ -30,7 +30,7 @@ from transforms.runtime import resolve_device
 
 Echo = Callable[[str], None]
 
-_VERSIONS = ("apache-beam", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyarrow", "scipy")
+_VERSIONS = ("apache-beam", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyarrow", "scikit-image", "scipy")
 
 
 def plan(options: AuditOptions, echo: Echo = print) -> Any:

@@ -17,10 +17,10 @@ from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.fill import check_fill
 from transforms.core.images import Limits
-from transforms.core.saliency.contract import Design
+from transforms.core.memory import CHUNK
 from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
-from transforms.core.saliency.methods import METHODS, NO_FILL, LimeMethod, RiseMethod, make_method
-from transforms.segments import require_segmentation
+from transforms.core.saliency.methods import METHODS, NO_FILL, PAIRS, LimeMethod, RiseMethod, make_method
+from transforms.segments import SEGMENTS
 
 Runner = Literal["local", "spark", "flink", "dataflow"]
 
@@ -112,7 +112,12 @@ class AuditOptions:
             except ValueError as error:
                 raise UsageError(f"--method {name}: {error}") from None
             fill = method.fill if self.fill is None or method.fill == NO_FILL else self.fill
-            made.append(Explainer(method, fill, self.perturb, self.reference_masks))
+            made.append(Explainer(method, fill, self.perturb, None if name == "mask" else self.masked()))
+        if self.explain == "both" and any(explainer.converges for explainer in made):
+            raise UsageError(
+                "--converge stops where the maps of all pairs of an image have converged, and --explain both would mix "
+                "pairs of both sides: run --explain query and --explain reference apart"
+            )
         return tuple(made)
 
     def sides(self) -> tuple[Side, ...]:
@@ -134,6 +139,8 @@ class AuditOptions:
             values.setdefault(method, {})[parameter] = value
         for parameter in ("masks", "sampling", "converge"):
             if (given := getattr(self, parameter)) is not None:
+                if parameter in values.get("rise", {}):
+                    raise UsageError(f"--{parameter} and --set rise.{parameter} say the same: leave one of them out")
                 values.setdefault("rise", {})[parameter] = str(given)
         return values
 
@@ -166,8 +173,6 @@ def check_bundle(options: AuditOptions, bundle: Bundle) -> None:
             raise UsageError(
                 f"--method {method.name}: a negative Euclidean distance is no sum over positions; take another method"
             )
-        if method.needs == "superpixels":
-            require_segmentation()
 
 
 def plan_memory(
@@ -176,46 +181,65 @@ def plan_memory(
     """The memory that one worker needs, and whether it may keep its mask banks; UsageError where it cannot fit."""
     explainers = options.explainers()
     for hold in (True, False):
-        plans = [_plan_of(explainer, options, bundle, device, hold) for explainer in explainers]
-        # one method after the other, but all banks that are kept are kept at once
-        planned = max(plans, key=lambda plan: plan.total)
-        planned = replace(planned, bank=(sum if hold else max)(plan.bank for plan in plans))
+        planned = _planned(explainers, options, bundle, device, hold)
         if planned.total <= options.memory_limit:
             return planned, hold
     raise UsageError(
         f"this configuration needs {memory.megabytes(planned.total)} a worker, more than --memory-limit "
         f"{memory.megabytes(options.memory_limit)}: {memory.megabytes(planned.decode)} for decoding images of up to "
         f"{options.max_pixels:,} pixels, {memory.megabytes(planned.embeddings)} for embeddings of masked images, "
-        f"{memory.megabytes(planned.estimate)} for maps. Lower --masks or --max-pixels, or raise the limit."
+        f"{memory.megabytes(planned.estimate)} for maps. Take fewer masks, methods or --max-pixels, or raise the limit."
+    )
+
+
+def _planned(
+    explainers: tuple[Explainer, ...],
+    options: AuditOptions,
+    bundle: Bundle,
+    device: Literal["cpu", "cuda"],
+    hold: bool,
+) -> memory.MemoryPlan:
+    """One method is estimated after the other, but the banks that are kept are kept at once, and so are embeddings."""
+    plans = [_plan_of(explainer, options, bundle, device, hold) for explainer in explainers]
+    others = options.reference_masks if options.masked() else 0
+    return memory.MemoryPlan(
+        bank=(sum if hold else max)(plan.bank for plan in plans),
+        embeddings=sum(plan.embeddings for plan in plans)
+        + memory.reference_bytes(others, bundle.embedding_size, CHUNK, bundle.similarity_function),
+        estimate=max(plan.estimate for plan in plans),
+        decode=max(plan.decode for plan in plans),
     )
 
 
 def _plan_of(
     explainer: Explainer, options: AuditOptions, bundle: Bundle, device: Literal["cpu", "cuda"], hold: bool
 ) -> memory.MemoryPlan:
-    masks, banks, grid = options.batch or memory.DEFAULT_BATCH[device], 0, 1
     method: Any = explainer.method
+    batch = options.batch or memory.DEFAULT_BATCH[device]
+    masks, banks, grid = batch, 0, 1
     try:
         if method.needs == "masks":
-            design: Design = method.design(bundle.resize.size, 0)
-            masks, banks = design.n, method.banks
+            masks, banks = method.design(bundle.resize.size, 0).n, method.banks
     except ValueError as error:
         raise UsageError(f"--method {method.name}: this bundle's frame and the options do not fit: {error}") from None
     if isinstance(method, LimeMethod):
-        masks = method.samples
+        masks, grid = method.samples, SEGMENTS
     if isinstance(method, RiseMethod):
         grid = method.cells**2
-    return memory.plan(
+    planned = memory.plan(
         masks=masks,
         banks=banks,
         size=bundle.resize.size,
-        batch=options.batch or memory.DEFAULT_BATCH[device],
+        batch=batch,
         dimension=bundle.embedding_size,
-        chunk=256,
+        chunk=CHUNK,
         grid=grid,
         max_pixels=options.max_pixels,
         hold=hold and banks > 0,
     )
+    if method.needs == "gradient":
+        planned = replace(planned, estimate=planned.estimate + memory.gradient_bytes(bundle.resize.size, PAIRS))
+    return planned
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

@@ -192,6 +192,10 @@ def test_a_flipped_byte_is_found(audited: Path, tmp_path: Path) -> None:
         (["--converge", "1.5"], "converge"),
         (["--method", "mask"], "needs the bundle's gradient"),
         (["--reference-masks", "0"], "--reference-masks"),
+        (["--converge", "0.9", "--explain", "both"], "--explain query and --explain reference apart"),
+        (["--set", "rise.masks=50"], "--masks and --set rise.masks"),
+        (["--set", "rise.cells=3", "--set", "rise.cells=4"], "rise.cells is set twice"),
+        (["--method", "lime", "--set", "lime.samples=0"], "samples=0"),
         (["--seed", "-1"], "--seed"),
     ],
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from transforms.core.saliency.contract import Method
-from transforms.core.saliency.explainer import Explainer
+from transforms.core.saliency.explainer import Explainer, ReferenceMasks
 from transforms.core.saliency.methods import METHODS, RiseMethod, SlidingWindowMethod, make_method
 from transforms.core.saliency.rise import rise
 from transforms.core.saliency.sliding_window import sliding_window
@@ -55,12 +56,16 @@ def test_whatever_changes_a_map_changes_the_id(name: str) -> None:
     assert all(one.startswith("e") for one in ids)
 
 
-def test_what_is_perturbed_changes_the_id() -> None:
-    method = RiseMethod()
-    alone, both = Explainer(method, "auto"), Explainer(method, "auto", "both")
-    assert len({alone.id, both.id, Explainer(method, "auto", "both", 31).id}) == 3
-    # how many versions of a reference are masked is nothing to a run that masks none
-    assert Explainer(method, "auto", "query", 31).id == alone.id
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "mask"])
+def test_what_is_perturbed_changes_the_id(name: str) -> None:
+    method = METHODS[name]()
+    masks = ReferenceMasks(30, "auto", 0)
+    others = [replace(masks, masks=31), replace(masks, fill="blur"), replace(masks, seed=1)]
+    ids = {
+        Explainer(method, method.fill).id,
+        *(Explainer(method, method.fill, "both", one).id for one in (masks, *others)),
+    }
+    assert len(ids) == 5
 
 
 def test_methods_do_not_share_ids() -> None:
@@ -87,6 +92,8 @@ def test_text_becomes_the_parameters_of_a_method() -> None:
         ("rise", {"converge": "1"}, "0 < converge < 1"),
         ("integrated_gradients", {"steps": "0"}, "at least one step"),
         ("mask", {"steps": "0"}, "steps"),
+        ("lime", {"samples": "0"}, "samples=0"),
+        ("lime", {"ridge": "nan"}, "ridge=nan"),
     ],
 )
 def test_what_is_no_parameter_is_said(name: str, values: dict[str, str], says: str) -> None:

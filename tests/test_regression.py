@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from transforms.core.maps import area_average
 from transforms.core.saliency.contract import References
-from transforms.core.saliency.convergence import Enough, halves_agreement
+from transforms.core.saliency.convergence import Enough, Halves
 from transforms.core.saliency.grids import Sampling
 from transforms.core.saliency.regression import PATCHES, RIDGE, Regression
 from transforms.core.saliency.rise import Rise, rise
@@ -143,15 +143,15 @@ def some_embeddings(design: Rise, noise: float) -> tuple[Float32, Float32]:
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.2, 5.0])
-def test_convergence_stops_at_the_first_block_whose_halves_agree_whatever_the_batches(noise: float) -> None:
+def test_convergence_stops_at_the_first_blocks_whose_halves_agree_whatever_the_batches(noise: float) -> None:
     design = rise((20, 30), masks=512, cells=4, seed=3)  # blocks of 32
     assert design.block == 32
     embeddings, references = some_embeddings(design, noise)
     scores = similarities(references, embeddings, "cosine")
-    agreed = [n for n in range(64, 513, 32) if (halves_agreement(design, scores[:, :n]) >= 0.9).all()]
+    agreed = [n for n in range(64, 513, 64) if (Halves(design, n).agreement(scores[:, :n]) >= 0.9).all()]
     wanted = agreed[0] if agreed else None
     for batch in (16, 32, 100, 512):
-        enough = Enough(design, embeddings[:1], "cosine", References(references), 0.9)
+        enough = Enough(design, "cosine", References(references), 0.9)
         answers = [enough(embeddings[:stop]) for stop in range(batch, 513, batch)]
         found = [answer for answer in answers if answer is not None]
         assert (found[0] if found else None) == (wanted if batch != 100 or wanted is None or wanted <= 500 else None)
@@ -167,5 +167,12 @@ def test_halves_agree_where_nothing_changes_and_not_where_one_half_does() -> Non
     same = np.full((1, 64), 0.5)
     one_half = same.copy()
     one_half[0, :32] += np.random.default_rng(0).normal(size=32)
-    np.testing.assert_array_equal(halves_agreement(design, same), [1.0])
-    np.testing.assert_array_equal(halves_agreement(design, one_half), [0.0])
+    halves = Halves(design, 64)
+    np.testing.assert_array_equal(halves.agreement(same), [1.0])
+    np.testing.assert_array_equal(halves.agreement(one_half), [0.0])
+
+
+def test_one_cell_has_constant_maps_which_agree() -> None:
+    design = rise((20, 30), masks=64, cells=1)
+    scores = np.random.default_rng(0).normal(size=(5, 64))
+    np.testing.assert_array_equal(Halves(design, 64).agreement(scores), 1)

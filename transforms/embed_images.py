@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,13 +76,9 @@ class _Embed(beam.DoFn):  # type: ignore[misc]
         addresses = [address for address, _ in wanted]
         perturb = self._masked.masks if self._masked else 0
         with self._metrics.inference(len(addresses) + perturb * sum(masked for _, masked in wanted)):
-            outcomes = embed(addresses, self._load, self._models)
-            if self._masked:
-                wanting = {address for address, masked in wanted if masked}
-                outcomes = [
-                    with_masked(outcome, self._masked, self._load, self._models) if outcome[0] in wanting else outcome
-                    for outcome in outcomes
-                ]
+            outcomes = embed(
+                addresses, self._load, self._models, self._masked, {one for one, masked in wanted if masked}
+            )
         failed = sum(isinstance(outcome, LoadFailure) for _, outcome in outcomes)
         self._metrics.items(len(outcomes) - failed)
         self._metrics.failures(failed)
@@ -90,8 +86,17 @@ class _Embed(beam.DoFn):  # type: ignore[misc]
         return outcomes
 
 
-def embed(addresses: list[str], load: ImageLoader, models: Models) -> list[Outcome]:
-    """Embeds the images at ``addresses``; one that cannot be loaded or embedded becomes its failure."""
+def embed(
+    addresses: list[str],
+    load: ImageLoader,
+    models: Models,
+    masked: ReferenceMasks | None = None,
+    wanted: Collection[str] = (),
+) -> list[Outcome]:
+    """Embeds the images at ``addresses``; one that cannot be loaded or embedded becomes its failure.
+
+    Those of ``wanted`` get their masked versions too.
+    """
     outcomes: dict[str, EmbeddedImage | LoadFailure] = {}
     loaded: dict[str, LoadedImage] = {}
     for address in addresses:
@@ -101,6 +106,10 @@ def embed(addresses: list[str], load: ImageLoader, models: Models) -> list[Outco
             outcomes[address] = LoadFailure.of(error)
     if loaded:
         outcomes.update(_embed_loaded(loaded, models))
+    for address in wanted if masked else ():
+        outcome = outcomes[address]
+        if masked and isinstance(outcome, EmbeddedImage):
+            outcomes[address] = _with_masked(outcome, loaded[address], masked, models)
     return [(address, outcomes[address]) for address in addresses]
 
 
@@ -126,22 +135,20 @@ def _embed_loaded(loaded: dict[str, LoadedImage], models: Models) -> dict[str, E
     return outcomes
 
 
-def with_masked(outcome: Outcome, masked: ReferenceMasks, load: ImageLoader, models: Models) -> Outcome:
-    """``outcome`` with its masked versions: their mean float32 [1, D], or [K, D] for the Euclidean distance.
+def _with_masked(
+    image: EmbeddedImage, loaded: LoadedImage, masked: ReferenceMasks, models: Models
+) -> EmbeddedImage | LoadFailure:
+    """``image`` with its masked versions: their mean float32 [1, D], or [K, D] for the Euclidean distance.
 
     The distance is the one similarity that is not linear in the embedding, so that all its masked versions have to
     cross the shuffle to the images that are compared with them.
     """
-    address, image = outcome
-    if isinstance(image, LoadFailure):
-        return outcome
     try:
-        loaded = load(address)
-        design = models.design(masked.method(), loaded.sha256)
+        design = models.design(masked.method(models.similarity.size), loaded.sha256)
         fill = make_fill(masked.fill, loaded.pixels, models.bundle.fill_mean)
         versions = finite(models.similarity.perturbed(loaded.pixels, models.bank_of(design), fill))
     except PairError as error:
-        return address, LoadFailure.of(error)
+        return LoadFailure.of(error)
     if models.bundle.similarity_function != "euclidean":
         versions = versions.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
-    return address, replace(image, perturbed=versions)
+    return replace(image, perturbed=versions)

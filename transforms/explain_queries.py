@@ -16,6 +16,7 @@ from transforms import tables
 from transforms.core.errors import NonFiniteMap, PairError
 from transforms.core.explanation import explain
 from transforms.core.fill import make_fill
+from transforms.core.memory import CHUNK
 from transforms.core.saliency.contract import Gradient, References, Saliency
 from transforms.core.saliency.explainer import Explainer, Side
 from transforms.core.similarity import similarities
@@ -25,9 +26,6 @@ from transforms.metrics import StageMetrics
 from transforms.models import Models, Serving
 from transforms.progress import Progress
 from transforms.subject import Shared, Subject
-
-CHUNK = 256
-"""References that are estimated together; it bounds memory and changes no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ class _Explain(beam.DoFn):  # type: ignore[misc]
                 items = iter(everything := list(items))
             else:
                 everything = []
-            with self._metrics.inference(1):
+            with self._metrics.inference():
                 prepared = PreparedImage.of(image, explaining, self._models, self._worker.load, everything)
         except PairError as error:
             for task, _ in items:
@@ -164,6 +162,7 @@ class _Explain(beam.DoFn):  # type: ignore[misc]
                     yield outcome
             self._metrics.items(len(chunk))
             self._worker.progress.add("done", len(chunk))
+        self._metrics.passes(prepared.passes)
         yield pvalue.TaggedOutput("counts", ("queries", 1))
         yield pvalue.TaggedOutput("counts", ("forward_passes", prepared.passes))
 
@@ -259,7 +258,7 @@ class PreparedImage:
         embeddings = np.stack([other.embedding for _, other in matched])
         if explainer.perturb == "query":
             return References(embeddings)
-        versions = [other.perturbed for _, other in matched if other.perturbed is not None]
+        versions = [other.perturbed for _, other in matched if other.perturbed is not None and explainer.references]
 
         def gradients(start: int, stop: int) -> Gradient:
             pixels = [self.load(task.other).pixels for task, _ in matched[start:stop]]
@@ -269,4 +268,5 @@ class PreparedImage:
 
         # a run of Mask alone masks no references by anything but what it optimises
         perturbed = np.stack(versions) if versions else None
-        return References(embeddings, perturbed, explainer.reference_masks, gradients)
+        passes = explainer.references.masks if explainer.references else 0
+        return References(embeddings, perturbed, passes, gradients)

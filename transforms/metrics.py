@@ -33,12 +33,16 @@ class StageMetrics:
         self._failures.inc(count)
 
     @contextmanager
-    def inference(self, passes: int) -> Iterator[None]:
-        """Counts and times forward passes."""
+    def inference(self, passes: int = 0) -> Iterator[None]:
+        """Times forward passes, and counts them where their number is known before."""
         started = time.perf_counter()
         yield
         self._latency.update(int(1e6 * (time.perf_counter() - started)))
         self._inferences.inc(passes)
+
+    def passes(self, count: int) -> None:
+        """Counts forward passes."""
+        self._inferences.inc(count)
 
     @contextmanager
     def loading(self) -> Iterator[None]:

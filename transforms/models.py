@@ -22,6 +22,7 @@ from transforms.runtime import (
     SimilarityModel,
     resolve_device,
 )
+from transforms.segments import require_segmentation
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Models:
             opened: list[Any] = [self.bundle, folder, device, serving.threads, serving.batch or DEFAULT_BATCH[device]]
             self.similarity = SimilarityModel(*opened)
             self.attributes = AttributeModel(*opened) if self.bundle.attributes else None
+            if "superpixels" in serving.needs:
+                require_segmentation()
             if "gradient" in serving.needs:
                 self.gradient = GradientModel(*opened)
             if "projection" in serving.needs:

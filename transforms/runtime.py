@@ -33,6 +33,9 @@ _Kind = TypeVar("_Kind", bound=np.generic)
 
 Device = Literal["cpu", "cuda", "auto"]
 
+_GRADIENT_ROWS = 16
+"""Passes of the gradient at once: a query has few references, and what a full batch lacks is filled up in vain."""
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -269,8 +272,9 @@ class GradientModel:
             raise BundleError(_no_gradient(bundle))
         self.size = bundle.resize.size
         self.dimension = bundle.embedding_size
-        self.fixed = _full_batches(bundle.gradient, device, batch)
-        self.batch = self.fixed or batch
+        rows = min(batch, _GRADIENT_ROWS)
+        self.fixed = _full_batches(bundle.gradient, device, rows)
+        self.batch = self.fixed or rows
         self._session = session(folder / bundle.gradient.file, device, threads)
 
     def at(self, image: Image, fill: Float32) -> GradientAt:

@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 from transforms.core.errors import MissingDependency
 from transforms.core.types import Image
 
+SEGMENTS = 100
+"""About how many superpixels an image is cut into."""
 
-def superpixels(image: Image, *, segments: int = 100, compactness: float = 10.0) -> NDArray[np.int64]:
+
+def superpixels(image: Image, *, segments: int = SEGMENTS, compactness: float = 10.0) -> NDArray[np.int64]:
     """Labels int64 [H, W], 0 to S - 1 with no gaps, of an image uint8 [H, W, 3]; equal images have equal labels.
 
     Args:

@@ -14,7 +14,7 @@ from transforms.core.fill import make_fill
 from transforms.core.maps import background_of
 from transforms.core.saliency.contract import Design, Gradient, Perturbing
 from transforms.core.similarity import SimilarityFunction
-from transforms.core.types import Float32
+from transforms.core.types import Float32, content_id
 from transforms.load_image import LoadedImage
 from transforms.models import Models
 from transforms.segments import superpixels
@@ -96,6 +96,9 @@ class Subject:
     @property
     def base(self) -> Float32:
         return self._shared.base
+
+    def seed(self, seed: int) -> int:
+        return int(content_id(str(seed), self._shared.image.sha256, letter="")[:12], 16)
 
     def design(self, method: Perturbing) -> Design:
         return self._shared.models.design(method, self._shared.image.sha256)

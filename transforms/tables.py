@@ -125,6 +125,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "condition": pa.string(),
             "side": pa.string(),  # which image the map is of: query (null, too, before version 2) or reference
             "perturbed": pa.string(),  # "query": the explained image alone; "both": the other one too
+            "reference_fill": pa.string(),  # what hid pixels of the other image, where its versions are averaged
             "bias": pa.float64(),  # what of the similarity no pixel accounts for, where the method says so
             "rank": pa.int64(),
             "served_score": pa.float64(),
@@ -212,6 +213,7 @@ def explanation_row(
         "method": explainer.method.name,
         "explainer_id": explainer.id,
         "perturbed": explainer.perturb,
+        "reference_fill": explainer.references.fill if explainer.references else None,
         "model_id": bundle.model_id,
         "attribute_model_id": bundle.attribute_model_id,
         "vocabulary_id": bundle.vocabulary_id,

@@ -114,6 +114,6 @@ def _run_audit(options: argparse.Namespace) -> int:
     given["run_id"] = options.run_id or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     given["threads"] = options.threads or launch.default_threads(options.workers, options.runner)
     given["manifest"] = tuple(options.manifest)
-    given["settings"] = dict(options.settings)
+    given["settings"] = values.once(options.settings)
     given["image_roots"] = tuple(options.image_roots)
     return 0 if launch.run(AuditOptions(**given), say) else 1

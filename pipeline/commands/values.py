@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+
+from transforms.core.errors import UsageError
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -25,6 +28,15 @@ def setting(text: str) -> tuple[str, str]:
     if not (method and parameter and value):
         raise argparse.ArgumentTypeError(f"expected METHOD.PARAMETER=VALUE, such as lime.samples=500, and got {text!r}")
     return name.strip(), value.strip()
+
+
+def once(settings: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The settings by name; UsageError for one that is set twice."""
+    made = dict(settings)
+    if len(made) < len(settings):
+        name = next(name for name, _ in settings if [key for key, _ in settings].count(name) > 1)
+        raise UsageError(f"--set: {name} is set twice")
+    return made
 
 
 def size(text: str) -> tuple[int, int]:

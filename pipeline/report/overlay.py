@@ -108,7 +108,8 @@ def _selection(run: str, where: str | None, count: int, spread: str | None) -> s
         ), best AS (
             SELECT *, {kind} AS kind, md5(query_id) AS draw FROM matching
             QUALIFY 1 = row_number() OVER (
-                PARTITION BY query_id ORDER BY rank NULLS LAST, similarity DESC, pair_id, method)
+                PARTITION BY query_id
+                ORDER BY rank NULLS LAST, similarity DESC, pair_id, method, side NULLS FIRST)
         ), ranked AS (
             SELECT *, count(*) OVER (PARTITION BY kind) AS of_kind,
                    row_number() OVER (PARTITION BY kind ORDER BY draw, query_id) AS turn FROM best

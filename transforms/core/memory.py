@@ -8,6 +8,10 @@ DEFAULT_BATCH = {"cpu": 16, "cuda": 256}
 """Forward passes at once: few on a CPU, where larger batches leave the cache and are slower."""
 
 
+CHUNK = 256
+"""References that are estimated together; it bounds memory and changes no result."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """Peak bytes of one worker process beyond its libraries, by what needs them."""
@@ -59,6 +63,20 @@ def plan(
         # Pillow's decoded image, its copies for alpha and RGB, and the array: 1 GB for 64 million pixels, measured
         decode=16 * max_pixels,
     )
+
+
+def gradient_bytes(size: tuple[int, int], pairs: int) -> int:
+    """Bytes of ``pairs`` pairs whose masks follow a gradient, the network's own activations apart.
+
+    Masks and slopes in float32 and float64, Adam's moments, images uint8 and their blurred fills, of either image.
+    """
+    return pairs * size[0] * size[1] * 2 * (2 * 4 + 5 * 8 + 3 + 3 * 4)
+
+
+def reference_bytes(masks: int, dimension: int, chunk: int, function: str) -> int:
+    """Bytes of the ``masks`` masked versions of a reference, and of what ``chunk`` references keep of them."""
+    kept = masks if function == "euclidean" else min(masks, 1)
+    return 20 * masks * dimension + 8 * chunk * kept * dimension
 
 
 def megabytes(count: int) -> str:

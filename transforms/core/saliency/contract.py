@@ -129,6 +129,12 @@ class Subject(Protocol):
     @property
     def base(self) -> Float32: ...
 
+    def seed(self, seed: int) -> int:
+        """The seed of what is drawn for this image alone, from the run's ``seed`` and the image's content.
+
+        Draws that all images share would leave their error in every mean over a catalogue.
+        """
+
     def design(self, method: Perturbing) -> Design:
         """The design of ``method`` for this image, drawn from the bank that its content chooses."""
 

@@ -15,32 +15,6 @@ Side = Literal["query", "reference"]
 
 
 @dataclass(frozen=True)
-class Explainer:
-    """A method, what it hides pixels with, and which of a pair's images it perturbs.
-
-    ``perturb`` "query" compares masked versions of the explained image with the other image as it is; "both" with
-    ``reference_masks`` masked versions of the other image, averaged (Plummer et al., ECCV 2020, section 3.1).
-    """
-
-    method: Method
-    fill: str
-    perturb: Perturb = "query"
-    reference_masks: int = 30
-
-    @property
-    def converges(self) -> bool:
-        """Whether the method stops when its maps for all references have converged."""
-        return getattr(self.method, "converge", None) is not None
-
-    @cached_property
-    def id(self) -> str:
-        """Id of what makes two maps comparable: the method, its estimator's version, its parameters, fill, perturb."""
-        perturbed = self.perturb if self.perturb == "query" else f"both, {self.reference_masks} masks"
-        parameters = repr(sorted(self.method.parameters().items()))
-        return content_id(self.method.name, str(self.method.version), parameters, self.fill, perturbed, letter="e")
-
-
-@dataclass(frozen=True)
 class ReferenceMasks:
     """How the other image of a pair is perturbed: by ``masks`` masks of independently drawn cells, hidden by ``fill``.
 
@@ -52,6 +26,36 @@ class ReferenceMasks:
     fill: str
     seed: int
 
-    def method(self) -> RiseMethod:
-        """The method that draws the masks."""
-        return RiseMethod(masks=self.masks, sampling="independent", seed=self.seed)
+    def method(self, size: tuple[int, int]) -> RiseMethod:
+        """The method that draws the masks for frames of ``size`` (H, W)."""
+        cells = min(RiseMethod.cells, *size)
+        return RiseMethod(masks=self.masks, cells=cells, sampling="independent", seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A method, what it hides pixels with, and which of a pair's images it perturbs.
+
+    ``perturb`` "query" compares masked versions of the explained image with the other image as it is; "both" with
+    masked versions of the other image, averaged (Plummer et al., ECCV 2020, section 3.1). ``references`` says which,
+    None for Mask, which finds a mask for either image.
+    """
+
+    method: Method
+    fill: str
+    perturb: Perturb = "query"
+    references: ReferenceMasks | None = None
+
+    @property
+    def converges(self) -> bool:
+        """Whether the method stops when its maps for all references have converged."""
+        return getattr(self.method, "converge", None) is not None
+
+    @cached_property
+    def id(self) -> str:
+        """Id of what makes two maps comparable: the method, its estimator's version, its parameters, fill, perturb."""
+        parameters = repr(sorted(self.method.parameters().items()))
+        masks = f"{RiseMethod.version} {self.references!r}" if self.references else ""
+        return content_id(
+            self.method.name, str(self.method.version), parameters, self.fill, self.perturb, masks, letter="e"
+        )

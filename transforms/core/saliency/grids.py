@@ -18,6 +18,7 @@ Complements alone, without the matrix, make the mean over masks worse than indep
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -63,7 +64,7 @@ def _sobol(masks: int, cells: int, cell: tuple[int, int], p: float, rng: np.rand
 
 def _fold_over(masks: int, cells: int, cell: tuple[int, int], rng: np.random.Generator) -> Grids:
     order = _order(cells)
-    signs = hadamard(order).astype(np.float32)
+    signs = _signs(order)
     grids, shifts = [], []
     for _ in range(-(-masks // (2 * order))):
         rows = signs[rng.permutation(order)][:, rng.permutation(order)[: cells * cells]]
@@ -73,6 +74,12 @@ def _fold_over(masks: int, cells: int, cell: tuple[int, int], rng: np.random.Gen
         shifts.append(np.repeat(of_groups, 2 * SHIFTED, axis=0)[: 2 * order])
     kept = (np.concatenate(grids)[:masks] + 1) / 2
     return kept.astype(np.float32, copy=False), np.concatenate(shifts)[:masks]
+
+
+@cache
+def _signs(order: int) -> Float32:
+    signs: Float32 = hadamard(order, np.int8).astype(np.float32)
+    return signs
 
 
 def _order(cells: int) -> int:

@@ -119,12 +119,17 @@ def lime(
     """
     if labels.ndim != 2 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"LIME needs integer labels [H, W] of superpixels, got {labels.dtype} {list(labels.shape)}")
+    check_parameters(samples, kernel_width, ridge)
+    values, inverse = np.unique(labels, return_inverse=True)
+    kept = np.random.default_rng(seed).random((samples, len(values))) < 0.5
+    kept[0] = True
+    return Lime(inverse.reshape(labels.shape).astype(np.int64), kept, kernel_width, ridge)
+
+
+def check_parameters(samples: int, kernel_width: float, ridge: float) -> None:
+    """ValueError for parameters that LIME cannot have."""
     if samples < 1 or not 0 < kernel_width < np.inf or not 0 < ridge < np.inf:
         raise ValueError(
             "LIME needs at least one sample, kernel_width > 0 and ridge > 0, both finite; "
             f"got samples={samples}, kernel_width={kernel_width}, ridge={ridge}"
         )
-    values, inverse = np.unique(labels, return_inverse=True)
-    kept = np.random.default_rng(seed).random((samples, len(values))) < 0.5
-    kept[0] = True
-    return Lime(inverse.reshape(labels.shape).astype(np.int64), kept, kernel_width, ridge)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -12,15 +12,16 @@ from transforms.core.saliency.contract import Gradient, Maps, Method, Needs, Ref
 from transforms.core.saliency.convergence import Enough
 from transforms.core.saliency.decomposition import decompose
 from transforms.core.saliency.gradients import STEPS, gradient_times_input, integrated_gradients
-from transforms.core.saliency.lime import lime
+from transforms.core.saliency.lime import check_parameters, lime
 from transforms.core.saliency.mask import MaskSettings, optimise, optimise_both
 from transforms.core.saliency.perturbation import Perturbation
 from transforms.core.saliency.rise import Estimator, Rise, Sampling, rise
 from transforms.core.saliency.sbsm import Sbsm, sbsm
 from transforms.core.saliency.sliding_window import SlidingWindow, sliding_window
+from transforms.core.similarity import SimilarityFunction
 from transforms.core.types import Float32, Float64
 
-CHUNK = 64
+PAIRS = 64
 """Pairs whose two masks are optimised together; it bounds memory and changes no result."""
 
 
@@ -80,7 +81,7 @@ class RiseMethod(_Parameters):
         design = self.design_of(subject)
         enough = None
         if self.converge is not None and references is not None:
-            enough = Enough(design, subject.base, subject.function, references, self.converge)
+            enough = Enough(design, subject.function, references, self.converge)
         return Perturbation(design, subject.base, subject.perturbed(design, enough), subject.function)
 
     def design_of(self, subject: Subject) -> Rise:
@@ -147,6 +148,9 @@ class LimeMethod(_Parameters):
     ridge: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_parameters(self.samples, self.kernel_width, self.ridge)
+
     def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
         """Segments the image and runs the masked passes."""
         design = lime(
@@ -154,7 +158,7 @@ class LimeMethod(_Parameters):
             samples=self.samples,
             kernel_width=self.kernel_width,
             ridge=self.ridge,
-            seed=self.seed,
+            seed=subject.seed(self.seed),
         )
         return Perturbation(design, subject.base, subject.perturbed(design), subject.function)
 
@@ -170,7 +174,7 @@ class MaskMethod(MaskSettings, _Parameters):
 
     def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
         """Runs nothing yet: every reference has passes of its own."""
-        return _Optimised(subject.gradient(), self)
+        return _Optimised(subject.gradient(), replace(self, seed=subject.seed(self.seed)))
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,8 @@ class DecompositionMethod(_Parameters):
 
     def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
         """Runs the one pass."""
-        return _Decomposed(subject)
+        local, bias = subject.local()
+        return _Decomposed(local, bias, subject.function, subject.size)
 
 
 @dataclass(frozen=True)
@@ -230,8 +235,8 @@ class _Optimised:
             return Maps(optimise(self.gradient, references.embeddings, self.settings), self.settings.steps)
         count = len(references.embeddings)
         done = []
-        for start in range(0, count, CHUNK):
-            stop = min(start + CHUNK, count)
+        for start in range(0, count, PAIRS):
+            stop = min(start + PAIRS, count)
             other = references.gradients(start, stop)
             done.append(optimise_both(self.gradient, other, references.embeddings[start:stop], self.settings)[0])
         return Maps(np.concatenate(done), 2 * self.settings.steps)
@@ -244,9 +249,11 @@ class _Sloped:
 
     def maps(self, references: References) -> Maps:
         versions = references.vectors()
-        each = [self._maps(np.ascontiguousarray(versions[:, version])) for version in range(versions.shape[1])]
-        passes = (self.steps or 1) * len(each) + references.passes
-        return Maps(sum(each[1:], each[0]) / len(each), passes)
+        count = versions.shape[1]
+        total = self._maps(np.ascontiguousarray(versions[:, 0]))
+        for version in range(1, count):
+            total += self._maps(np.ascontiguousarray(versions[:, version]))
+        return Maps(total / count, (self.steps or 1) * count + references.passes)
 
     def _maps(self, vectors: Float32) -> Float64:
         if self.steps is None:
@@ -256,16 +263,18 @@ class _Sloped:
 
 @dataclass(frozen=True)
 class _Decomposed:
-    subject: Subject
+    local: Float32
+    bias: Float32
+    function: SimilarityFunction
+    size: tuple[int, int]
 
     def maps(self, references: References) -> Maps:
-        local, bias = self.subject.local()
         versions = references.vectors()
         if versions.shape[1] != 1:
             raise ValueError("only a similarity that is linear in the reference has a closed form over positions")
         passes = 1 + references.passes
-        found = decompose(local, bias, versions[:, 0], self.subject.function, self.subject.size)
-        if references.perturbed is None or self.subject.function != "cosine":
+        found = decompose(self.local, self.bias, versions[:, 0], self.function, self.size)
+        if references.perturbed is None or self.function != "cosine":
             return Maps(found.maps, passes, found.bias)
         # the mean of unit vectors has no unit length, but decompose compares with unit vectors
         length = np.sqrt(np.square(versions[:, 0].astype(np.float64)).sum(axis=1))

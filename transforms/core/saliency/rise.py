@@ -27,7 +27,7 @@ The estimator "average" is the paper's, normalised by what was drawn instead of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -40,6 +40,9 @@ from transforms.core.saliency.contract import check_scores
 from transforms.core.saliency.grids import Sampling as Sampling
 from transforms.core.saliency.regression import PATCHES, Regression
 from transforms.core.types import Float32, Float64, content_id
+
+MAX_CELLS = 32
+"""Cells a side. A Hadamard matrix of their number, squared, is what larger grids would have to hold."""
 
 Estimator = Literal["regression", "average"]
 
@@ -58,7 +61,6 @@ class Rise:
     p: float = 0.5
     estimator: Estimator = "regression"
     block: int = 128
-    _regressions: dict[int, Regression] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n(self) -> int:
@@ -86,14 +88,17 @@ class Rise:
 
     def _regress(self, scores: Float64) -> Float64:
         n = scores.shape[1]
-        # of two threads that come at once, both use the same regression
-        regression = self._regressions.setdefault(n, self._regressions.get(n) or Regression.of(self._features(n)))
+        regression = self._regression if n == self.n else Regression.of(self._features(n))
         rows, columns = self._covariances
         maps = np.empty((len(scores), *self.size))
         for score, out in zip(scores, maps, strict=True):
             slopes = regression.slopes(score).reshape(rows.shape[1], columns.shape[1])
             out[:] = (1 - self.p) * (rows @ slopes @ columns.T)
         return maps
+
+    @cached_property
+    def _regression(self) -> Regression:
+        return Regression.of(self._features(self.n))
 
     def _average(self, scores: Float64, n: int) -> Float64:
         """Sums in cell space: masks of one shift share their upsampling, so their grids are added first."""
@@ -194,6 +199,10 @@ def rise(
         )
     if sampling not in get_args(Sampling) or estimator not in get_args(Estimator):
         raise ValueError(f"RISE has no sampling {sampling!r} or no estimator {estimator!r}")
+    if cells > MAX_CELLS:
+        raise ValueError(
+            f"RISE takes at most {MAX_CELLS} cells a side, not {cells}: no network answers to smaller ones"
+        )
     if sampling == "hadamard" and p != 0.5:
         raise ValueError(f"hadamard masks keep one half of the cells: p must be 0.5, not {p}; or sample independently")
     key = content_id("rise-2", repr((size, masks, cells, p, sampling, seed, bank)), letter="k")
