@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
         default=("rise",),
         dest="methods",
         metavar="NAME,…",
-        help="saliency methods, a row each: " + ", ".join(METHODS),
+        help=f"saliency methods, a row each: {', '.join(METHODS)} (default: rise)",
     )
     how.add_argument("--masks", type=int, help=f"RISE: masks an image (default: {RiseMethod.masks})")
     how.add_argument(
@@ -87,7 +87,9 @@ def add(commands: Any) -> None:
     )
     how.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     how.add_argument("--top", type=int, default=5, help="attributes kept a pair")
-    how.add_argument("--map-size", type=values.size, default=(28, 28), metavar="HxW", help="size of the stored maps")
+    how.add_argument(
+        "--map-size", type=values.size, default=(28, 28), metavar="HxW", help="size of the stored maps (default: 28x28)"
+    )
 
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-failure-rate", type=float, default=0.05, help="exit with 1 where more pairs fail")

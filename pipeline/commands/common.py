@@ -28,7 +28,8 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default only where there is one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, (), []) or action.required:
+        told = not isinstance(action.default, (tuple, dict))  # these are told in the option's own words
+        if action.default in (None, False, []) or action.required or not told:
             return action.help
         return super()._get_help_string(action)
 

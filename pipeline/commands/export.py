@@ -20,7 +20,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="folder to write")
     parser.add_argument(
-        "--phi", type=values.two, default=(0.5, 0.5), metavar="A,B", help="weights of confidence and map match"
+        "--phi",
+        type=values.two,
+        default=(0.5, 0.5),
+        metavar="A,B",
+        help="weights of confidence and map match (default: 0.5,0.5)",
     )
     parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the networks")
     parser.add_argument(

@@ -55,7 +55,9 @@ def add(commands: Any) -> None:
         net.add_argument(
             "--weights", help="'default' for torchvision's own, or a checkpoint file; random when left out"
         )
-        net.add_argument("--size", type=values.size, default=(224, 224), metavar="HxW", help="input size")
+        net.add_argument(
+            "--size", type=values.size, default=(224, 224), metavar="HxW", help="input size (default: 224x224)"
+        )
         net.add_argument("--resize", choices=("squash", "crop", "pad"), default="squash", help="how an image is fitted")
         net.add_argument("--interpolation", choices=INTERPOLATIONS, default="bilinear", help="of the resize")
         net.add_argument(
