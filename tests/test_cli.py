@@ -70,7 +70,7 @@ def test_defaults_of_the_command_are_those_of_the_options() -> None:
         if name in ("manifest", "bundle", "out", "run_id", "threads", "beam_args"):
             continue
         expected = field.default_factory() if callable(field.default_factory) else field.default
-        found = getattr(given, name)
+        found = values.once(given.settings) if name == "settings" else getattr(given, name)
         assert (tuple(found) if isinstance(found, list) else found) == expected, name
 
 
@@ -82,6 +82,7 @@ def test_defaults_of_the_command_are_those_of_the_options() -> None:
         (values.size_in_bytes, "4g", 4 * 2**30),
         (values.size_in_bytes, "1024", 1024),
         (values.names, "a, b,", ("a", "b")),
+        (values.setting, "lime.samples=500", ("lime.samples", "500")),
         (values.mapping, "query_id=sku,rank=pos", {"query_id": "sku", "rank": "pos"}),
         (values.three, "0.5,0.4,0.3", (0.5, 0.4, 0.3)),
     ],
