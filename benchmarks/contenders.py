@@ -35,8 +35,8 @@ class Setting:
 
     @property
     def method(self) -> RiseMethod:
-        """RISE with these masks."""
-        return RiseMethod(masks=self.masks)
+        """RISE with these masks, one set of them held for all images, as the other contenders hold theirs."""
+        return RiseMethod(masks=self.masks, banks=1)
 
     @property
     def passes(self) -> int:

@@ -32,7 +32,7 @@ if [ ! -e "$out/bundle/bundle.json" ]; then
 fi
 step "what would the model recommend?"
 rm -f "$out/pairs.csv"
-whymatch pairs --catalogue "$catalogue" --bundle "$out/bundle" --split test --queries 320 --top-k 8 --out "$out/pairs.csv"
+whymatch pairs --catalogue "$catalogue" --bundle "$out/bundle" --split test --queries 160 --top-k 8 --out "$out/pairs.csv"
 
 now=$(date +%Y%m%dT%H%M%S)
 for fill in auto mean; do
