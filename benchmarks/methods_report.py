@@ -131,12 +131,12 @@ def measured_section(results: Results, model_id: str, minutes: float) -> str:
         bootstrap over queries. The last three rows are maps that know nothing of the pair."""
     left_out = "".join(f"\nNot measured, {name}: {why}.\n" for name, why in results.left_out.items())
     cost = f"""*Passes behind a map* is what the column `passes` says, the mean over the queries. *Passes of an
-        image* is all that it takes to explain one image against 1 or {results.references} references, masked versions of the
-        references included; a pass of the gradient graph counts as one, and takes about four times as long. *Seconds a
-        pair* is the median over {results.rounds} round{"s" * (results.rounds != 1)} of all settings in turn: reading
-        and decoding, embedding the references, passes, maps, and the table's row. *Memory* is how far a process that
-        explains one query against 2 references rises, at its peak, above what it held with the networks open, which
-        stands in brackets."""
+        image* is all that it takes to explain one image against 1 or {results.references} references, masked versions
+        of the references included; a pass of the gradient graph counts as one, and takes about four times as long.
+        *Seconds a pair* is the median over {results.rounds} round{"s" * (results.rounds != 1)} of all settings in turn:
+        reading and decoding, embedding the references, passes, maps, and the table's row. *Memory* is how far a process
+        that explains one query against 2 references rises, at its peak, above what it held with the networks open,
+        which stands in brackets."""
     return f"""{paragraph(what)}
 
     python -m benchmarks.methods --bundle BUNDLE --pairs PAIRS --catalogue CATALOGUE
