@@ -10,7 +10,7 @@ takes the rows of a Hadamard matrix of the next order that has a column for ever
 columns' signs drawn: within a block, no cell's effect on the similarity is mixed with another's. Each mask is followed
 by its complement, and so no cell's effect is mixed with that of any two cells together. Every ``SHIFTED`` rows, with
 their complements, share a shift. One shift for a whole block is a little better for the mean over masks (r = 0.972
-against 0.951 at 512 masks, 0.976 and 0.977 with the regression of ``saliency.regression``), but its 128 masks then see
+against 0.951 at 512 masks; 0.977 against 0.976 with the regression of ``saliency.regression``), but 128 masks then see
 one lattice, and the map's peak snaps to it.
 
 Complements alone, without the matrix, make the mean over masks worse than independent draws do.
