@@ -25,4 +25,4 @@ if [ "${ONLY:-}" != similarity ]; then
   attributes=(--attributes "$out/attributes/attributes.pt")
 fi
 whymatch export --similarity "$out/category/similarity.pt" "${attributes[@]}" --out "$out/bundles/category"
-whymatch export --similarity "$out/brand/similarity.pt" --out "$out/bundles/brand"
+whymatch export --similarity "$out/brand/similarity.pt" --no-gradient --out "$out/bundles/brand"  # both bundles stay under 2 MB
