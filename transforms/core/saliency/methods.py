@@ -114,25 +114,15 @@ class SlidingWindowMethod(_Parameters):
 
 
 @dataclass(frozen=True)
-class SbsmMethod(_Parameters):
-    """SBSM; the parameters are those of :func:`transforms.core.saliency.sbsm.sbsm`."""
+class SbsmMethod(SlidingWindowMethod):
+    """SBSM: the sliding window's masks, and an estimator of its own (:func:`transforms.core.saliency.sbsm.sbsm`)."""
 
     name: ClassVar[str] = "sbsm"
     version: ClassVar[int] = 1
-    needs: ClassVar[Needs] = "masks"
-    fill: ClassVar[str] = "auto"
-    banks: ClassVar[int] = 1
-    window: int = 32
-    stride: int = 4
 
     def design(self, size: tuple[int, int], bank: int) -> Sbsm:
         """The design for frames of ``size`` (H, W); there is one bank."""
         return sbsm(size, window=self.window, stride=self.stride)
-
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
-        """Runs the masked passes."""
-        design = subject.design(self)
-        return Perturbation(design, subject.base, subject.perturbed(design), subject.function)
 
 
 @dataclass(frozen=True)
