@@ -26,6 +26,7 @@ from export.serving import (
 )
 from transforms import bundle as bundles
 from transforms.bundle import Bundle
+from transforms.core.attributes import Phi
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.images import Resize
 from transforms.core.similarity import SimilarityFunction
@@ -53,8 +54,8 @@ def build(
     gradient: onnx.ModelProto | str = NO_GRADIENT,
     vocabulary: Sequence[str] = (),
     priors: Sequence[float] | None = None,
-    phi: tuple[float, float] = (0.5, 0.5),
-    conditions: Sequence[str] = (),
+    phi: Phi = (0.5, 0.5, 0.0),
+    conditions: Mapping[str, tuple[float, ...]] | None = None,
     training: Mapping[str, Any] | None = None,
     parity: float | None = None,
     attributes_parity: float | None = None,
@@ -136,7 +137,7 @@ def build(
             vocabulary=tuple(vocabulary),
             priors=None if priors is None else tuple(priors),
             phi=phi,
-            conditions=tuple(conditions),
+            conditions=dict(conditions or {}),
             training=training or {},
             versions={"onnx": metadata.version("onnx"), **(versions or {})},
         )

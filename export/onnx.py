@@ -24,6 +24,7 @@ from export.parity import attributes_parity, gradient_parity, similarity_parity
 from export.prefix import Preprocessing
 from transforms import bundle as bundles
 from transforms.bundle import Bundle
+from transforms.core.attributes import Phi
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.similarity import SimilarityFunction
 
@@ -42,7 +43,7 @@ def export_command(
     similarity: Path,
     attributes: Path | None = None,
     out: Path,
-    phi: tuple[float, float] = (0.5, 0.5),
+    phi: Phi = (0.5, 0.5, 0.0),
     similarity_function: SimilarityFunction = "cosine",
     precision: Precision = "float32",
     gradient: bool = True,

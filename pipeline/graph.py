@@ -46,7 +46,7 @@ def build(pipeline: Any, plan: Plan) -> Any:
     explaining = Explaining(options.explainers(), options.sides(), options.top, options.map_size)
     masked = options.masked()
 
-    read = pipeline | "Pairs" >> ReadPairs(plan.files, options.columns, options.keep, plan.bundle.conditions)
+    read = pipeline | "Pairs" >> ReadPairs(plan.files, options.columns, options.keep, tuple(plan.bundle.conditions))
     pairs, failures, rows = read["pairs"], [read["failures"]], []
     if options.catalogue:
         columns = frozenset(name.partition("=")[0] for name in plan.bundle.vocabulary)

@@ -157,9 +157,9 @@ def test_attributes(tmp_path: Path, layout: Any) -> None:
         attributes_preprocessing=own,
         vocabulary=NAMES,
         priors=(0.2, 0.3, 0.5),
-        phi=(0.7, 0.3),
+        phi=(0.7, 0.3, 0.1),
     )
-    assert (made.vocabulary, made.priors, made.phi) == (NAMES, (0.2, 0.3, 0.5), (0.7, 0.3))
+    assert (made.vocabulary, made.priors, made.phi) == (NAMES, (0.2, 0.3, 0.5), (0.7, 0.3, 0.1))
     scores, maps = AttributeModel(made, tmp_path / "b", "cpu", 1, 3).predict(some_images())
     assert (scores.shape, maps.shape) == ((4, 3), (4, 3, 6, 8))
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-maps.mean(axis=(2, 3)))), atol=1e-6)

@@ -100,7 +100,7 @@ def test_values(parse: object, text: str, value: object) -> None:
         (values.size_in_bytes, "4T"),
         (values.mapping, "a="),
         (values.three, "1,2"),
-        (values.two, "a,b"),
+        (values.three, "a,b,c"),
     ],
 )
 def test_wrong_values_name_what_was_expected(parse: object, text: str) -> None:

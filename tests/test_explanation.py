@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.core.attributes import rank_attributes
+from transforms.core.attributes import Ranking, rank_attributes
 from transforms.core.explanation import ExplainedImage, Explanation, explain
 from transforms.core.images import Limits
 from transforms.core.maps import area_average, map_statistics
@@ -73,7 +73,7 @@ def explained(
 ) -> list[Explanation]:
     maps = Perturbation(query.design, query.base, query.perturbed, function).maps(References(references))
     found = similarities(references, query.base, function)[:, 0]
-    return list(explain(query.image, found, maps, phi=(0.5, 0.5), top=top, map_size=(4, 5)))
+    return list(explain(query.image, found, maps, ranking=Ranking(), top=top, map_size=(4, 5)))
 
 
 def split(order: Sequence[int], cuts: Sequence[int]) -> Iterator[list[int]]:
@@ -143,7 +143,7 @@ def test_an_explanation_is_the_sum_of_its_parts(function: SimilarityFunction) ->
         assert asdict(found.statistics) == pytest.approx(
             asdict(map_statistics(saliency, query.image.background)), abs=1e-9
         )
-        ranked = rank_attributes(query.image.confidence, query.image.activations, saliency, (0.5, 0.5), 3)
+        ranked = rank_attributes(query.image.confidence, query.image.activations, saliency, Ranking(), 3)
         assert [one.index for one in found.attributes] == [one.index for one in ranked]
         for left, right in zip(found.attributes, ranked, strict=True):
             assert asdict(left) == pytest.approx(asdict(right), abs=1e-9)

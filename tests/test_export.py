@@ -60,10 +60,10 @@ def checkpoints(tmp_path: Path) -> Any:
 
 def test_a_bundle_computes_what_torch_computes(checkpoints: Any, tmp_path: Path) -> None:
     said: list[str] = []
-    built = export_command(**checkpoints, out=tmp_path / "bundle", phi=(0.3, 0.7), echo=said.append)
+    built = export_command(**checkpoints, out=tmp_path / "bundle", phi=(0.3, 0.5, 0.2), echo=said.append)
     assert bundles.read(str(tmp_path / "bundle")) == built
     assert built.vocabulary == ATTRIBUTES.vocabulary
-    assert (built.phi, built.resize, built.embedding_size) == ((0.3, 0.7), SIMILARITY.resize, 12)
+    assert (built.phi, built.resize, built.embedding_size) == ((0.3, 0.5, 0.2), SIMILARITY.resize, 12)
     assert built.fill_mean == pytest.approx((127.5, 102.0, 76.5))
     assert built.attributes is not None
     assert 0 <= (built.similarity.parity or 1) < 1e-5

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from transforms.core.attributes import Ranking
 from transforms.core.explanation import ExplainedImage, explain
 from transforms.core.memory import MemoryPlan, bank_bytes, megabytes, plan
 from transforms.core.saliency.contract import Design, References
@@ -75,7 +76,7 @@ def test_explaining_stays_within_the_plan(
         references = rng.standard_normal((chunk, dimension), dtype=np.float32)
         similarity = similarities(references, perturbed[:1], function)[:, 0]
         maps = Perturbation(design, perturbed[:1], perturbed, function).maps(References(references))
-        for _ in explain(image, similarity, maps, phi=(0.5, 0.5), top=5, map_size=(28, 28)):
+        for _ in explain(image, similarity, maps, ranking=Ranking(), top=5, map_size=(28, 28)):
             pass
         peak = tracemalloc.get_traced_memory()[1] - before
     finally:

@@ -20,13 +20,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from transforms import storage
+from transforms.core.attributes import Phi, Ranking, Scale, Scales
 from transforms.core.errors import BundleError
 from transforms.core.images import Resize
 from transforms.core.similarity import SimilarityFunction
@@ -73,7 +75,10 @@ class Bundle:
     ``similarity_function`` says how embeddings compare: "cosine" (the graph ends in the L2 norm), "dot", or
     "euclidean" (the negative distance). ``missing`` says why there is no "gradient" or no "projection".
     ``vocabulary`` names the A attributes as ``column=value``; ``priors`` are their
-    p_a, or None. ``phi`` weighs confidence and map match in the ranking. ``training`` and ``versions`` are records.
+    p_a, or None, and ``concepts`` the record of how they were found. ``phi`` weighs confidence, map match and prior in
+    the ranking, each on the scale that ``scales`` says. ``conditions`` maps the name of each condition to its mask [D],
+    by which embeddings are multiplied before they are compared; empty for a similarity of one kind. ``training`` and
+    ``versions`` are records.
     """
 
     similarity: Network
@@ -87,8 +92,10 @@ class Bundle:
     missing: Mapping[str, str] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
     priors: tuple[float, ...] | None = None
-    phi: tuple[float, float] = (0.5, 0.5)
-    conditions: tuple[str, ...] = ()
+    concepts: Mapping[str, Any] = field(default_factory=dict)
+    phi: Phi = (0.5, 0.5, 0.0)
+    scales: Scales = Scales()
+    conditions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -100,14 +107,22 @@ class Bundle:
             )
         if self.priors is not None and len(self.priors) != len(self.vocabulary):
             raise BundleError(f"{len(self.priors)} priors for {len(self.vocabulary)} attributes")
+        for name, mask in self.conditions.items():
+            if len(mask) != self.embedding_size or not all(math.isfinite(x) and x >= 0 for x in mask) or not any(mask):
+                raise BundleError(
+                    f"the mask of condition {name!r} must have {self.embedding_size} finite entries, one for each "
+                    "dimension of the embedding, none below 0 and not all 0"
+                )
 
     @cached_property
     def model_id(self) -> str:
-        """Id of the similarity model: its files, the resize in front of them and the similarity function."""
+        """Id of the similarity model: its files, the resize in front of them, similarity function and conditions."""
+        conditions = [_canonical(self.conditions)] if self.conditions else []
         return content_id(
             _canonical(dict(self.similarity.files)),
             _canonical(asdict(self.resize)),
             self.similarity_function,
+            *conditions,
             letter="m",
         )
 
@@ -122,6 +137,11 @@ class Bundle:
     def vocabulary_id(self) -> str | None:
         """Id of the attribute names and their order."""
         return content_id(*self.vocabulary, letter="v") if self.vocabulary else None
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """How this bundle ranks attributes."""
+        return Ranking(self.phi, self.scales, self.priors)
 
 
 def write(bundle: Bundle, folder: Path) -> Path:
@@ -202,12 +222,24 @@ def _parse(content: Any, where: str) -> Bundle:
             fill_mean=tuple(content["fill_mean"]),
             vocabulary=tuple(content["vocabulary"]),
             priors=None if content["priors"] is None else tuple(content["priors"]),
-            phi=tuple(content["phi"]),
-            conditions=tuple(content["conditions"]),
+            concepts=content.get("concepts", {}),
+            phi=_phi(content["phi"]),
+            scales=_scales(content.get("scales", {})),
+            conditions={name: tuple(mask) for name, mask in dict(content["conditions"]).items()},
             **fields,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{where} is not a complete bundle description: {error!r}") from None
+
+
+def _phi(weights: Sequence[float]) -> Phi:
+    """The weights; bundles of earlier versions have none for the prior."""
+    first, second, third = [*map(float, weights), 0.0][:3]
+    return first, second, third
+
+
+def _scales(content: Mapping[str, Any]) -> Scales:
+    return Scales(**{part: Scale(tuple(scale["values"]), tuple(scale["levels"])) for part, scale in content.items()})
 
 
 def _optional_network(content: dict[str, Any] | None) -> Network | None:

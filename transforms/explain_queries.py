@@ -237,7 +237,7 @@ class PreparedImage:
             self.shared.explained,
             found,
             maps,
-            phi=models.bundle.phi,
+            ranking=models.bundle.ranking,
             top=self.explaining.top,
             map_size=self.explaining.map_size,
         )

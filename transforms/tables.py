@@ -255,7 +255,7 @@ def _attributes(
             "score": ranked.score,
             "confidence": ranked.confidence,
             "match": ranked.match,
-            "prior": None if bundle.priors is None else bundle.priors[ranked.index],
+            "prior": ranked.prior,
             "on_query": _has(pair.query_attributes, name),
             "on_reference": _has(pair.reference_attributes, name),
             "reference_confidence": None if reference_scores is None else float(reference_scores[ranked.index]),

@@ -21,10 +21,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="folder to write")
     parser.add_argument(
         "--phi",
-        type=values.two,
-        default=(0.5, 0.5),
-        metavar="A,B",
-        help="weights of confidence and map match (default: 0.5,0.5)",
+        type=values.three,
+        default=(0.5, 0.5, 0.0),
+        metavar="A,B,C",
+        help="weights of confidence, map match and prior (default: 0.5,0.5,0)",
     )
     parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the networks")
     parser.add_argument(

@@ -62,11 +62,6 @@ def three(text: str) -> tuple[float, ...]:
     return _numbers(text, 3)
 
 
-def two(text: str) -> tuple[float, ...]:
-    """Two numbers with commas between them."""
-    return _numbers(text, 2)
-
-
 def size_in_bytes(text: str) -> int:
     """A size such as 512M as bytes."""
     number, unit = (text[:-1], text[-1].upper()) if text[-1:].isalpha() else (text, "")

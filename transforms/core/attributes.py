@@ -2,12 +2,12 @@
 
 B. Plummer, M. Vasileva, V. Petsiuk, K. Saenko, D. Forsyth, "Why do These Match? Explaining the Behavior of Image
 Similarity Models", ECCV 2020, section 3.3 (eq. 5): an attribute explains a match when the attribute network is
-confident that the query has it, and when the pixels that speak for it are those that the saliency map marks::
+confident that the query has it, when the pixels that speak for it are those that the saliency map marks, and when the
+similarity is known to follow it::
 
-    e_a = phi_1 * confidence_a + phi_2 * cos(activation map n_a, saliency map m)
+    e_a = phi_1 * confidence_a + phi_2 * cos(activation map n_a, saliency map m) + phi_3 * prior_a
 
-A prior over attributes, the paper's third term, does not enter yet: where a bundle carries one, it stands beside the
-score in the tables.
+The parts have different scales, so each is put on a common one first (:class:`Scales`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from transforms.core.maps import area_average
 from transforms.core.types import Float32, Float64
+
+Phi = tuple[float, float, float]
+"""phi_1 of the confidence, phi_2 of the map match, phi_3 of the prior."""
 
 
 def match_scores(activations: Float32, saliency: Float64) -> Float64:
@@ -34,18 +38,90 @@ def match_scores(activations: Float32, saliency: Float64) -> Float64:
     return cosines
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A monotone map from a part's values to a common scale: straight between its knots, and beyond the outer ones.
+
+    ``values`` rise strictly, ``levels`` do not fall; both have at least two entries.
+    """
+
+    values: tuple[float, ...]
+    levels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.values, self.values[1:], strict=False))
+        monotone = all(a <= b for a, b in zip(self.levels, self.levels[1:], strict=False))
+        if len(self.values) < 2 or len(self.values) != len(self.levels) or not rising or not monotone:
+            raise ValueError(
+                f"a scale has at least two rising values and as many levels that do not fall, got {self.values} and "
+                f"{self.levels}"
+            )
+
+    def __call__(self, values: ArrayLike) -> Float64:
+        """The levels of ``values``, of their shape."""
+        x, knots, levels = np.asarray(values, np.float64), np.asarray(self.values), np.asarray(self.levels)
+        inside = np.interp(x, knots, levels)
+        below = (x - knots[0]) * (levels[1] - levels[0]) / (knots[1] - knots[0])
+        above = (x - knots[-1]) * (levels[-1] - levels[-2]) / (knots[-1] - knots[-2])
+        return np.asarray(inside + np.minimum(below, 0) + np.maximum(above, 0))
+
+
+IDENTITY = Scale((0.0, 1.0), (0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The scale of each part; the identity leaves it as it is."""
+
+    confidence: Scale = IDENTITY
+    match: Scale = IDENTITY
+    prior: Scale = IDENTITY
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How attributes are ranked: the weights of the parts, their scales, and the priors [A], if any."""
+
+    phi: Phi = (0.5, 0.5, 0.0)
+    scales: Scales = Scales()
+    priors: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.phi) != 3 or not all(np.isfinite(weight) and weight >= 0 for weight in self.phi):
+            raise ValueError(f"phi is three finite weights of at least 0, got {self.phi}")
+
+    def scores(self, confidence: ArrayLike, match: ArrayLike) -> Float64:
+        """e_a, float64 [..., A], of ``confidence`` and ``match`` [..., A]. Without priors the third term is left out.
+
+        A part of weight 0 is left out too, so that what it holds cannot matter.
+        """
+        first, second, third = self.phi
+        score = np.zeros(np.broadcast_shapes(np.shape(confidence), np.shape(match)))
+        if first:
+            score += first * self.scales.confidence(confidence)
+        if second:
+            score += second * self.scales.match(match)
+        if third and self.priors is not None:
+            score += third * self.scales.prior(self.priors)
+        return score
+
+
 @dataclass(frozen=True, slots=True)
 class RankedAttribute:
-    """One attribute as an explanation of a match: ``score`` e_a and its parts. ``index`` is its vocabulary place."""
+    """One attribute as an explanation of a match: ``score`` e_a and its parts as they are before they are scaled.
+
+    ``index`` is its vocabulary place; ``prior`` is None where there are no priors.
+    """
 
     index: int
     score: float
     confidence: float
     match: float
+    prior: float | None = None
 
 
 def rank_attributes(
-    confidence: Float32, activations: Float32, saliency: Float64, phi: tuple[float, float], top: int
+    confidence: Float32, activations: Float32, saliency: Float64, ranking: Ranking, top: int
 ) -> list[RankedAttribute]:
     """The ``top`` attributes by e_a, best first; ties go to the attribute that stands first in the vocabulary.
 
@@ -53,9 +129,18 @@ def rank_attributes(
       confidence: the attribute network's scores of the query, [A] in [0, 1].
       activations: its activation maps, [A, h, w].
       saliency: the pair's saliency map, [H, W].
-      phi: phi_1 and phi_2.
+      ranking: how the parts are weighed.
     """
     match = match_scores(activations, saliency)
-    score = phi[0] * confidence.astype(np.float64) + phi[1] * match
-    order = np.argsort(-score, kind="stable")[:top]
-    return [RankedAttribute(int(at), float(score[at]), float(confidence[at]), float(match[at])) for at in order]
+    score = ranking.scores(confidence, match)
+    priors = ranking.priors
+    return [
+        RankedAttribute(
+            int(at),
+            float(score[at]),
+            float(confidence[at]),
+            float(match[at]),
+            None if priors is None else float(priors[at]),
+        )
+        for at in np.argsort(-score, kind="stable")[:top]
+    ]

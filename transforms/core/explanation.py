@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transforms.core.attributes import RankedAttribute, rank_attributes
+from transforms.core.attributes import RankedAttribute, Ranking, rank_attributes
 from transforms.core.maps import MapStatistics, area_average, map_statistics
 from transforms.core.saliency.contract import Maps
 from transforms.core.types import Float32, Float64
@@ -46,7 +46,7 @@ def explain(
     similarities: Float64,
     maps: Maps,
     *,
-    phi: tuple[float, float],
+    ranking: Ranking,
     top: int,
     map_size: tuple[int, int],
 ) -> Iterator[Explanation]:
@@ -58,7 +58,7 @@ def explain(
     for similarity, saliency, bias in zip(similarities, maps.saliency, biases, strict=True):
         ranked: list[RankedAttribute] = []
         if image.confidence is not None and image.activations is not None:
-            ranked = rank_attributes(image.confidence, image.activations, saliency, phi, top)
+            ranked = rank_attributes(image.confidence, image.activations, saliency, ranking, top)
         yield Explanation(
             similarity=float(similarity),
             map=area_average(saliency, map_size).astype(np.float32),
