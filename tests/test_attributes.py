@@ -109,7 +109,7 @@ def test_a_scale_is_straight_between_and_beyond_its_knots() -> None:
     st.lists(st.floats(-100, 100), min_size=2, max_size=8),
 )
 def test_a_scale_keeps_the_order(values: list[int], levels: list[int], points: list[float]) -> None:
-    scale = Scale(tuple(sorted(values)), tuple(sorted(levels)[: len(values)]))
+    scale = Scale(tuple(map(float, sorted(values))), tuple(map(float, sorted(levels)[: len(values)])))
     np.testing.assert_allclose(scale(scale.values), scale.levels, atol=1e-12)
     found = scale(np.array(sorted(points)))
     assert (found[1:] - found[:-1] >= -1e-9).all()
