@@ -94,7 +94,7 @@ class Bundle:
     priors: tuple[float, ...] | None = None
     concepts: Mapping[str, Any] = field(default_factory=dict)
     phi: Phi = (0.5, 0.5, 0.0)
-    scales: Scales = Scales()
+    scales: Scales = field(default_factory=Scales)
     conditions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

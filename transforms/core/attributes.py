@@ -12,7 +12,7 @@ The parts have different scales, so each is put on a common one first (:class:`S
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -83,7 +83,7 @@ class Ranking:
     """How attributes are ranked: the weights of the parts, their scales, and the priors [A], if any."""
 
     phi: Phi = (0.5, 0.5, 0.0)
-    scales: Scales = Scales()
+    scales: Scales = field(default_factory=Scales)
     priors: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
