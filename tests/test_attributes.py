@@ -99,7 +99,7 @@ def test_without_priors_the_third_term_is_left_out() -> None:
 
 def test_a_scale_is_straight_between_and_beyond_its_knots() -> None:
     scale = Scale((0, 1, 3), (0, 2, 3))
-    np.testing.assert_allclose(scale([[-1.0, 0.5], [2.0, 5.0]]), [[-2, 1], [2.5, 4]])
+    np.testing.assert_allclose(scale([[-1.0, 0.5], [2.0, 5.0]]), [[-2.0, 1.0], [2.5, 4.0]])
 
 
 @settings(deadline=None, max_examples=60)
