@@ -1,4 +1,9 @@
-"""One training loop for both networks: schedule, validation, early stopping, progress, and the same result by seed."""
+"""One training loop for both networks: schedule, validation, early stopping, progress, and the same result by seed.
+
+A training that was killed goes on from its last state to the same weights, to the bit: the order of the data is drawn
+from the seed and the epoch, the augmentation from the seed, the epoch and the step, and the state holds the weights,
+the optimiser and torch's own generators, from which dropout draws.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +22,7 @@ from torch import Tensor, nn
 
 from export.backbones import Normalisation
 from export.data import Augmentation, Dataset, Echo, Indices, augment, to_pixels
+from export.progress import Checkpoints
 from transforms.core.errors import DeviceError, RunError, UsageError
 
 _EVALUATION_BATCH = 128
@@ -62,14 +69,15 @@ class Recipe:
 class Task:
     """What is trained: a network with its trunk, the batches of an epoch, a loss and a validation.
 
-    ``batches(rng)`` lists the indices of one epoch's batches; ``loss(output, indices)`` is a scalar of what the network
-    made of them; ``validate()`` returns figures, of which ``metric`` is the one to maximise.
+    ``batches(rng)`` lists the indices of one epoch's batches; ``loss(output, indices, affine)`` is a scalar of what the
+    network made of them, ``affine`` [B, 2, 3] how augmentation moved them (``export.data.warp``) or None;
+    ``validate()`` returns figures, of which ``metric`` is the one to maximise.
     """
 
     network: nn.Module
     trunk: nn.Module
     batches: Callable[[np.random.Generator], list[Indices]]
-    loss: Callable[[Tensor | tuple[Tensor, ...], Indices], Tensor]
+    loss: Callable[[Tensor | tuple[Tensor, ...], Indices, Tensor | None], Tensor]
     validate: Callable[[], Mapping[str, float]]
     metric: str
 
@@ -102,57 +110,130 @@ def reproducible(recipe: Recipe) -> Iterator[None]:
             torch.use_deterministic_algorithms(deterministic)
 
 
-def fit(task: Task, dataset: Dataset, normalisation: Normalisation, recipe: Recipe, echo: Echo) -> tuple[Epoch, ...]:
-    """Trains the network in place, leaves it with the weights of its best epoch, and returns the curve."""
+def fit(
+    task: Task,
+    dataset: Dataset,
+    normalisation: Normalisation,
+    recipe: Recipe,
+    echo: Echo,
+    checkpoints: Checkpoints | None = None,
+) -> tuple[Epoch, ...]:
+    """Trains the network in place, leaves it with the weights of its best epoch, and returns the curve.
+
+    ``checkpoints`` says where the state is kept, and whether to go on from one that is there.
+    """
     # Channels last is 1.5 times as fast on a CPU for these networks, for depthwise convolutions most of all.
     network = task.network.to(recipe.device).to(memory_format=torch.channels_last)
     frozen = frozen_layers(task.trunk, recipe.frozen if recipe.trunk_rate else 1.0)
     optimiser = _optimiser(task, recipe, frozen)
-    rng = np.random.default_rng(recipe.seed)
-    generator = torch.Generator().manual_seed(recipe.seed)
-    curve: list[Epoch] = []
-    best, best_state = -math.inf, copy.deepcopy(network.state_dict())
-    started = said = time.monotonic()
-    for epoch in range(1, recipe.epochs + 1):
-        batches = task.batches(rng)
+    run = _Run(network, optimiser, best_state=copy.deepcopy(network.state_dict()))
+    if checkpoints is not None and (state := checkpoints.read()) is not None:
+        run.restore(state)
+        echo(f"going on at epoch {run.epoch}, batch {run.step + 1}")
+    started = time.monotonic() - run.seconds
+    said = written = time.monotonic()
+
+    def keep() -> None:
+        nonlocal written
+        if checkpoints is not None:
+            run.seconds = time.monotonic() - started
+            checkpoints.write(run.state())
+            written = time.monotonic()
+
+    while run.epoch <= recipe.epochs and not run.stopped:
+        epoch = run.epoch
+        batches = task.batches(np.random.default_rng((recipe.seed, epoch)))
         network.train()
         for layer in frozen:
             layer.training = False  # eval() would reach the layers within that are to train
-        losses: list[float] = []
-        for step, indices in enumerate(batches):
+        for step in range(run.step, len(batches)):
+            indices = batches[step]
             _set_rate(optimiser, recipe, (epoch - 1 + (step + 0.5) / len(batches)) / recipe.epochs)
-            pixels = augment(to_pixels(dataset.images[indices], recipe.device), recipe.augmentation, generator)
-            loss = task.loss(network(normalisation.apply(pixels)), indices)
+            pixels = to_pixels(dataset.images[indices], recipe.device)
+            pixels, affine = augment(pixels, recipe.augmentation, _generator(recipe.seed, epoch, step))
+            loss = task.loss(network(normalisation.apply(pixels)), indices, affine)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            losses.append(loss.item())
+            run.losses.append(loss.item())
+            run.step = step + 1
+            if checkpoints is not None and time.monotonic() - written >= checkpoints.seconds:
+                keep()
             if (now := time.monotonic()) - said > 20:
-                echo(f"  epoch {epoch}, batch {step + 1} of {len(batches)}, loss {np.mean(losses):.4f}")
+                echo(f"  epoch {epoch}, batch {step + 1} of {len(batches)}, loss {np.mean(run.losses):.4f}")
                 said = now
-        if not np.isfinite(losses).all():
+        if not np.isfinite(run.losses).all():
             raise RunError(f"the loss is not finite in epoch {epoch}; lower the learning rate ({recipe.learning_rate})")
-        figures = task.validate()
+        figures = {name: float(value) for name, value in task.validate().items()}
         seconds = time.monotonic() - started
-        curve.append(Epoch(epoch, float(np.mean(losses)), round(seconds, 2), dict(figures)))
+        run.curve.append(Epoch(epoch, float(np.mean(run.losses)), round(seconds, 2), figures))
         # Of equals the later epoch, which has converged further; the last one where validation gives NaN.
-        better = not figures[task.metric] < best
+        better = not figures[task.metric] < run.best
         if better:
-            best, best_state = figures[task.metric], copy.deepcopy(network.state_dict())
-        since = epoch - _best(curve, task.metric)
+            run.best, run.best_state = figures[task.metric], copy.deepcopy(network.state_dict())
+        since = epoch - _best(run.curve, task.metric)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if name in (task.metric, "map"))
         left = seconds / epoch * (recipe.epochs - epoch)
         echo(
-            f"epoch {epoch:>3}/{recipe.epochs}  loss {curve[-1].loss:.4f}  {shown}{'  *' if better else ''}  "
+            f"epoch {epoch:>3}/{recipe.epochs}  loss {run.curve[-1].loss:.4f}  {shown}{'  *' if better else ''}  "
             f"{_duration(seconds)} gone, at most {_duration(left)} to go"
         )
         said = time.monotonic()
         if since >= recipe.patience and epoch < recipe.epochs:
             echo(f"no better {task.metric} for {since} epochs: stopped")
-            break
-    network.load_state_dict(best_state)
+            run.stopped = True
+        run.epoch, run.step, run.losses = epoch + 1, 0, []
+        keep()
+    network.load_state_dict(run.best_state)
     network.eval()
-    return tuple(curve)
+    return tuple(run.curve)
+
+
+@dataclass
+class _Run:
+    """Where a training stands: the next step of the running epoch, and all that the rest depends on."""
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    best_state: dict[str, Any]
+    best: float = -math.inf
+    epoch: int = 1
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    curve: list[Epoch] = field(default_factory=list)
+    seconds: float = 0.0
+    stopped: bool = False
+
+    def state(self) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "best_state": self.best_state,
+            "generators": [torch.get_rng_state(), *cuda],
+            "curve": [asdict(row) for row in self.curve],
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.best_state = state["best_state"]
+        torch.set_rng_state(state["generators"][0])
+        if len(state["generators"]) > 1 and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["generators"][1:])
+        self.curve = [Epoch(**row) for row in state["curve"]]
+        for name in _PLAIN:
+            setattr(self, name, state[name])
+
+
+_PLAIN = ("best", "epoch", "step", "losses", "seconds", "stopped")
+
+
+def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
+    """The generator of one step's augmentation."""
+    drawn = np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(drawn >> np.uint64(1)))
 
 
 def predict(

@@ -22,6 +22,7 @@ from export.data import Echo, Indices, label_batches, label_ids, load, plain_bat
 from export.evaluation import attribute_precision, retrieval
 from export.fitting import Recipe, Task, fit, predict, reproducible
 from export.losses import attribute_bce, cosine_distances, positive_weights, triplet_loss
+from export.progress import Checkpoints, settings_digest
 from export.record import Trained, describe, write
 from export.similarity import EmbeddingNetwork
 from transforms import catalogue as catalogue_rows
@@ -46,12 +47,15 @@ def train_similarity(
     per_label: int = 4,
     recipe: Recipe = Recipe(),  # noqa: B008  # frozen
     access: storage.Access | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 60.0,
     echo: Echo = print,
 ) -> Trained:
     """Trains an embedding network in which products that agree in all columns of ``similar_by`` lie close.
 
     Triplet loss with online mining over cosine distances; ``normalisation`` defaults to what the backbone says of its
-    input. Validated by retrieval among the valid split. UsageError where fewer than two labels have two images.
+    input. Validated by retrieval among the valid split. Where the training stands is kept in ``out`` every
+    ``checkpoint_seconds``; ``resume`` goes on from there. UsageError where fewer than two labels have two images.
     """
     if embedding < 1 or per_label < 2 or not margin > 0:
         raise UsageError(f"embedding >= 1, per_label >= 2, margin > 0; got {embedding}, {per_label}, {margin}")
@@ -82,16 +86,23 @@ def train_similarity(
             network=network,
             trunk=trunk,
             batches=lambda rng: label_batches(labels, train, batch=recipe.batch, per_label=per_label, rng=rng),
-            loss=lambda output, i: loss(cosine_distances(cast(Tensor, output)), wanted[i].to(recipe.device), margin),
+            loss=lambda output, i, _: loss(cosine_distances(cast(Tensor, output)), wanted[i].to(recipe.device), margin),
             validate=lambda: evaluate(valid),
             metric="map",
         )
-        curve = fit(task, dataset, normalisation, recipe, echo)
+        settings = {"similar_by": list(similar_by), "margin": margin, "mining": mining, "per_label": per_label}
+        decides = {**settings, "backbone": backbone, "weights": weights, "embedding": embedding, "labels": labels}
+        decides |= {"resize": resize, "normalisation": normalisation, "recipe": recipe}
+        checkpoints = Checkpoints(
+            out / "similarity.state.pt", resume, checkpoint_seconds, settings_digest(decides, dataset)
+        )
+        curve = fit(task, dataset, normalisation, recipe, echo, checkpoints)
         figures = {"valid": evaluate(valid), "test": evaluate(dataset.part("test"))}
-    settings = {"similar_by": list(similar_by), "margin": margin, "mining": mining, "per_label": per_label}
     training = describe(catalogue, weights, recipe, settings, figures, dataset)
     config = Config("similarity", backbone, resize, normalisation, embedding=embedding, training=training)
-    return write(out, config, network, curve, figures, started, {"labels": len(names)}, echo)
+    trained = write(out, config, network, curve, figures, started, {"labels": len(names)}, echo)
+    checkpoints.remove()
+    return trained
 
 
 def train_attributes(
@@ -107,6 +118,8 @@ def train_attributes(
     positive_weight: float = 1.0,
     recipe: Recipe = Recipe(),  # noqa: B008  # frozen
     access: storage.Access | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 60.0,
     echo: Echo = print,
 ) -> Trained:
     """Trains an attribute network for the values of ``columns`` (None: all) that ``min_count`` training images have.
@@ -145,26 +158,33 @@ def train_attributes(
             network=network,
             trunk=trunk,
             batches=lambda rng: plain_batches(train, batch=recipe.batch, rng=rng),
-            loss=lambda output, i: attribute_bce(output[0], y[i], mask[i], pos_weight),
+            loss=lambda output, i, _: attribute_bce(output[0], y[i], mask[i], pos_weight),
             validate=lambda: evaluate(valid)[0],
             metric="map",
         )
-        curve = fit(task, dataset, normalisation, recipe, echo)
+        settings = {
+            "columns": list(dict.fromkeys(name.partition("=")[0] for name in names)),
+            "min_count": min_count,
+            "positive_weight": positive_weight,
+        }
+        decides = {**settings, "backbone": backbone, "weights": weights, "names": names, "targets": targets}
+        decides |= {"known": known, "resize": resize, "normalisation": normalisation, "recipe": recipe}
+        checkpoints = Checkpoints(
+            out / "attributes.state.pt", resume, checkpoint_seconds, settings_digest(decides, dataset)
+        )
+        curve = fit(task, dataset, normalisation, recipe, echo, checkpoints)
         judged = {name: evaluate(part) for name, part in (("valid", valid), ("test", test)) if len(part)}
     figures = {name: summary for name, (summary, _) in judged.items()}
     precision = {
         name: dict(zip(names, [None if np.isnan(v) else round(float(v), 4) for v in values], strict=True))
         for name, (_, values) in judged.items()
     }
-    settings = {
-        "columns": list(dict.fromkeys(name.partition("=")[0] for name in names)),
-        "min_count": min_count,
-        "positive_weight": positive_weight,
-    }
     training = describe(catalogue, weights, recipe, settings, figures, dataset)
     config = Config("attributes", backbone, resize, normalisation, vocabulary=names, training=training)
     extra = {"left_out": dict(vocabulary.left_out), "average_precision": precision}
-    return write(out, config, network, curve, figures, started, extra, echo)
+    trained = write(out, config, network, curve, figures, started, extra, echo)
+    checkpoints.remove()
+    return trained
 
 
 def attribute_targets(

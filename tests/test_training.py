@@ -254,9 +254,9 @@ def test_plain_batches_hold_everything_once() -> None:
 
 def test_augmentation_off_changes_nothing_and_a_flip_is_a_mirror() -> None:
     pixels = torch.arange(2 * 3 * 6 * 4, dtype=torch.float32).reshape(2, 3, 6, 4).repeat(8, 1, 1, 1)
-    off = augment(pixels, Augmentation(flip=False, shift=0.0, zoom=0.0), torch.Generator().manual_seed(0))
+    off, _ = augment(pixels, Augmentation(flip=False, shift=0.0, zoom=0.0), torch.Generator().manual_seed(0))
     assert torch.equal(off, pixels)
-    flipped = augment(pixels, Augmentation(flip=True, shift=0.0, zoom=0.0), torch.Generator().manual_seed(0))
+    flipped, _ = augment(pixels, Augmentation(flip=True, shift=0.0, zoom=0.0), torch.Generator().manual_seed(0))
     mirrored = [torch.allclose(new, old.flip(-1), atol=1e-3) for new, old in zip(flipped, pixels, strict=True)]
     same = [torch.allclose(new, old, atol=1e-3) for new, old in zip(flipped, pixels, strict=True)]
     assert all(a != b for a, b in zip(mirrored, same, strict=True))
@@ -266,7 +266,7 @@ def test_augmentation_off_changes_nothing_and_a_flip_is_a_mirror() -> None:
 def test_a_shift_moves_by_its_share_of_the_frame_at_most() -> None:
     pixels = torch.zeros(64, 3, 40, 20)
     pixels[:, :, 20, 10] = 255
-    moved = augment(pixels, Augmentation(flip=False, shift=0.2, zoom=0.0), torch.Generator().manual_seed(0))
+    moved, _ = augment(pixels, Augmentation(flip=False, shift=0.2, zoom=0.0), torch.Generator().manual_seed(0))
     rows = moved.sum(dim=(1, 3)).argmax(dim=1)
     columns = moved.sum(dim=(1, 2)).argmax(dim=1)
     assert 12 <= rows.min() < 15
@@ -278,10 +278,10 @@ def test_a_shift_moves_by_its_share_of_the_frame_at_most() -> None:
 def test_augmentation_stays_within_pixels() -> None:
     pixels = torch.rand(8, 3, 12, 10) * 255
     strong = Augmentation(shift=0.5, zoom=0.5, jitter=0.9)
-    changed = augment(pixels, strong, torch.Generator().manual_seed(1))
+    changed, _ = augment(pixels, strong, torch.Generator().manual_seed(1))
     assert changed.min() >= 0
     assert changed.max() <= 255
-    assert torch.equal(changed, augment(pixels, strong, torch.Generator().manual_seed(1)))
+    assert torch.equal(changed, augment(pixels, strong, torch.Generator().manual_seed(1))[0])
     with pytest.raises(UsageError, match="zoom is a share"):
         Augmentation(zoom=1.0)
 
@@ -329,7 +329,7 @@ class Scripted:
             network=self.network,
             trunk=self.network,
             batches=lambda rng: [np.arange(4)],
-            loss=lambda output, _: loss(output),  # type: ignore[arg-type]
+            loss=lambda output, *_: loss(output),  # type: ignore[arg-type]
             validate=validate,
             metric="figure",
         )

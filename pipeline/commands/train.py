@@ -90,6 +90,14 @@ def add(commands: Any) -> None:
         how.add_argument("--seed", type=int, default=0, help="seed of every random draw")
         how.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all cores")
         how.add_argument("--device", default="cpu", help="torch's name of it, such as cuda")
+        how.add_argument(
+            "--resume",
+            action="store_true",
+            help="go on where a killed training of the same options in --out stopped, to the same weights",
+        )
+        how.add_argument(
+            "--checkpoint-seconds", type=float, default=60.0, help="how often it is kept where the training stands"
+        )
 
 
 def _run_train_similarity(options: argparse.Namespace) -> int:
@@ -140,4 +148,6 @@ def _training(options: argparse.Namespace) -> dict[str, Any]:
         "normalisation": None if None in given else Normalisation(*given),
         "recipe": Recipe(**{name: getattr(options, name) for name in recipe}),
         "access": Access(roots=roots),
+        "resume": options.resume,
+        "checkpoint_seconds": options.checkpoint_seconds,
     }
