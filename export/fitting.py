@@ -69,27 +69,29 @@ class Recipe:
 class Task:
     """What is trained: a network with its trunk, the batches of an epoch, a loss and a validation.
 
-    ``batches(rng)`` lists the indices of one epoch's batches; ``loss(output, indices, affine)`` is a scalar of what the
-    network made of them, ``affine`` [B, 2, 3] how augmentation moved them (``export.data.warp``) or None;
+    ``batches(rng)`` lists the indices of one epoch's batches; ``loss(output, indices, affine)`` names the
+    weighted parts of the loss, scalars of what the network made of them, whose sum is minimised; ``affine`` [B, 2, 3]
+    is how augmentation moved the images (``export.data.warp``), or None;
     ``validate()`` returns figures, of which ``metric`` is the one to maximise.
     """
 
     network: nn.Module
     trunk: nn.Module
     batches: Callable[[np.random.Generator], list[Indices]]
-    loss: Callable[[Tensor | tuple[Tensor, ...], Indices, Tensor | None], Tensor]
+    loss: Callable[[Any, Indices, Tensor | None], Mapping[str, Tensor]]
     validate: Callable[[], Mapping[str, float]]
     metric: str
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of the training curve."""
+    """One row of the training curve. ``parts`` are the means of what ``loss`` is the sum of."""
 
     epoch: int
     loss: float
     seconds: float
     validation: Mapping[str, float]
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 @contextmanager
@@ -151,22 +153,24 @@ def fit(
             _set_rate(optimiser, recipe, (epoch - 1 + (step + 0.5) / len(batches)) / recipe.epochs)
             pixels = to_pixels(dataset.images[indices], recipe.device)
             pixels, affine = augment(pixels, recipe.augmentation, _generator(recipe.seed, epoch, step))
-            loss = task.loss(network(normalisation.apply(pixels)), indices, affine)
+            parts = task.loss(network(normalisation.apply(pixels)), indices, affine)
+            loss = torch.stack(list(parts.values())).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            run.losses.append(loss.item())
+            run.losses.append({"loss": loss.item(), **{name: part.item() for name, part in parts.items()}})
             run.step = step + 1
             if checkpoints is not None and time.monotonic() - written >= checkpoints.seconds:
                 keep()
             if (now := time.monotonic()) - said > 20:
-                echo(f"  epoch {epoch}, batch {step + 1} of {len(batches)}, loss {np.mean(run.losses):.4f}")
+                echo(f"  epoch {epoch}, batch {step + 1} of {len(batches)}, loss {run.mean('loss'):.4f}")
                 said = now
-        if not np.isfinite(run.losses).all():
+        if not np.isfinite([row["loss"] for row in run.losses]).all():
             raise RunError(f"the loss is not finite in epoch {epoch}; lower the learning rate ({recipe.learning_rate})")
         figures = {name: float(value) for name, value in task.validate().items()}
         seconds = time.monotonic() - started
-        run.curve.append(Epoch(epoch, float(np.mean(run.losses)), round(seconds, 2), figures))
+        parts_of_epoch = {name: run.mean(name) for name in run.losses[0] if name != "loss"}
+        run.curve.append(Epoch(epoch, run.mean("loss"), round(seconds, 2), figures, parts_of_epoch))
         # Of equals the later epoch, which has converged further; the last one where validation gives NaN.
         better = not figures[task.metric] < run.best
         if better:
@@ -199,10 +203,14 @@ class _Run:
     best: float = -math.inf
     epoch: int = 1
     step: int = 0
-    losses: list[float] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)
     curve: list[Epoch] = field(default_factory=list)
     seconds: float = 0.0
     stopped: bool = False
+
+    def mean(self, part: str) -> float:
+        """The mean of a part of the loss over the epoch's steps so far."""
+        return float(np.mean([row[part] for row in self.losses]))
 
     def state(self) -> dict[str, Any]:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

@@ -5,10 +5,12 @@ Each writes a checkpoint (``similarity.pt``, ``attributes.pt``) and beside it a 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,18 +20,22 @@ from export.attributes import AttributeNetwork
 from export.backbones import Normalisation, normalisation_of
 from export.backbones import backbone as make_backbone
 from export.checkpoint import Config
-from export.data import Echo, Indices, label_batches, label_ids, load, plain_batches
+from export.data import Dataset, Echo, Indices, label_batches, label_ids, load, plain_batches
 from export.evaluation import attribute_precision, retrieval
 from export.fitting import Recipe, Task, fit, predict, reproducible
 from export.losses import attribute_bce, cosine_distances, positive_weights, triplet_loss
 from export.progress import Checkpoints, settings_digest
 from export.record import Trained, describe, write
 from export.similarity import EmbeddingNetwork
+from export.supervision import SaliencyMaps, attribute_smooth_l1, read_saliency, saliency_loss
 from transforms import catalogue as catalogue_rows
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.images import Resize
 from transforms.core.types import Product
+
+AttributeLoss = Literal["bce", "smooth-l1"]
+ATTRIBUTE_LOSSES = get_args(AttributeLoss)
 
 
 def train_similarity(
@@ -86,7 +92,7 @@ def train_similarity(
             network=network,
             trunk=trunk,
             batches=lambda rng: label_batches(labels, train, batch=recipe.batch, per_label=per_label, rng=rng),
-            loss=lambda output, i, _: loss(cosine_distances(cast(Tensor, output)), wanted[i].to(recipe.device), margin),
+            loss=lambda output, i, _: {"triplet": loss(cosine_distances(output), wanted[i].to(recipe.device), margin)},
             validate=lambda: evaluate(valid),
             metric="map",
         )
@@ -105,6 +111,28 @@ def train_similarity(
     return trained
 
 
+@dataclass(frozen=True)
+class SaliencySupervision:
+    """What supervises an attribute network beside its attributes.
+
+    ``tables`` are folders of audits over training pairs, ``weight`` is lambda in L = L_att + lambda * L_hm,
+    ``temperature`` and ``limit`` as in ``export.supervision``.
+    """
+
+    tables: tuple[str, ...]
+    weight: float = 5e-3
+    temperature: float | None = None
+    limit: int = 20
+
+    def __post_init__(self) -> None:
+        if not self.tables:
+            raise UsageError("saliency supervision needs the folder of an audit's tables")
+        if not (math.isfinite(self.weight) and self.weight >= 0) or self.limit < 1:
+            raise UsageError(f"a saliency weight >= 0 and a limit >= 1 are needed; got {self.weight} and {self.limit}")
+        if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UsageError(f"a saliency temperature is above 0, got {self.temperature}")
+
+
 def train_attributes(
     *,
     catalogue: str,
@@ -115,7 +143,9 @@ def train_attributes(
     min_count: int = 20,
     weights: str | None = None,
     normalisation: Normalisation | None = None,
+    attribute_loss: AttributeLoss = "bce",
     positive_weight: float = 1.0,
+    saliency: SaliencySupervision | None = None,
     recipe: Recipe = Recipe(),  # noqa: B008  # frozen
     access: storage.Access | None = None,
     resume: bool = False,
@@ -124,10 +154,16 @@ def train_attributes(
 ) -> Trained:
     """Trains an attribute network for the values of ``columns`` (None: all) that ``min_count`` training images have.
 
-    Binary cross-entropy; an empty cell says nothing of its column's attributes. ``positive_weight`` limits how far rare
-    attributes are weighed up; 1 keeps the scores calibrated. Validated by mean average precision on the valid split.
+    ``attribute_loss`` is "bce", binary cross-entropy, for which a score is the probability of its attribute, or
+    "smooth-l1", which compares the softmax over all attributes with uniform mass over the image's own, as in SANE's
+    code. An empty cell says nothing of its column's attributes. ``positive_weight`` limits how far rare attributes are
+    weighed up in "bce"; 1 keeps the scores calibrated. ``saliency`` adds the distance of activation maps from saliency
+    maps. Validated by mean average precision on the valid split. ``resume`` and ``checkpoint_seconds`` as for
+    :func:`train_similarity`.
     """
     started = time.time()
+    if attribute_loss not in ATTRIBUTE_LOSSES:
+        raise UsageError(f"there is no attribute loss {attribute_loss!r}; take one of {', '.join(ATTRIBUTE_LOSSES)}")
     with reproducible(recipe):
         trunk = make_backbone(backbone, weights)
         dataset = load(catalogue, resize, access=access, threads=recipe.threads or 2, echo=echo)
@@ -140,6 +176,7 @@ def train_attributes(
         if not names:
             raise UsageError(f"no attribute has {min_count} training images; lower --min-count or name other columns")
         targets, known = attribute_targets(dataset.products, names)
+        maps = _saliency_maps(saliency, dataset, resize, echo)
         y, mask = torch.from_numpy(targets).float().to(recipe.device), torch.from_numpy(known).to(recipe.device)
         pos_weight = positive_weights(y[train], mask[train].float(), positive_weight)
         network = AttributeNetwork(trunk, size=resize.size, attributes=len(names), name=backbone)
@@ -148,6 +185,19 @@ def train_attributes(
         if not len(valid):
             echo("the catalogue has no valid split: validating on the training images")
             valid = train
+
+        def loss(output: tuple[Tensor, Tensor], i: Indices, affine: Tensor | None) -> dict[str, Tensor]:
+            logits, evidence = output
+            if attribute_loss == "bce":
+                parts = {"attributes": attribute_bce(logits, y[i], mask[i], pos_weight)}
+            else:
+                parts = {"attributes": attribute_smooth_l1(logits, y[i], mask[i])}
+            if maps is not None and saliency is not None and saliency.weight:
+                given, real = (some.to(recipe.device) for some in maps.of(i))
+                has = (y[i] > 0) & mask[i]
+                distance = saliency_loss(evidence, given, real, has, affine=affine, temperature=saliency.temperature)
+                parts["saliency"] = saliency.weight * distance
+            return parts
 
         def evaluate(part: Indices) -> tuple[dict[str, float], np.ndarray[Any, np.dtype[np.float64]]]:
             logits = predict(network, dataset, part, normalisation, recipe.device)
@@ -158,17 +208,22 @@ def train_attributes(
             network=network,
             trunk=trunk,
             batches=lambda rng: plain_batches(train, batch=recipe.batch, rng=rng),
-            loss=lambda output, i, _: attribute_bce(output[0], y[i], mask[i], pos_weight),
+            loss=loss,
             validate=lambda: evaluate(valid)[0],
             metric="map",
         )
         settings = {
             "columns": list(dict.fromkeys(name.partition("=")[0] for name in names)),
             "min_count": min_count,
+            "attribute_loss": attribute_loss,
             "positive_weight": positive_weight,
         }
         decides = {**settings, "backbone": backbone, "weights": weights, "names": names, "targets": targets}
         decides |= {"known": known, "resize": resize, "normalisation": normalisation, "recipe": recipe}
+        if maps is not None and saliency is not None:
+            decides |= {"maps": maps.maps, "first": maps.first, "saliency": replace(saliency, tables=("",))}
+            supervised = {"weight": saliency.weight, "temperature": saliency.temperature, **maps.source}
+            settings |= {"saliency": supervised}
         checkpoints = Checkpoints(
             out / "attributes.state.pt", resume, checkpoint_seconds, settings_digest(decides, dataset)
         )
@@ -185,6 +240,14 @@ def train_attributes(
     trained = write(out, config, network, curve, figures, started, extra, echo)
     checkpoints.remove()
     return trained
+
+
+def _saliency_maps(
+    saliency: SaliencySupervision | None, dataset: Dataset, resize: Resize, echo: Echo
+) -> SaliencyMaps | None:
+    if saliency is None:
+        return None
+    return read_saliency(saliency.tables, dataset.products, resize, limit=saliency.limit, echo=echo)
 
 
 def attribute_targets(

@@ -43,6 +43,27 @@ def add(commands: Any) -> None:
         help="attribute columns; all that are categorical when left out",
     )
     attributes.add_argument("--min-count", type=int, default=20, help="leave out attributes of fewer training products")
+    attributes.add_argument(
+        "--attribute-loss",
+        choices=("bce", "smooth-l1"),
+        default="bce",
+        help="binary cross-entropy, or smooth L1 of the softmax over all attributes against an image's own",
+    )
+    supervision = attributes.add_argument_group("supervision by saliency maps")
+    supervision.add_argument(
+        "--saliency",
+        action="append",
+        default=[],
+        metavar="TABLES",
+        help="folder of an audit over training pairs, whose maps supervise the activation maps; may be given again",
+    )
+    supervision.add_argument("--saliency-weight", type=float, default=5e-3, help="lambda in L = L_att + lambda * L_hm")
+    supervision.add_argument(
+        "--saliency-temperature",
+        type=float,
+        help="maps get mean 0 and standard deviation 1 / this before their softmax; left as they are when not given",
+    )
+    supervision.add_argument("--saliency-limit", type=int, default=20, help="maps of a product at most")
     for each in (similarity, attributes):
         data = each.add_argument_group("data")
         data.add_argument(
@@ -109,9 +130,14 @@ def _run_train_similarity(options: argparse.Namespace) -> int:
 
 
 def _run_train_attributes(options: argparse.Namespace) -> int:
-    from export.training import train_attributes
+    from export.training import SaliencySupervision, train_attributes
 
-    train_attributes(**_training(options), columns=options.columns, min_count=options.min_count)
+    saliency = None
+    if options.saliency:
+        given = (options.saliency_weight, options.saliency_temperature, options.saliency_limit)
+        saliency = SaliencySupervision(tuple(options.saliency), *given)
+    own = {name: getattr(options, name) for name in ("columns", "min_count", "attribute_loss")}
+    train_attributes(**_training(options), **own, saliency=saliency)
     return 0
 
 

@@ -155,10 +155,7 @@ def resize(image: Image, spec: Resize) -> tuple[Image, Frame]:
     """``image`` [H0, W0, 3] in the input frame [H, W, 3], with the Frame that maps coordinates back."""
     original = (image.shape[0], image.shape[1])
     scaled, (top, left) = _placement(original, spec)
-    # One input pixel is `unit` original pixels; the two axes differ by the rounding of the scaled size.
-    unit = (original[0] / scaled[0], original[1] / scaled[1])
-    box = (top * unit[0], left * unit[1], spec.size[0] * unit[0], spec.size[1] * unit[1])
-    frame = Frame(original=original, size=spec.size, box=box)
+    frame = frame_of(original, spec)
     source = PIL.Image.fromarray(np.ascontiguousarray(image))
     if scaled[0] * scaled[1] > _LARGEST_INTERMEDIATE:
         return _resize_window(source, frame, spec), frame
@@ -169,6 +166,15 @@ def resize(image: Image, spec: Resize) -> tuple[Image, Frame]:
     window = PIL.Image.new("RGB", (spec.size[1], spec.size[0]), spec.pad_color if spec.mode == "pad" else (0, 0, 0))
     window.paste(small, (-left, -top))
     return np.array(window), frame
+
+
+def frame_of(original: tuple[int, int], spec: Resize) -> Frame:
+    """Where the input frame of ``spec`` lies in an image of the size ``original`` (H0, W0)."""
+    scaled, (top, left) = _placement(original, spec)
+    # One input pixel is `unit` original pixels; the two axes differ by the rounding of the scaled size.
+    unit = (original[0] / scaled[0], original[1] / scaled[1])
+    box = (top * unit[0], left * unit[1], spec.size[0] * unit[0], spec.size[1] * unit[1])
+    return Frame(original=original, size=spec.size, box=box)
 
 
 def restore(saliency: NDArray[np.floating[Any]], frame: Frame) -> Float32:
