@@ -60,7 +60,7 @@ $(VENV)/.audit: EXTRAS = $(RUNTIME),sql
 $(VENV)/.audit: $(PINS)
 	$(install)
 
-$(VENV)/.test: EXTRAS = $(RUNTIME),sql,onnx,export,lime,s3,gs,dev
+$(VENV)/.test: EXTRAS = $(RUNTIME),sql,onnx,export,priors,lime,s3,gs,dev
 $(VENV)/.test: $(PINS)
 	$(install)
 	touch $(VENV)/.audit

@@ -10,6 +10,7 @@ EXTRAS = {
     "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.24,<2"],
     "onnx": ["onnx>=1.18,<2"],
     "export": ["torch>=2.9,<3", "torchvision>=0.24,<1", "onnx>=1.18,<2", "onnxscript>=0.5,<1"],
+    "priors": ["onnx>=1.18,<2", "scikit-learn>=1.5,<2"],
     "lime": ["scikit-image>=0.25,<1"],
     "s3": ["s3fs>=2025.3"],
     "gs": ["gcsfs>=2025.3"],

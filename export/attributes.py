@@ -2,11 +2,13 @@
 
 After Plummer et al., "Why do These Match?" (arXiv 1905.10797, section 3.2): the last convolution has one channel for
 each attribute, and the score is the average of that channel, so a map says where the score came from, as in CAM.
-We deviate in one thing: the attributes of a catalogue are independent of each other across columns, so the score is a
-sigmoid per attribute, not a softmax over all.
+We deviate in one thing: the attributes of a catalogue are independent of each other across columns, so by default the
+score is a sigmoid per attribute, not a softmax over all.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,15 +48,17 @@ class AttributeNetwork(nn.Module):
 class ServedAttributes(nn.Module):
     """The attribute network as bundles hold it: scores [B, A] in (0, 1) and activation maps [B, A, h, w].
 
+    ``activation`` makes scores of the logits: "sigmoid" for a network trained by binary cross-entropy, "softmax" over
+    all attributes for one trained by smooth L1 (``export.supervision``).
     The maps are the evidence itself, which keeps its sign: above 0 a cell speaks for the attribute, below against it.
     On drawn garments, where the truth is known, a saliency map over an attribute's region found that attribute more
     often by these maps than by their sigmoid.
     """
 
-    def __init__(self, network: AttributeNetwork) -> None:
+    def __init__(self, network: AttributeNetwork, activation: Literal["sigmoid", "softmax"] = "sigmoid") -> None:
         super().__init__()
-        self.network = network
+        self.network, self.activation = network, activation
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits, evidence = self.network(x)
-        return torch.sigmoid(logits), evidence
+        return torch.sigmoid(logits) if self.activation == "sigmoid" else logits.softmax(dim=1), evidence

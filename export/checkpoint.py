@@ -18,7 +18,7 @@ from torch import nn
 
 from export.attributes import AttributeNetwork
 from export.backbones import Normalisation, backbone
-from export.similarity import EmbeddingNetwork
+from export.similarity import EmbeddingNetwork, TypeSpecificNetwork
 from export.weights import load_plain
 from transforms.core.errors import UsageError
 from transforms.core.images import Resize
@@ -33,7 +33,8 @@ class Config:
     """How a network was built and fed.
 
     ``embedding`` is D of a similarity network, 0 for attributes; ``vocabulary`` names the attributes, empty for
-    similarity. ``training`` is the record of the training, JSON values only.
+    similarity; ``conditions`` names the masks of a similarity network in their order, empty for one without.
+    ``training`` is the record of the training, JSON values only.
     """
 
     kind: Literal["similarity", "attributes"]
@@ -42,15 +43,17 @@ class Config:
     normalisation: Normalisation
     embedding: int = 0
     vocabulary: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build_network(config: Config, weights: str | None = None) -> nn.Module:
-    """A new network for the config: an EmbeddingNetwork or an AttributeNetwork."""
+    """A new network for the config: an EmbeddingNetwork, a TypeSpecificNetwork with conditions, an AttributeNetwork."""
     trunk = backbone(config.backbone, weights)
     size = config.resize.size
     if config.kind == "similarity":
-        return EmbeddingNetwork(trunk, size=size, embedding=config.embedding, name=config.backbone)
+        embedder = EmbeddingNetwork(trunk, size=size, embedding=config.embedding, name=config.backbone)
+        return TypeSpecificNetwork(embedder, len(config.conditions)) if config.conditions else embedder
     return AttributeNetwork(trunk, size=size, attributes=len(config.vocabulary), name=config.backbone)
 
 
@@ -111,7 +114,11 @@ def _config(content: Any, path: Path) -> Config:
         raw["normalisation"] = Normalisation(
             float(normalisation["scale"]), tuple(normalisation["mean"]), tuple(normalisation["std"])
         )
-        return Config(**{**raw, "vocabulary": tuple(raw["vocabulary"])})
+        raw["vocabulary"] = tuple(raw["vocabulary"])
+        raw["conditions"] = tuple(raw.get("conditions", ()))  # checkpoints of earlier versions have none
+        if len(set(raw["conditions"])) < len(raw["conditions"]):
+            raise ValueError("two conditions of one name")
+        return Config(**raw)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path} has an incomplete description: {error!r}; train again") from None
 

@@ -2,6 +2,9 @@
 
     x float32 [B,3,H,W], normalised; reference float32 [B,D] -> similarity s [B], ds/dx [B,3,H,W], embedding [B,D]
 
+For a similarity that has conditions the graph has a third input, condition float32 [1,D], the mask by which embeddings
+are multiplied before they are compared; references, and the embedding that comes out, are what is left behind the mask.
+
 ``torch.func.grad_and_value`` of the network and the similarity is traced to ATen operations with ``make_fx`` and
 exported as any network is. The gradient of the sum over the batch is each row's own gradient, because rows do not meet
 in a network in evaluation mode. What ONNX has no operator for is spelled out (``_decompositions``); attention takes its
@@ -49,20 +52,29 @@ _torch_linear = nn.functional.linear
 
 @dataclass(frozen=True)
 class Traced:
-    """The traced core (x, reference) -> (similarity, gradient, embedding); ``batch`` is its only one, None for any."""
+    """The traced core (x, reference) -> (similarity, gradient, embedding); ``batch`` is its only one, None for any.
+
+    Where it is ``conditional``, the core takes a condition [1,D] too.
+    """
 
     core: fx.GraphModule
     batch: int | None
     size: tuple[int, int]
     dimension: int
+    conditional: bool = False
 
 
-def similarity(embeddings: Tensor, references: Tensor, function: SimilarityFunction) -> tuple[Tensor, Tensor]:
+def similarity(
+    embeddings: Tensor, references: Tensor, function: SimilarityFunction, condition: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Similarity [B] of rows of ``embeddings`` and ``references`` [B, D], and the embeddings as a bundle gives them.
 
+    The embeddings are multiplied by the mask ``condition`` [1, D] first, if there is one; the references have been.
     Cosine: the embeddings' unit vectors times the references, which are unit vectors already. At a distance of 0 the
     negative distance has no gradient; 0, which is one of its subgradients, is taken.
     """
+    if condition is not None:
+        embeddings = embeddings * condition
     if function == "euclidean":
         square = (embeddings - references).square().sum(1)
         apart = square > 0
@@ -79,8 +91,11 @@ def trace(
     *,
     batch: int | None = None,
     dtype: torch.dtype = torch.float32,
+    conditional: bool = False,
 ) -> Traced:
     """Traces the gradient of a copy of ``network`` for frames of ``size`` (H, W), at ``batch``, None for any.
+
+    With ``conditional`` it is that of a similarity under a condition, a third input.
 
     Raises:
       BundleError: the network cannot be differentiated by operations alone, or (for batch None) fixes its batch.
@@ -91,6 +106,8 @@ def trace(
         network = copy.deepcopy(network).to("cpu", dtype).eval().requires_grad_(False)
         dimension = network(x).shape[1]
     examples = [x, torch.zeros(rows, dimension, dtype=dtype)]
+    if conditional:
+        examples.append(torch.ones(1, dimension, dtype=dtype))
     with _stated("differentiate"), _plain_attention():
         given = _any_batch(examples) if batch is None else examples
         core = make_fx(
@@ -103,32 +120,44 @@ def trace(
         raise BundleError(f"torch cannot trace the network for any batch: it fixes the {rows} rows of the example")
     core.graph.eliminate_dead_code()
     core.recompile()
-    return Traced(core.eval(), batch, size, dimension)
+    return Traced(core.eval(), batch, size, dimension, conditional)
 
 
-def trace_to_onnx(network: nn.Module, size: tuple[int, int], function: SimilarityFunction) -> onnx.ModelProto:
-    """The core's ONNX graph for any batch, or, where the network cannot, for batches of ``BATCH``; else BundleError."""
+def trace_to_onnx(
+    network: nn.Module, size: tuple[int, int], function: SimilarityFunction, conditional: bool = False
+) -> onnx.ModelProto:
+    """The core's ONNX graph for any batch, or, where the network cannot, for batches of ``BATCH``; else BundleError.
+
+    ``conditional`` where the bundle has conditions.
+    """
     try:
-        return to_onnx(trace(network, size, function))
+        return to_onnx(trace(network, size, function, conditional=conditional))
     except BundleError:
-        return to_onnx(trace(network, size, function, batch=BATCH))
+        return to_onnx(trace(network, size, function, batch=BATCH, conditional=conditional))
 
 
 def to_onnx(traced: Traced) -> onnx.ModelProto:
-    """The ONNX graph ``x``, ``reference`` -> ``similarity``, ``gradient``, ``embedding`` of a trace in float32."""
+    """The ONNX graph ``x``, ``reference`` -> ``similarity``, ``gradient``, ``embedding`` of a trace in float32.
+
+    The third input of one that is conditional is ``condition``.
+    """
     rows = traced.batch or _EXAMPLE
-    examples = (torch.zeros(rows, 3, *traced.size), torch.zeros(rows, traced.dimension))
+    examples = [torch.zeros(rows, 3, *traced.size), torch.zeros(rows, traced.dimension)]
     batch = None if traced.batch else torch.export.Dim("batch")
+    dimensions: list[dict[int, Any]] = [{0: batch}, {0: batch}]
+    if traced.conditional:
+        examples.append(torch.ones(1, traced.dimension))
+        dimensions.append({})
     with _stated("export"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         program = torch.onnx.export(
             traced.core,
-            examples,
+            tuple(examples),
             dynamo=True,
             opset_version=_OPSET,
-            input_names=["x", "reference"],
+            input_names=["x", "reference", "condition"][: len(examples)],
             output_names=list(_OUTPUTS),
-            dynamic_shapes=None if batch is None else ({0: batch}, {0: batch}),
+            dynamic_shapes=None if batch is None else tuple(dimensions),
             verbose=False,
         )
     if program is None:
@@ -137,23 +166,26 @@ def to_onnx(traced: Traced) -> onnx.ModelProto:
     return model
 
 
-def _core(network: nn.Module, function: SimilarityFunction) -> Callable[[Tensor, Tensor], Values]:
-    def total(x: Tensor, reference: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        scores, embedding = similarity(network(x), reference, function)
+def _core(network: nn.Module, function: SimilarityFunction) -> Callable[..., Values]:
+    def total(x: Tensor, reference: Tensor, *condition: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        scores, embedding = similarity(network(x), reference, function, *condition)
         return scores.sum(), (scores, embedding)
 
-    def core(x: Tensor, reference: Tensor) -> Values:
-        gradient, (_, (scores, embedding)) = torch.func.grad_and_value(total, has_aux=True)(x, reference)
+    def core(x: Tensor, reference: Tensor, *condition: Tensor) -> Values:
+        gradient, (_, (scores, embedding)) = torch.func.grad_and_value(total, has_aux=True)(x, reference, *condition)
         return scores, gradient, embedding
 
     return core
 
 
 def _any_batch(examples: Sequence[Tensor]) -> list[Tensor]:
-    """``examples`` as fake tensors of which the first dimension alone is a symbol."""
+    """``examples`` as fake tensors of which the first dimension alone is a symbol, where it is the batch."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     contexts: list[StatelessSymbolicContext[Any, Any]] = [
-        StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * (example.ndim - 1))
+        StatelessSymbolicContext(
+            dynamic_sizes=[DimDynamic.DYNAMIC if len(example) == _EXAMPLE else DimDynamic.STATIC]
+            + [DimDynamic.STATIC] * (example.ndim - 1)
+        )
         for example in examples
     ]
     return [mode.from_tensor(one, symbolic_context=context) for one, context in zip(examples, contexts, strict=True)]

@@ -22,6 +22,7 @@ from export.data import Echo
 from export.gradient import trace_to_onnx
 from export.parity import attributes_parity, gradient_parity, similarity_parity
 from export.prefix import Preprocessing
+from export.similarity import TypeSpecificNetwork
 from transforms import bundle as bundles
 from transforms.bundle import Bundle
 from transforms.core.attributes import Phi
@@ -55,6 +56,7 @@ def export_command(
     The graphs of the finished bundle are compared with torch on random images under random masks and fills; the
     largest difference goes into the bundle's record. The gradient of the similarity, always float32, comes along unless
     ``gradient`` is False; where torch cannot trace it or it differs from torch's, the bundle says why it has none.
+    Of a network with conditions the graphs are those of its plain embedding; the masks stand in ``Bundle.conditions``.
     ``factories`` names the module:factory backbones that a checkpoint
     may run (``export.checkpoint.load``).
     Raises BundleError where a difference is above ``TOLERANCE``, and UsageError for unfit checkpoints.
@@ -64,6 +66,11 @@ def export_command(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already: name a new folder for the bundle")
     config, network = load(similarity, "similarity", factories=factories)
+    conditions: dict[str, tuple[float, ...]] = {}
+    if isinstance(network, TypeSpecificNetwork):
+        masks = network.masks().detach().tolist()
+        conditions = {name: tuple(mask) for name, mask in zip(config.conditions, masks, strict=True)}
+        network = network.embedder
     attribute_config, attribute_network = None, None
     if attributes is not None:
         attribute_config, attribute_network = load(attributes, "attributes", factories=factories)
@@ -76,7 +83,8 @@ def export_command(
     extra: dict[str, Any] = {}
     if attribute_config is not None and attribute_network is not None:
         training["attributes"] = {"backbone": attribute_config.backbone, **attribute_config.training}
-        served = ServedAttributes(cast(AttributeNetwork, attribute_network))
+        softmax = attribute_config.training.get("attribute_loss") == "smooth-l1"
+        served = ServedAttributes(cast(AttributeNetwork, attribute_network), "softmax" if softmax else "sigmoid")
         extra = {
             "attributes": to_onnx(served, config.resize.size, ("scores", "maps"), precision),
             "attributes_preprocessing": _preprocessing(attribute_config.normalisation),
@@ -95,8 +103,11 @@ def export_command(
             similarity_preprocessing=_preprocessing(config.normalisation),
             resize=config.resize,
             similarity_function=similarity_function,
-            gradient=_gradient(network, config.resize.size, similarity_function) if gradient else _LEFT_OUT,
+            gradient=_gradient(network, config.resize.size, similarity_function, bool(conditions))
+            if gradient
+            else _LEFT_OUT,
             phi=phi,
+            conditions=conditions,
             training=training,
             versions={"torch": torch.__version__},
             **extra,
@@ -176,10 +187,12 @@ def _with_parity(
     return built
 
 
-def _gradient(network: nn.Module, size: tuple[int, int], function: SimilarityFunction) -> onnx.ModelProto | str:
+def _gradient(
+    network: nn.Module, size: tuple[int, int], function: SimilarityFunction, conditional: bool
+) -> onnx.ModelProto | str:
     """The traced gradient, or why there is none."""
     try:
-        model = trace_to_onnx(network, size, function)
+        model = trace_to_onnx(network, size, function, conditional)
     except BundleError as error:
         return str(error)
     _forget_origin(model)
@@ -245,4 +258,5 @@ def _summary(built: Bundle, out: Path) -> str:
     else:
         parity += f"; no gradient: {built.missing['gradient']}"
     size = sum(path.stat().st_size for path in out.iterdir())
-    return f"{out}: embedding of {built.embedding_size}, {size / 2**20:.2f} MiB, {parity}"
+    masks = f" with {len(built.conditions):,} conditions" if built.conditions else ""
+    return f"{out}: embedding of {built.embedding_size}{masks}, {size / 2**20:.2f} MiB, {parity}"

@@ -69,8 +69,9 @@ def gradient_parity(
 ) -> tuple[float, float]:
     """Median relative error of the served gradient against torch.autograd's, and the smallest correlation of a row.
 
-    As many images under masks, fills and references of their own as ``_GRADIENTS``. Where torch's gradient of a row is
-    0 throughout, so must be the served one. Values where torch's is 0 count by their size against the row's largest.
+    As many images under masks, fills and references of their own as ``_GRADIENTS``, of a bundle with conditions under
+    one condition after the other. Where torch's gradient of a row is 0 throughout, so must be the served one. Values
+    where torch's is 0 count by their size against the row's largest.
     """
     size = built.resize.size
     rng = np.random.default_rng(2)
@@ -82,15 +83,24 @@ def gradient_parity(
     references = references[torch.arange(_GRADIENTS) % len(references)]
     if unit:
         references = functional.normalize(references, dim=1)
+    conditions: list[Tensor | None] = [torch.tensor(mask) for mask in built.conditions.values()]
+    conditions = conditions[:_GRADIENTS] or [None]
     model = runtime.GradientModel(built, folder, "cpu", 1, _GRADIENTS)
-    _, served, _ = model.at(images, fills)(masks, references.numpy())
+    served, expected = np.empty_like(masks), np.empty_like(masks)
+    for number, condition in enumerate(conditions):
+        rows = slice(number, None, len(conditions))
+        if condition is not None:
+            compared = references[rows] * condition
+            references[rows] = functional.normalize(compared, dim=1) if unit else compared
+        mask = None if condition is None else condition.numpy()
+        served[rows] = model.at(images[rows], fills[rows], mask)(masks[rows], references[rows].numpy())[1]
     given = torch.from_numpy(masks).requires_grad_(True)
-    expected = np.empty_like(served)
     for row in range(_GRADIENTS):
         part = slice(row, row + 1)
+        condition = conditions[row % len(conditions)]
         pixels = given[part, ..., None] * torch.from_numpy(images[part].astype(np.float32) - fills[part])
         x = normalisation.apply((pixels + torch.from_numpy(fills[part])).permute(0, 3, 1, 2))
-        scores, _ = similarity(network.eval()(x), references[part], built.similarity_function)
+        scores, _ = similarity(network.eval()(x), references[part], built.similarity_function, condition)
         expected[row] = torch.autograd.grad(scores.sum(), given)[0][row].numpy()
     errors = np.abs(served - expected)
     largest = np.abs(expected).max(axis=(1, 2), keepdims=True)

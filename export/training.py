@@ -20,19 +20,20 @@ from export.attributes import AttributeNetwork
 from export.backbones import Normalisation, normalisation_of
 from export.backbones import backbone as make_backbone
 from export.checkpoint import Config
+from export.conditions import ConditionalLoss, condition_batches, conditional_retrieval, find_conditions
 from export.data import Dataset, Echo, Indices, label_batches, label_ids, load, plain_batches
 from export.evaluation import attribute_precision, retrieval
 from export.fitting import Recipe, Task, fit, predict, reproducible
 from export.losses import attribute_bce, cosine_distances, positive_weights, triplet_loss
 from export.progress import Checkpoints, settings_digest
 from export.record import Trained, describe, write
-from export.similarity import EmbeddingNetwork
+from export.similarity import EmbeddingNetwork, TypeSpecificNetwork
 from export.supervision import SaliencyMaps, attribute_smooth_l1, read_saliency, saliency_loss
 from transforms import catalogue as catalogue_rows
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.images import Resize
-from transforms.core.types import Product
+from transforms.core.types import Float32, Product
 
 AttributeLoss = Literal["bce", "smooth-l1"]
 ATTRIBUTE_LOSSES = get_args(AttributeLoss)
@@ -44,6 +45,8 @@ def train_similarity(
     out: Path,
     backbone: str,
     similar_by: Sequence[str],
+    conditions: str | None = None,
+    min_pairs: int = 1,
     resize: Resize,
     weights: str | None = None,
     normalisation: Normalisation | None = None,
@@ -60,7 +63,9 @@ def train_similarity(
     """Trains an embedding network in which products that agree in all columns of ``similar_by`` lie close.
 
     Triplet loss with online mining over cosine distances; ``normalisation`` defaults to what the backbone says of its
-    input. Validated by retrieval among the valid split. Where the training stands is kept in ``out`` every
+    input. Validated by retrieval among the valid split. ``conditions`` names a column of types: products of any two
+    types are then compared, trained and validated under a mask of their own (``export.conditions``) where ``min_pairs``
+    of their training products share a label. Where the training stands is kept in ``out`` every
     ``checkpoint_seconds``; ``resume`` goes on from there. UsageError where fewer than two labels have two images.
     """
     if embedding < 1 or per_label < 2 or not margin > 0:
@@ -69,18 +74,43 @@ def train_similarity(
     loss = triplet_loss(mining)
     with reproducible(recipe):
         trunk = make_backbone(backbone, weights)
-        network = EmbeddingNetwork(trunk, size=resize.size, embedding=embedding, name=backbone)
+        embedder = EmbeddingNetwork(trunk, size=resize.size, embedding=embedding, name=backbone)
         normalisation = normalisation or normalisation_of(trunk)
         dataset = load(catalogue, resize, access=access, threads=recipe.threads or 2, echo=echo)
         labels, names = label_ids(dataset.products, similar_by)
         train = dataset.part("train")
         usable = _usable(labels, train, similar_by, echo)
         wanted = torch.from_numpy(labels)
+        found = (
+            None
+            if conditions is None
+            else find_conditions(dataset.products, conditions, labels, train, least=min_pairs)
+        )
+        network: EmbeddingNetwork | TypeSpecificNetwork = embedder
+        if found is not None:
+            found.say(echo)
+            usable, network = found.usable, TypeSpecificNetwork(embedder, len(found.pairs))
+
+        def embed(part: Indices) -> Float32:
+            if not len(part):
+                return np.zeros((0, embedding), np.float32)
+            return np.asarray(predict(network, dataset, part, normalisation, recipe.device).numpy(), np.float32)
 
         def evaluate(part: Indices) -> dict[str, float]:
-            if not len(part):
-                return retrieval(np.zeros((0, embedding), np.float32), labels[part])
-            return retrieval(predict(network, dataset, part, normalisation, recipe.device).numpy(), labels[part])
+            if found is None or not isinstance(network, TypeSpecificNetwork):
+                return retrieval(embed(part), labels[part])
+            masks = network.masks().detach().cpu().numpy()
+            return conditional_retrieval(embed(part), masks, labels[part], found.type_of[part], found.table)
+
+        def batches(rng: np.random.Generator) -> list[Indices]:
+            if found is None:
+                return label_batches(labels, train, batch=recipe.batch, per_label=per_label, rng=rng)
+            return condition_batches(found, labels, batch=recipe.batch, per_label=per_label, rng=rng)
+
+        def parts(output: Tensor, i: Indices, _: Tensor | None) -> Mapping[str, Tensor]:
+            if found is None or not isinstance(network, TypeSpecificNetwork):
+                return {"triplet": loss(cosine_distances(output), wanted[i].to(recipe.device), margin)}
+            return ConditionalLoss(network.masks, labels, found.type_of, found.table, margin, mining)(output, i)
 
         valid = dataset.part("valid")
         if not evaluate(valid)["queries"]:
@@ -91,13 +121,17 @@ def train_similarity(
         task = Task(
             network=network,
             trunk=trunk,
-            batches=lambda rng: label_batches(labels, train, batch=recipe.batch, per_label=per_label, rng=rng),
-            loss=lambda output, i, _: {"triplet": loss(cosine_distances(output), wanted[i].to(recipe.device), margin)},
+            batches=batches,
+            loss=parts,
             validate=lambda: evaluate(valid),
             metric="map",
         )
-        settings = {"similar_by": list(similar_by), "margin": margin, "mining": mining, "per_label": per_label}
+        settings: dict[str, Any] = {"similar_by": list(similar_by), "margin": margin, "mining": mining}
+        settings["per_label"] = per_label
+        if found is not None:
+            settings["conditions"] = found.record()
         decides = {**settings, "backbone": backbone, "weights": weights, "embedding": embedding, "labels": labels}
+        decides |= {"types": None if found is None else found.type_of}
         decides |= {"resize": resize, "normalisation": normalisation, "recipe": recipe}
         checkpoints = Checkpoints(
             out / "similarity.state.pt", resume, checkpoint_seconds, settings_digest(decides, dataset)
@@ -106,7 +140,10 @@ def train_similarity(
         figures = {"valid": evaluate(valid), "test": evaluate(dataset.part("test"))}
     training = describe(catalogue, weights, recipe, settings, figures, dataset)
     config = Config("similarity", backbone, resize, normalisation, embedding=embedding, training=training)
-    trained = write(out, config, network, curve, figures, started, {"labels": len(names)}, echo)
+    extra: dict[str, Any] = {"labels": len(names)}
+    if found is not None:
+        config, extra["no_condition"] = replace(config, conditions=found.names), dict(found.left_out)
+    trained = write(out, config, network, curve, figures, started, extra, echo)
     checkpoints.remove()
     return trained
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.commands import audit, bundle, demo, export, pairs, show, sql, train
+from pipeline.commands import audit, bundle, calibrate, demo, export, pairs, priors, show, sql, train
 from transforms.core.errors import RunError, UsageError
 
 DESCRIPTION = (
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="whymatch", description=DESCRIPTION)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (demo, train, export, bundle, pairs, audit, sql, show):
+    for command in (demo, train, export, bundle, priors, calibrate, pairs, audit, sql, show):
         command.add(commands)
     return parser
 

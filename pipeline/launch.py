@@ -26,6 +26,7 @@ from transforms.core.saliency.methods import NO_FILL
 from transforms.core.types import Failure
 from transforms.models import Models, Serving
 from transforms.progress import Progress
+from transforms.rows import listed
 from transforms.runtime import resolve_device
 
 Echo = Callable[[str], None]
@@ -47,8 +48,6 @@ def plan(options: AuditOptions, echo: Echo = print) -> Any:
     # workers elsewhere have devices of their own: they settle what "auto" means
     device = resolve_device(options.device) if local else "cpu"
     bundle = bundles.read(options.bundle)
-    if bundle.conditions:
-        raise UsageError(f"the bundle has the conditions {', '.join(bundle.conditions)}; audits do not apply any yet")
     files = tuple(file for pattern in options.manifest for file in storage.expand(pattern))
     for file in files:
         manifest.check_header(
@@ -71,6 +70,8 @@ def plan(options: AuditOptions, echo: Echo = print) -> Any:
         f"run {options.run_id}: {len(files)} manifest file{'s' * (len(files) != 1)}, "
         f"{models.similarity.provider if local else f'{options.runner}, device {options.device}'}"
     )
+    if bundle.conditions:
+        echo(f"conditions {listed(tuple(bundle.conditions))}")
     for explainer in options.explainers():
         echo(f"method {_described(explainer, options)}")
     echo(f"memory: {memory.megabytes(memory_plan.total)} a worker beyond its libraries" + _kept(options, hold))

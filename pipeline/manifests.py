@@ -22,6 +22,7 @@ _COLUMNS: list[Any] = [
     pa.field("rank", pa.int64()),  # from 1
     pa.field("served_score", pa.float64()),  # the bundle's similarity of the two, in float64
     pa.field("served_model", pa.string()),  # the bundle's model_id
+    pa.field("condition", pa.string()),  # what the two were compared under; null for a similarity of one kind
 ]
 SCHEMA = pa.schema(_COLUMNS)
 

@@ -20,6 +20,7 @@ from transforms.core.images import Limits
 from transforms.core.memory import CHUNK
 from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
 from transforms.core.saliency.methods import METHODS, NO_FILL, PAIRS, LimeMethod, RiseMethod, make_method
+from transforms.rows import listed
 from transforms.segments import SEGMENTS
 
 Runner = Literal["local", "spark", "flink", "dataflow"]
@@ -161,9 +162,15 @@ class AuditOptions:
 
 
 def check_bundle(options: AuditOptions, bundle: Bundle) -> None:
-    """UsageError where a method asks for what the bundle does not have."""
+    """UsageError where a method asks for what the bundle does not have, or cannot do what the options ask with it."""
     for explainer in options.explainers():
         method = explainer.method
+        if bundle.conditions and explainer.converges:
+            raise UsageError(
+                "--converge stops where the maps of all pairs of an image have converged, but the conditions of this "
+                f"bundle ({listed(tuple(bundle.conditions), 5)}) share an image's passes, and one needs more of them "
+                "than another: leave --converge out, and say how many with --masks"
+            )
         if method.needs in ("gradient", "projection") and getattr(bundle, method.needs) is None:
             raise UsageError(
                 f"--method {method.name} needs the bundle's {method.needs}, and it has none: "
@@ -205,7 +212,9 @@ def _planned(
     return memory.MemoryPlan(
         bank=(sum if hold else max)(plan.bank for plan in plans),
         embeddings=sum(plan.embeddings for plan in plans)
-        + memory.reference_bytes(others, bundle.embedding_size, CHUNK, bundle.similarity_function),
+        + memory.reference_bytes(
+            others, bundle.embedding_size, CHUNK, bundle.similarity_function, len(bundle.conditions)
+        ),
         estimate=max(plan.estimate for plan in plans),
         decode=max(plan.decode for plan in plans),
     )
@@ -236,6 +245,7 @@ def _plan_of(
         grid=grid,
         max_pixels=options.max_pixels,
         hold=hold and banks > 0,
+        conditions=bool(bundle.conditions),
     )
     if method.needs == "gradient":
         planned = replace(planned, estimate=planned.estimate + memory.gradient_bytes(bundle.resize.size, PAIRS))

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.launch import default_threads
 from pipeline.manifests import SCHEMA, Row, writer
+from transforms import bundle as bundles
 from transforms import catalogue as catalogues
 from transforms import storage
 from transforms.addresses import is_local
+from transforms.bundle import Bundle
 from transforms.core import images, memory, neighbours
 from transforms.core.errors import AmbiguousProduct, NonFiniteEmbedding, PairError, UsageError
+from transforms.core.similarity import SimilarityFunction, conditioned
 from transforms.core.types import Failure, Float32, Product, content_id
+from transforms.lines import quoted
 from transforms.load_image import ImageLoader
 from transforms.models import Models, Serving
+from transforms.rows import header, listed
 from transforms.runtime import Device, resolve_device
 
 Echo = Callable[[str], None]
@@ -41,6 +47,8 @@ def make_pairs(
     bundle: str,
     out: str,
     top_k: int = 8,
+    condition: str | None = None,
+    similar_by: Sequence[str] = (),
     split: str | None = None,
     queries: int | None = None,
     seed: int = 0,
@@ -60,6 +68,11 @@ def make_pairs(
     Args:
       catalogue: its local images must lie under its folder, or under one of ``image_roots``.
       out: a .csv, .jsonl or .parquet file that does not exist yet.
+      condition: the condition of the bundle to compare under; needed where it has any. Products of one of the types
+        that it joins are queries for those of the other; all for all where the bundle does not say which types these
+        are, or the catalogue lacks their column.
+      similar_by: only products that agree in all of these columns of the catalogue are paired, such as the positives
+        that a network was trained with. One with an empty cell there is paired with none.
       split: only products of this split, as queries and as references.
       queries: how many of them to search for: those with the smallest hash of ``seed`` and id, the same in every order
         of the catalogue. All by default.
@@ -71,9 +84,11 @@ def make_pairs(
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, not {value}")
     write = writer(out)
+    under = _condition(bundles.read(bundle), condition, catalogue, echo)
     images.require_safe_decoder()
     failures = _Failures()
-    products = _products(catalogue, split, failures)
+    products = _products(catalogue, split, failures, under, tuple(similar_by))
+    _check_sides(products, under)
     on = resolve_device(device)
     models = Models(Serving(bundle, on, threads or default_threads(1), batch or (16 if on == "cpu" else 256)))
     roots = [*image_roots, *([storage.resolve("", catalogue)] if is_local(catalogue) else [])]
@@ -82,8 +97,9 @@ def make_pairs(
     failures.say(echo)
     if len(embedded.products) < 2:
         raise UsageError(f"{len(embedded.products)} of {len(products):,} products can be used; a pair needs two")
+    _check_sides(embedded.products, under)
     asked = sample([product.id for product in embedded.products], queries, seed)
-    rows = _search(embedded, models, asked, top_k, chunk, echo)
+    rows = _search(embedded, models, under, asked, top_k, chunk, tuple(similar_by), echo)
     storage.publish(out, write(rows))
     echo(f"{len(rows):,} pairs of {len(asked):,} queries and {len(embedded.products):,} products: {storage.shown(out)}")
     return PairsSummary(len(rows), len(asked), len(embedded.products), failures.counts)
@@ -112,6 +128,65 @@ class _Failures:
 
 
 @dataclass(frozen=True)
+class _Condition:
+    """What products are compared under: ``types`` are the one or two values of ``column`` whose products it joins.
+
+    Without ``column`` all products are compared.
+    """
+
+    name: str
+    mask: Float32  # [D]
+    column: str | None = None
+    types: tuple[str, ...] = ()
+
+    def side(self, product: Product) -> int | None:
+        """The place of the product's type in ``types``, None for another type; 0 where all products are compared."""
+        if self.column is None:
+            return 0
+        value = dict(product.attributes).get(self.column)
+        return self.types.index(value) if value in self.types else None
+
+
+def _condition(bundle: Bundle, name: str | None, catalogue: str, echo: Echo) -> _Condition | None:
+    """The condition that is asked for; UsageError where the bundle has no such one, or has some and none is named."""
+    if name is None and not bundle.conditions:
+        return None
+    if name is None or name not in bundle.conditions:
+        known = f"has the conditions {listed(list(bundle.conditions))}" if bundle.conditions else "has no conditions"
+        unfit = "products are compared under one of them" if name is None else f"{quoted(name)} is none of them"
+        raise UsageError(f"the bundle {known}; {unfit}: --condition must name one, or be left out where there is none")
+    mask, joined = np.array(bundle.conditions[name], np.float32), _joined(bundle, name)
+    if joined is None:
+        echo(f"condition {quoted(name)}: the bundle does not say which types it joins; all products are compared")
+        return _Condition(name, mask)
+    column, types = joined
+    if column not in header(catalogue):
+        echo(f"condition {quoted(name)}: the catalogue has no column {quoted(column)}; all products are compared")
+        return _Condition(name, mask)
+    echo(f"condition {quoted(name)}: products whose {column} is {' with those whose it is '.join(map(quoted, types))}")
+    return _Condition(name, mask, column, types)
+
+
+def _joined(bundle: Bundle, name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The column and the one or two types of a condition, where the record of the bundle's training has them."""
+    match bundle.training.get("similarity"):
+        case {"conditions": {"column": str(column), "types": {**types}}}:
+            match types.get(name):
+                case [str(first), str(second)]:
+                    return column, tuple(dict.fromkeys((first, second)))
+    return None
+
+
+def _check_sides(products: Sequence[Product], under: _Condition | None) -> None:
+    """UsageError where no product is of one of the types that the condition joins."""
+    if under is None:
+        return
+    sides = {under.side(product) for product in products}
+    if lacking := [value for side, value in enumerate(under.types) if side not in sides]:
+        raise UsageError(f"no product whose {under.column} is {quoted(lacking[0])} can be used; the condition joins it")
+
+
+@dataclass(frozen=True)
 class _Embedded:
     """The products whose image could be embedded, in the catalogue's order."""
 
@@ -120,9 +195,13 @@ class _Embedded:
     groups: NDArray[np.int64]  # [I]; equal for images of equal bytes
 
 
-def _products(address: str, split: str | None, failures: _Failures) -> list[Product]:
+def _products(
+    address: str, split: str | None, failures: _Failures, under: _Condition | None, similar_by: tuple[str, ...]
+) -> list[Product]:
     products: list[Product] = []
-    for item in catalogues.read(address, columns=()):
+    of_condition = () if under is None or under.column is None else (under.column,)
+    columns = tuple(dict.fromkeys((*of_condition, *similar_by)))
+    for item in catalogues.read(address, columns=columns):
         if isinstance(item, Failure):
             failures.add(item.reason, f"{item.source}: {item.message}")
         else:
@@ -132,6 +211,8 @@ def _products(address: str, split: str | None, failures: _Failures) -> list[Prod
     for product in products:
         if split is not None and product.split != split:
             continue
+        if under is not None and under.side(product) is None:
+            continue
         if rows[product.id] > 1:
             failures.add(AmbiguousProduct.reason, f"{storage.shown(product.id)}, the id of {rows[product.id]} rows")
         else:
@@ -139,8 +220,9 @@ def _products(address: str, split: str | None, failures: _Failures) -> list[Prod
     if len(wanted) < 2:
         splits = ", ".join(sorted({repr(product.split) for product in products if product.split})[:20]) or "none"
         of_split = f" of split {split!r} (its splits: {splits})" if split is not None else ""
+        of_types = f" whose {columns[0]} is what the condition joins" if columns else ""
         raise UsageError(
-            f"{storage.shown(address)} has {len(wanted)} usable products{of_split}; a pair needs two. "
+            f"{storage.shown(address)} has {len(wanted)} usable products{of_split}{of_types}; a pair needs two. "
             f"{failures.counts.total():,} rows were left out" + "".join(f"; {text}" for text in failures.first.values())
         )
     return wanted
@@ -202,23 +284,79 @@ def _embed_some(
 
 
 def _search(
-    embedded: _Embedded, models: Models, asked: NDArray[np.intp], top_k: int, chunk: int, echo: Echo
+    embedded: _Embedded,
+    models: Models,
+    under: _Condition | None,
+    asked: NDArray[np.intp],
+    top_k: int,
+    chunk: int,
+    similar_by: tuple[str, ...],
+    echo: Echo,
 ) -> list[Row]:
     count, dimension = embedded.embeddings.shape
     bytes_needed = neighbours.search_bytes(count, dimension, min(chunk, len(asked)))
     echo(f"exact search: {len(asked):,} queries in {count:,} products, {memory.megabytes(bytes_needed)}")
     progress = _Progress("searching", "queries", len(asked), echo)
-    function, model_id = models.bundle.similarity_function, models.bundle.model_id
+    function = models.bundle.similarity_function
+    vectors, groups, k = embedded.embeddings, embedded.groups, top_k
+    if under is not None:
+        vectors = conditioned(vectors, under.mask, function)
+        if len(under.types) == 2:
+            # No product is compared with one of its own type, so a type is one group. An image that products of both
+            # types have is not kept apart by that: as many more are looked for as it can take away.
+            groups = np.array([under.side(product) for product in embedded.products], np.int64)
+            k = top_k + int(np.bincount(embedded.groups).max()) - 1
     ids = [product.id for product in embedded.products]
     rows: list[Row] = []
-    for found in neighbours.top_k(
-        embedded.embeddings, top_k, function=function, groups=embedded.groups, queries=asked, chunk=chunk
+    for found in _among_their_own(
+        vectors, k, function, groups, asked, chunk, _labels(embedded.products, similar_by) if similar_by else None
     ):
-        for rank, (index, score) in enumerate(zip(found.indices.tolist(), found.scores.tolist(), strict=True), 1):
-            values = (ids[found.query], ids[index], rank, score, model_id)
-            rows.append(dict(zip(SCHEMA.names, values, strict=True)))
+        others = embedded.groups[found.indices] != embedded.groups[found.query]
+        best = zip(found.indices[others].tolist(), found.scores[others].tolist(), strict=True)
+        for rank, (index, score) in enumerate(islice(best, top_k), 1):
+            values = {
+                "query_id": ids[found.query],
+                "reference_id": ids[index],
+                "rank": rank,
+                "served_score": score,
+                "served_model": models.bundle.model_id,
+                "condition": None if under is None else under.name,
+            }
+            rows.append({name: values[name] for name in SCHEMA.names})
         progress.add(1)
     return rows
+
+
+def _labels(products: Sequence[Product], columns: tuple[str, ...]) -> NDArray[np.int64]:
+    """A number [I] for what each product has in ``columns``, equal for equal values; -1 where a cell is empty."""
+    rows = [dict(product.attributes) for product in products]
+    values = [tuple(row[column] for column in columns) if all(c in row for c in columns) else None for row in rows]
+    number = {value: at for at, value in enumerate(dict.fromkeys(value for value in values if value is not None))}
+    return np.array([-1 if value is None else number[value] for value in values], np.int64)
+
+
+def _among_their_own(
+    vectors: Float32,
+    k: int,
+    function: SimilarityFunction,
+    groups: NDArray[np.int64],
+    asked: NDArray[np.intp],
+    chunk: int,
+    labels: NDArray[np.int64] | None,
+) -> Iterator[neighbours.Neighbours]:
+    """``neighbours.top_k``, where there are ``labels`` [I] among the rows of the query's own label only."""
+    if labels is None:
+        yield from neighbours.top_k(vectors, k, function=function, groups=groups, queries=asked, chunk=chunk)
+        return
+    for label in np.unique(labels[asked]):
+        members = np.flatnonzero(labels == label)
+        if label < 0 or len(members) < 2:
+            continue
+        own = np.searchsorted(members, np.intersect1d(members, asked))
+        for found in neighbours.top_k(
+            vectors[members], k, function=function, groups=groups[members], queries=own, chunk=chunk
+        ):
+            yield neighbours.Neighbours(int(members[found.query]), members[found.indices], found.scores)
 
 
 class _Progress:

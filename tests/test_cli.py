@@ -32,7 +32,8 @@ ALL = dict(commands(cli.build_parser()))
 
 def test_the_commands() -> None:
     assert {" ".join(name) for name in ALL} == {
-        "demo", "train similarity", "train attributes", "export", "bundle", "pairs", "audit", "sql", "show",
+        "demo", "train similarity", "train attributes", "export", "bundle", "calibrate", "priors", "pairs", "audit",
+        "sql", "show",
     }  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def test_help_stands_alone(name: tuple[str, ...], capsys: pytest.CaptureFixture[
 
 def test_help_of_the_console_script() -> None:
     done = subprocess.run([sys.executable, "-m", "pipeline.cli", "--help"], capture_output=True, text=True, check=True)
-    assert all(f"    {name[0]} " in done.stdout for name in ALL)
+    assert all(re.search(rf"^    {name[0]}\s", done.stdout, re.MULTILINE) for name in ALL)
 
 
 @pytest.mark.parametrize(

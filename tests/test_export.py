@@ -58,6 +58,19 @@ def checkpoints(tmp_path: Path) -> Any:
     }
 
 
+def test_scores_are_what_the_network_was_trained_to_give(checkpoints: Any, tmp_path: Path) -> None:
+    """Of smooth L1 a softmax over all attributes, else a probability for each."""
+    softmax = replace(ATTRIBUTES, training={"attribute_loss": "smooth-l1"})
+    checkpoints["attributes"] = checkpoint(tmp_path / "softmax.pt", softmax, seed=1)
+    built = export_command(**checkpoints, out=tmp_path / "bundle", echo=lambda _: None)
+    assert built.attributes is not None
+    image = np.random.default_rng(3).integers(0, 256, (2, *SIZE, 3), dtype=np.uint8)
+    session = runtime.session(tmp_path / "bundle" / built.attributes.file)
+    scores, maps = session.run(["scores", "maps"], {"image": image})
+    evidence = np.exp(maps.mean(axis=(2, 3)))
+    np.testing.assert_allclose(scores, evidence / evidence.sum(axis=1, keepdims=True), atol=1e-5)
+
+
 def test_a_bundle_computes_what_torch_computes(checkpoints: Any, tmp_path: Path) -> None:
     said: list[str] = []
     built = export_command(**checkpoints, out=tmp_path / "bundle", phi=(0.3, 0.5, 0.2), echo=said.append)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for package in ("transforms", "pipeline", "export") for path in (ROOT / package).rglob("*.py"))
 
-NAME_EXPORT = {f"pipeline.commands.{command}" for command in ("bundle", "export", "train")}
+NAME_EXPORT = {f"pipeline.commands.{command}" for command in ("bundle", "calibrate", "export", "priors", "train")}
 HEAVY = {"torch", "torchvision"}
 CORE = {"numpy", "scipy", "PIL"}
 

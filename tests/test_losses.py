@@ -15,7 +15,12 @@ from export.evaluation import attribute_precision, average_precision, retrieval
 from export.losses import (
     attribute_bce,
     batch_hard,
+    conditional_anchors,
+    conditional_distances,
+    conditional_triplets,
     cosine_distances,
+    embedding_penalty,
+    mask_penalty,
     positive_weights,
     semi_hard,
     triplet_loss,
@@ -116,6 +121,131 @@ def test_cosine_distances_ignore_lengths() -> None:
 def test_unknown_mining_is_named() -> None:
     with pytest.raises(UsageError, match=r"'hardest'.*semi-hard, batch-hard"):
         triplet_loss("hardest")
+
+
+def slow_conditional(
+    embeddings: Tensor, masks: Tensor, labels: Tensor, types: Tensor, table: Tensor, margin: float, mining: str
+) -> tuple[float, list[int]]:
+    """The mean over triplets by loops over conditions, directions, anchors; and the condition of each anchor."""
+    losses, used = [], []
+    for condition, mask in enumerate(masks):
+        vectors = embeddings * mask
+        units = vectors / vectors.norm(dim=1, keepdim=True)
+        of = [(u, v) for u, v in torch.nonzero(table == condition).tolist()]  # both directions, one where u == v
+        for u, v in of:
+            for a in range(len(labels)):
+                if types[a] != u or labels[a] < 0:
+                    continue
+                near = {b: 1 - float(units[a] @ units[b]) for b in range(len(labels)) if types[b] == v and b != a}
+                positives = [d for b, d in near.items() if labels[b] == labels[a]]
+                negatives = [d for b, d in near.items() if labels[b] >= 0 and labels[b] != labels[a]]
+                if not positives or not negatives:
+                    continue
+                used.append(condition)
+                if mining == "batch-hard":
+                    losses.append(max(0.0, max(positives) - min(negatives) + margin))
+                    continue
+                for positive in positives:
+                    further = [negative for negative in negatives if negative > positive]
+                    losses.append(max(0.0, positive - (min(further) if further else max(negatives)) + margin))
+    return (sum(losses) / len(losses) if losses else 0.0), used
+
+
+@st.composite
+def conditional_batches(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Embeddings [B, 4], masks [C, 4], labels [B], types [B] and a symmetric table [T, T] with gaps; some are -1."""
+    count, kinds = draw(st.integers(1, 10)), draw(st.integers(1, 4))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    embeddings = torch.randn(count, 4, generator=generator, dtype=torch.float64)
+    pairs = [(u, v) for u in range(kinds) for v in range(u, kinds)]
+    joined = draw(st.lists(st.sampled_from(pairs), unique=True, min_size=1))
+    table = torch.full((kinds, kinds), -1)
+    for number, (u, v) in enumerate(joined):
+        table[u, v] = table[v, u] = number
+    masks = torch.rand(len(joined), 4, generator=generator, dtype=torch.float64) + 0.01
+    masks[:, 0] *= torch.rand(len(joined), generator=generator) > 0.5
+    labels = torch.tensor(draw(st.lists(st.integers(-1, 2), min_size=count, max_size=count)))
+    types = torch.tensor(draw(st.lists(st.integers(-1, kinds - 1), min_size=count, max_size=count)))
+    return embeddings, masks, labels, types, table
+
+
+@settings(deadline=None, max_examples=100)
+@given(conditional_batches(), st.sampled_from(["semi-hard", "batch-hard"]))
+def test_conditional_triplets_equal_their_definition(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], mining: str
+) -> None:
+    embeddings, masks, labels, types, table = batch
+    embeddings.requires_grad_()
+    expected, used = slow_conditional(embeddings.detach(), masks, labels, types, table, MARGIN, mining)
+    found = conditional_triplets(embeddings, masks, labels, types, table, MARGIN, mining)
+    assert found.item() == pytest.approx(expected)
+    anchors = conditional_anchors(labels, types, table)
+    assert sorted(anchors.condition.tolist()) == sorted(used)
+    assert anchors.positive.shape == anchors.negative.shape == (len(used), len(labels))
+    penalty = sum(masks[condition].sum().item() for condition in used) / max(1, len(used))
+    assert mask_penalty(masks, anchors.condition).item() == pytest.approx(penalty)
+    found.backward()  # type: ignore[no-untyped-call]
+    assert embeddings.grad is not None
+    assert torch.isfinite(embeddings.grad).all()
+
+
+@settings(deadline=None, max_examples=100)
+@given(batches(), st.sampled_from(["semi-hard", "batch-hard"]))
+def test_one_condition_with_a_mask_of_ones_is_the_triplet_loss(batch: tuple[Tensor, Tensor], mining: str) -> None:
+    embeddings, labels = batch
+    gradients, losses = [], []
+    for conditional in (False, True):
+        own = embeddings.clone().requires_grad_()
+        if conditional:
+            masks, types, table = torch.ones(1, 3, dtype=torch.float64), torch.zeros_like(labels), torch.tensor([[0]])
+            loss = conditional_triplets(own, masks, labels, types, table, MARGIN, mining)
+        else:
+            loss = triplet_loss(mining)(cosine_distances(own), labels, MARGIN)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert own.grad is not None
+        losses.append(loss.item())
+        gradients.append(own.grad)
+    assert losses[0] == pytest.approx(losses[1])
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-12)
+
+
+def test_conditional_distances_by_hand() -> None:
+    # Two types, joined by condition 1 that sees the first two dimensions; within type 0, condition 0 sees the last.
+    table = torch.tensor([[0, 1], [1, -1]])
+    masks = torch.tensor([[0.0, 0.0, 2.0], [3.0, 1.0, 0.0]])
+    embeddings = torch.tensor([[1.0, 3.0, 5.0], [4.0, 0.0, -1.0], [2.0, 6.0, 7.0]])
+    found = conditional_distances(embeddings, masks, torch.tensor([0, 0, 1]), table)
+    assert found[0, 1].item() == found[1, 0].item() == pytest.approx(2.0)  # 5 against -1 in the last dimension
+    # 0 and 2 under condition 1: (3, 3) and (6, 6), the same direction; 1 and 2: (12, 0) and (6, 6), 45 degrees.
+    assert found[0, 2].item() == pytest.approx(0.0, abs=1e-6)
+    assert found[1, 2].item() == found[2, 1].item() == pytest.approx(1 - math.sqrt(0.5))
+
+
+def test_a_conditional_batch_without_a_triplet_gives_zero_and_can_be_stepped_on() -> None:
+    embeddings, masks = torch.randn(4, 3, requires_grad=True), torch.ones(1, 3, requires_grad=True)
+    table = torch.tensor([[-1, 0], [0, -1]])
+    labels, types = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 1])  # no label on both sides
+    loss = conditional_triplets(embeddings, masks, labels, types, table, MARGIN)
+    loss = loss + mask_penalty(masks, conditional_anchors(labels, types, table).condition)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0.0
+    for gradient in (embeddings.grad, masks.grad):
+        assert gradient is not None
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_penalties_by_hand() -> None:
+    masks = torch.tensor([[1.0, 0.5], [2.0, 0.0], [9.0, 9.0]])
+    assert mask_penalty(masks, torch.tensor([0, 0, 1])).item() == pytest.approx((1.5 + 1.5 + 2.0) / 3)
+    assert embedding_penalty(torch.tensor([[3.0, 4.0], [0.0, 1.0], [2.0, 2.0]])).item() == pytest.approx(
+        math.sqrt((25 + 1 + 8) / 3)
+    )
+
+
+def test_unknown_mining_under_conditions_is_named() -> None:
+    some = torch.zeros(1, dtype=torch.long)
+    with pytest.raises(UsageError, match=r"'hardest'.*semi-hard, batch-hard"):
+        conditional_triplets(torch.ones(1, 2), torch.ones(1, 2), some, some, some[None], 0.1, "hardest")
 
 
 def test_attribute_loss_by_hand() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from transforms.core.attributes import Ranking
 from transforms.core.explanation import ExplainedImage, explain
-from transforms.core.memory import MemoryPlan, bank_bytes, megabytes, plan
+from transforms.core.memory import MemoryPlan, bank_bytes, megabytes, plan, reference_bytes
 from transforms.core.saliency.contract import Design, References
 from transforms.core.saliency.perturbation import Perturbation
 from transforms.core.saliency.rise import rise
 from transforms.core.saliency.sliding_window import sliding_window
-from transforms.core.similarity import SimilarityFunction, similarities
+from transforms.core.similarity import SimilarityFunction, conditioned, keep, kept_under, similarities
 
 
 def planned(**changed: int | bool | tuple[int, int]) -> MemoryPlan:
@@ -94,6 +94,62 @@ def test_explaining_stays_within_the_plan(
         grid=grid,
     )
     assert peak <= found.embeddings + found.estimate <= 4 * peak
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """The bytes that ``work`` holds at most."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        work()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("function", ["cosine", "euclidean"])
+def test_one_condition_after_the_other_stays_within_the_plan(function: SimilarityFunction) -> None:
+    """The network's own embeddings stay, and no more than one condition's copy of them lies beside."""
+    dimension, chunk = 640, 32
+    design = sliding_window((56, 80), stride=8)
+    masks = [np.full(dimension, factor, np.float32) for factor in range(1, 6)]
+
+    def work() -> None:
+        rng = np.random.default_rng(0)
+        perturbed = rng.standard_normal((design.n * 8, dimension), dtype=np.float32)
+        references = rng.standard_normal((chunk, dimension), dtype=np.float32)
+        for mask in masks:
+            seen, others = conditioned(perturbed, mask, function), conditioned(references, mask, function)
+            Perturbation(design, seen[:1], seen[: design.n], function).maps(References(others))
+            similarities(others, seen, function)
+
+    peak = peak_of(work)
+    how: dict[str, int | bool | tuple[int, int]] = {
+        "masks": design.n * 8,
+        "dimension": dimension,
+        "chunk": chunk,
+        "size": (56, 80),
+        "max_pixels": 1,
+    }
+    found = planned(**how, grid=1, conditions=True)
+    assert peak <= found.embeddings + found.estimate <= 4 * peak
+    assert found.embeddings > planned(**how, grid=1).embeddings
+
+
+@pytest.mark.parametrize("function", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("conditions", [0, 3, 50])
+def test_masked_references_stay_within_the_plan(function: SimilarityFunction, conditions: int) -> None:
+    count, dimension, chunk = 20, 512, 24
+    masks = [np.full(dimension, 1 + number, np.float32) for number in range(conditions)]
+
+    def work() -> None:
+        rng = np.random.default_rng(0)
+        kept = [keep(rng.standard_normal((count, dimension), dtype=np.float32), masks, function) for _ in range(chunk)]
+        np.stack([kept_under(one, masks[0], 0, conditions, function) for one in kept] if masks else kept)
+
+    peak = peak_of(work)
+    assert peak <= reference_bytes(count, dimension, chunk, function, conditions) <= 4 * peak
+    assert reference_bytes(0, dimension, chunk, function, conditions) == 0
 
 
 def test_bytes_in_words() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -277,14 +279,11 @@ def test_every_format_is_a_manifest(shop: Path, bundle: str) -> None:
     table = pq.read_table(shop / "pairs.parquet")
     assert table.schema.names == SCHEMA.names
     assert table.to_pylist() == lines
-    assert [{name: str(value) for name, value in line.items()} for line in lines] == expected
+    assert [{name: "" if value is None else str(value) for name, value in line.items()} for line in lines] == expected
     for name in ("pairs.csv", "pairs.jsonl", "pairs.parquet"):
         pairs = list(manifest.read(str(shop / name)))
         assert all(isinstance(pair, Pair) for pair in pairs)
-        assert [
-            (pair.query_id, pair.reference_id, pair.rank, pair.served_score, pair.served_model)  # type: ignore[union-attr]
-            for pair in pairs
-        ] == [tuple(line.values()) for line in lines]
+        assert [{name: getattr(pair, name) for name in SCHEMA.names} for pair in pairs] == lines
 
 
 def test_wrong_options_end_before_any_work(shop: Path, bundle: str) -> None:
@@ -299,3 +298,171 @@ def test_wrong_options_end_before_any_work(shop: Path, bundle: str) -> None:
         with pytest.raises(UsageError, match=message):
             made(shop, bundle, **options)
     assert (shop / "taken.csv").read_text() == "mine"
+
+
+# Under conditions
+
+MASKS = {"coat+hat": (0.0, 2.0, 0.5, 0.0, 0.0), "hat+hat": (1.0, 0.0, 0.0, 3.0, 0.2)}
+TYPES = {"coat+hat": ["coat", "hat"], "hat+hat": ["hat", "hat"]}
+KINDS = ["coat", "hat", "hat", "coat", "hat", "shoe", "hat", None]
+"""Of products 000 to 007; the copy of 003, a coat, is a hat."""
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The small bundle with two conditions, and the types that they join."""
+    folder = tmp_path_factory.mktemp("conditional")
+    record = {"similarity": {"conditions": {"column": "kind", "types": TYPES}}}
+    bundles.write(replace(small_bundle(folder), conditions=MASKS, training=record), folder)
+    return str(folder)
+
+
+@pytest.fixture
+def typed_shop(shop: Path) -> Path:
+    """The shop with a column kind."""
+    with (shop / "catalogue.csv").open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    kinds = ["kind", *(kind or "" for kind in KINDS), "hat", *["coat"] * (len(rows) - 10)]
+    with (shop / "catalogue.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([*row, kind] for row, kind in zip(rows, kinds, strict=True))
+    return shop
+
+
+def embedded(shop: Path, bundle: str) -> NDArray[np.float32]:
+    """The embeddings of products 000 to 007 and of the copy of 003."""
+    from transforms.core.images import Limits
+    from transforms.load_image import ImageLoader
+    from transforms.storage import Access
+
+    models = Models(Serving(bundle, batch=1))
+    load = ImageLoader(Access(roots=(str(shop),)), Limits(), models.bundle.resize)
+    names = [*(f"{number}.png" for number in range(8)), "copy.png"]
+    return np.concatenate([models.similarity.embed(load(str(shop / "images" / name)).pixels[None]) for name in names])
+
+
+def ranked(shop: Path, bundle: str, name: str, allowed: Any, k: int) -> list[tuple[str, str, int, float]]:
+    """The pairs of ``allowed(query, reference)`` by the definition: cos(m * x, m * y)."""
+    ids = [*(f"00{number}" for number in range(8)), "=copy,\r of 3"]
+    vectors = embedded(shop, bundle).astype(np.float64) * np.array(MASKS[name])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = []
+    for query in range(9):
+        others = [other for other in range(9) if {query, other} not in ({query}, {3, 8}) and allowed(query, other)]
+        best = sorted(others, key=lambda other: -(vectors[query] @ vectors[other]))[:k]
+        found += [(ids[query], ids[o], rank, float(vectors[query] @ vectors[o])) for rank, o in enumerate(best, 1)]
+    return found
+
+
+def check_rows(rows: list[dict[str, str]], expected: list[tuple[str, str, int, float]], name: str) -> None:
+    assert [(row["query_id"], row["reference_id"], int(row["rank"])) for row in rows] == [row[:3] for row in expected]
+    assert [float(row["served_score"]) for row in rows] == pytest.approx([row[3] for row in expected], abs=1e-6)
+    assert {row["condition"] for row in rows} == {name}
+
+
+@pytest.mark.parametrize("k", [1, 2, 8])
+def test_two_types_are_each_others_references(typed_shop: Path, conditional: str, k: int) -> None:
+    rows, summary, said = made(typed_shop, conditional, condition="coat+hat", top_k=k, chunk=2)
+    kinds = [*KINDS, "hat"]
+    expected = ranked(typed_shop, conditional, "coat+hat", lambda a, b: {kinds[a], kinds[b]} == {"coat", "hat"}, k)
+    check_rows(rows, expected, "coat+hat")
+    assert (summary.queries, summary.products) == (7, 7)  # neither the shoe nor the product of no kind
+    # Coats 0 and 3 have five hats to be paired with, but 3's own copy is no match of it; each hat has two coats.
+    assert len(rows) == min(k, 5) + min(k, 4) + 4 * min(k, 2) + 1
+    assert "condition 'coat+hat': products whose kind is 'coat' with those whose it is 'hat'" in said
+    assert {row["served_model"] for row in rows} == {bundles.read(conditional).model_id}
+
+
+def test_one_type_is_its_own_reference(typed_shop: Path, conditional: str) -> None:
+    rows, summary, _ = made(typed_shop, conditional, condition="hat+hat", top_k=2)
+    kinds = [*KINDS, "hat"]
+    expected = ranked(typed_shop, conditional, "hat+hat", lambda a, b: kinds[a] == kinds[b] == "hat", 2)
+    check_rows(rows, expected, "hat+hat")
+    assert summary.products == 5
+
+
+def test_without_the_types_all_products_are_compared(
+    shop: Path, conditional: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rows, _, said = made(shop, conditional, condition="coat+hat", top_k=3)
+    check_rows(rows, ranked(shop, conditional, "coat+hat", lambda a, b: True, 3), "coat+hat")
+    assert any("the catalogue has no column 'kind'; all products are compared" in line for line in said)
+    folder = tmp_path_factory.mktemp("unrecorded")
+    unrecorded = replace(small_bundle(folder), conditions=MASKS)
+    odd: list[Any] = [{}, {"similarity": {"conditions": {"column": "kind", "types": {"coat+hat": ["coat"]}}}}]
+    for number, training in enumerate(odd):
+        bundles.write(replace(unrecorded, training=training), folder)
+        again, _, said = made(shop, str(folder), name=f"{number}.csv", condition="coat+hat", top_k=3)
+        assert again == rows
+        assert any("does not say which types it joins; all products are compared" in line for line in said)
+
+
+def test_each_condition_orders_by_itself(shop: Path, conditional: str, bundle: str) -> None:
+    orders = [
+        [(row["query_id"], row["reference_id"]) for row in made(shop, of, f"{n}.csv", condition=name)[0]]
+        for n, (of, name) in enumerate([(bundle, None), (conditional, "coat+hat"), (conditional, "hat+hat")])
+    ]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(orders[2])
+
+
+def test_pairs_under_a_condition_say_so_in_every_format(typed_shop: Path, conditional: str, bundle: str) -> None:
+    for extension in ("csv", "jsonl", "parquet"):
+        for of, name in ((conditional, "hat+hat"), (bundle, None)):
+            out = f"pairs-{name}.{extension}"
+            made(typed_shop, of, out, condition=name, top_k=1)
+            pairs = list(manifest.read(str(typed_shop / out)))
+            assert {pair.condition for pair in pairs if isinstance(pair, Pair)} == {name}
+
+
+def test_wrong_conditions_end_before_any_work(typed_shop: Path, conditional: str, bundle: str) -> None:
+    wrong: list[tuple[str, str | None, str]] = [
+        (conditional, None, r"has the conditions 'coat\+hat', 'hat\+hat'; products are compared under one of them"),
+        (conditional, "hat+coat", r"the conditions .*; 'hat\+coat' is none of them: --condition must name one"),
+        (bundle, "hat+hat", r"the bundle has no conditions; 'hat\+hat' is none of them"),
+    ]
+    for of, name, message in wrong:
+        with pytest.raises(UsageError, match=message):
+            made(typed_shop, of, condition=name)
+    assert not (typed_shop / "pairs.csv").exists()
+
+
+def test_a_type_without_a_product_is_named(typed_shop: Path, conditional: str) -> None:
+    wrong = [
+        (
+            "a,images/0.png,coat,train\nb,images/1.png,hat,test",
+            "1 usable products of split 'train'.* what the condition",
+        ),
+        ("a,images/0.png,coat,train\nb,images/1.png,coat,train", "no product whose kind is 'hat' can be used"),
+        ("a,images/0.png,hat,train\nb,gone.png,coat,train\nc,images/2.png,hat,train", "whose kind is 'coat' can"),
+    ]
+    for rows, message in wrong:
+        (typed_shop / "catalogue.csv").write_text(f"id,image,kind,split\n{rows}\n")
+        with pytest.raises(UsageError, match=message):
+            made(typed_shop, conditional, condition="coat+hat", split="train")
+
+
+def test_only_products_that_agree_are_paired(typed_shop: Path, bundle: str) -> None:
+    everything, _, _ = made(typed_shop, bundle, top_k=9)
+    ids = [*(f"00{number}" for number in range(8)), "=copy,\r of 3"]
+    kinds = dict(zip(ids, [*KINDS, "hat"], strict=True))
+    splits = {one: "test" if one in ids[1::2] or one == ids[8] else "train" for one in ids}
+    by_kind = {one: None if kind is None else (kind,) for one, kind in kinds.items()}
+    by_both = {one: None if kind is None else (kind, splits[one]) for one, kind in kinds.items()}
+    values: dict[tuple[str, ...], Mapping[str, tuple[str, ...] | None]] = {
+        ("kind",): by_kind,
+        ("kind", "split"): by_both,
+    }
+    for columns, of in values.items():
+        rows, _, _ = made(typed_shop, bundle, f"{'-'.join(columns)}.csv", top_k=2, similar_by=columns, chunk=2)
+        expected: dict[str, list[str]] = {}
+        for row in everything:
+            if of[row["query_id"]] is not None and of[row["query_id"]] == of[row["reference_id"]]:
+                expected.setdefault(row["query_id"], []).append(row["reference_id"])
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            found.setdefault(row["query_id"], []).append(row["reference_id"])
+            assert int(row["rank"]) == len(found[row["query_id"]])
+        assert found == {query: references[:2] for query, references in expected.items()}
+        assert found
+    with pytest.raises(UsageError, match="no column 'colours'"):
+        made(typed_shop, bundle, "none.csv", similar_by=("colours",))

@@ -329,7 +329,7 @@ class Scripted:
             network=self.network,
             trunk=self.network,
             batches=lambda rng: [np.arange(4)],
-            loss=lambda output, *_: {"scripted": loss(output)},  # type: ignore[arg-type]
+            loss=lambda output, *_: {"scripted": loss(output)},
             validate=validate,
             metric="figure",
         )

@@ -8,7 +8,9 @@ A bundle is a folder of ``bundle.json`` and ONNX files, all that a worker needs:
     attributes.onnx   image uint8 [I,H,W,3] -> scores float32 [I,A] in [0, 1], maps float32 [I,A,h,w]; optional
     gradient.onnx     image uint8 [I,H,W,3], mask float32 [B,H,W], fill float32 [F,h,w,3], noise float32 [1,.,.,3] in
                       units of the normalised input, reference float32 [B,D] -> similarity float32 [B], its gradient
-                      with respect to the mask float32 [B,H,W], embedding float32 [B,D]; I and F are 1 or B; optional
+                      with respect to the mask float32 [B,H,W], embedding float32 [B,D]; I and F are 1 or B; optional.
+                      Where the bundle has conditions also condition float32 [1,D], ones where it is not given, by which
+                      the embedding is multiplied; the reference is given as the condition compares it
     projection.onnx   features as the similarity graph gives them -> local float32 [I,D,h,w], bias float32 [1,D] with
                       sum of local over positions + bias = embedding before the L2 norm; optional
 

@@ -14,6 +14,7 @@ from transforms.core.errors import NonFiniteEmbedding, PairError
 from transforms.core.fill import make_fill
 from transforms.core.memory import DEFAULT_BATCH
 from transforms.core.saliency.explainer import ReferenceMasks, Side
+from transforms.core.similarity import keep
 from transforms.core.types import EmbeddedImage, LoadFailure, Pair
 from transforms.load_image import ImageLoader, LoadedImage
 from transforms.metrics import StageMetrics
@@ -138,10 +139,9 @@ def _embed_loaded(loaded: dict[str, LoadedImage], models: Models) -> dict[str, E
 def _with_masked(
     image: EmbeddedImage, loaded: LoadedImage, masked: ReferenceMasks, models: Models
 ) -> EmbeddedImage | LoadFailure:
-    """``image`` with its masked versions: their mean float32 [1, D], or [K, D] for the Euclidean distance.
+    """``image`` with what is kept of its masked versions (``transforms.core.similarity.keep``).
 
-    The distance is the one similarity that is not linear in the embedding, so that all its masked versions have to
-    cross the shuffle to the images that are compared with them.
+    That crosses the shuffle to the images that are compared with it, and no image or mask does.
     """
     try:
         design = models.design(masked.method(models.similarity.size), loaded.sha256)
@@ -149,6 +149,5 @@ def _with_masked(
         versions = finite(models.similarity.perturbed(loaded.pixels, models.bank_of(design), fill))
     except PairError as error:
         return LoadFailure.of(error)
-    if models.bundle.similarity_function != "euclidean":
-        versions = versions.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
-    return replace(image, perturbed=versions)
+    masks = [np.array(mask, np.float32) for mask in models.bundle.conditions.values()]
+    return replace(image, perturbed=keep(versions, masks, models.bundle.similarity_function))

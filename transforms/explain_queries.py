@@ -1,4 +1,9 @@
-"""The explaining step: one set of masked forward passes for an image serves all of its references."""
+"""The explaining step: one set of masked forward passes for an image serves all of its references.
+
+It serves them under whatever conditions of the similarity they are compared: a condition multiplies embeddings, which
+are the network's. References are estimated condition by condition, so that no more than one condition's embeddings are
+held beside the network's own.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +24,8 @@ from transforms.core.fill import make_fill
 from transforms.core.memory import CHUNK
 from transforms.core.saliency.contract import Gradient, References, Saliency
 from transforms.core.saliency.explainer import Explainer, Side
-from transforms.core.similarity import similarities
-from transforms.core.types import EmbeddedImage, Failure, Float64, LoadFailure, Pair
+from transforms.core.similarity import conditioned, kept_under, similarities
+from transforms.core.types import EmbeddedImage, Failure, Float32, Float64, LoadFailure, Pair
 from transforms.load_image import ImageLoader, LoadedImage
 from transforms.metrics import StageMetrics
 from transforms.models import Models, Serving
@@ -169,8 +174,11 @@ class _Explain(beam.DoFn):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image after the passes that serve all of its references. ``saliencies`` has one for every explainer, or why
-    there is none."""
+    """An image after the passes that serve all of its references.
+
+    ``saliencies`` has one for every explainer, or why there is none. They are of the network's own embeddings; those of
+    a condition are made from the same passes, when its references are there.
+    """
 
     shared: Shared
     explaining: Explaining
@@ -202,15 +210,28 @@ class PreparedImage:
 
     def rows(self, matched: Sequence[Matched]) -> Iterator[tables.Row | Failure]:
         """A row of the table explanations, or a failure, for every one of ``matched`` and every explainer."""
-        references = np.stack([other.embedding for _, other in matched])
-        found = similarities(references, self.shared.base, self.shared.models.bundle.similarity_function)[:, 0]
-        for explainer, saliency in zip(self.explaining.explainers, self.saliencies, strict=True):
-            yield from self._rows_of(explainer, saliency, matched, found)
+        function = self.shared.models.bundle.similarity_function
+        for condition in dict.fromkeys(task.pair.condition for task, _ in matched):
+            some = [one for one in matched if one[0].pair.condition == condition]
+            base = conditioned(self.shared.base, self.shared.mask(condition), function)
+            found = similarities(self._embeddings(some, condition), base, function)[:, 0]
+            for explainer, saliency in self._saliencies(condition):
+                yield from self._rows_of(explainer, saliency, some, found)
 
-    def _prepare(self, explainer: Explainer, matched: Sequence[Matched]) -> Saliency | PairError:
+    def _saliencies(self, condition: str | None) -> Iterator[tuple[Explainer, Saliency | PairError]]:
+        """Each explainer with what it found out about the image as ``condition`` compares it, made when asked for."""
+        for explainer, saliency in zip(self.explaining.explainers, self.saliencies, strict=True):
+            if condition is None or isinstance(saliency, PairError):
+                yield explainer, saliency
+            else:
+                yield explainer, self._prepare(explainer, condition=condition)
+
+    def _prepare(
+        self, explainer: Explainer, matched: Sequence[Matched] = (), condition: str | None = None
+    ) -> Saliency | PairError:
         references = self._references(explainer, matched) if matched and explainer.converges else None
         try:
-            return explainer.method.prepare(Subject(self.shared, explainer.fill), references)
+            return explainer.method.prepare(Subject(self.shared, explainer.fill, condition), references)
         except PairError as error:
             return error
 
@@ -254,17 +275,34 @@ class PreparedImage:
                 provider=models.similarity.provider,
             )
 
+    def _embeddings(self, matched: Sequence[Matched], condition: str | None) -> Float32:
+        """The other images' embeddings [R, D], as ``condition`` compares them."""
+        rows = np.stack([other.embedding for _, other in matched])
+        return conditioned(rows, self.shared.mask(condition), self.shared.models.bundle.similarity_function)
+
+    def _versions(self, kept: Float32, condition: str | None) -> Float32:
+        """What of the masked versions that an image kept ``condition`` compares, [K, D]."""
+        bundle = self.shared.models.bundle
+        names = tuple(bundle.conditions)
+        if not names:
+            return kept
+        mask = self.shared.mask(condition)
+        return kept_under(kept, mask, names.index(condition), len(names), bundle.similarity_function)
+
     def _references(self, explainer: Explainer, matched: Sequence[Matched]) -> References:
-        embeddings = np.stack([other.embedding for _, other in matched])
+        """The other images of ``matched``, all of one condition."""
+        condition = matched[0][0].pair.condition
+        embeddings = self._embeddings(matched, condition)
         if explainer.perturb == "query":
             return References(embeddings)
-        versions = [other.perturbed for _, other in matched if other.perturbed is not None and explainer.references]
+        kept = [other.perturbed for _, other in matched if other.perturbed is not None and explainer.references]
+        versions = [self._versions(some, condition) for some in kept]
 
         def gradients(start: int, stop: int) -> Gradient:
             pixels = [self.load(task.other).pixels for task, _ in matched[start:stop]]
             mean = self.shared.models.bundle.fill_mean
             fills = np.concatenate([make_fill(explainer.fill, image, mean) for image in pixels])
-            return self.shared.counted(self.shared.models.gradient.at(np.stack(pixels), fills))
+            return self.shared.gradient(np.stack(pixels), fills, condition)
 
         # a run of Mask alone masks no references by anything but what it optimises
         perturbed = np.stack(versions) if versions else None

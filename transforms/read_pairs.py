@@ -12,11 +12,14 @@ from apache_beam import pvalue
 from transforms import manifest
 from transforms.core.errors import DuplicatePair, PairError, UnknownCondition
 from transforms.core.types import Failure, Pair
+from transforms.rows import listed
 
 
 @dataclass(eq=False)
 class ReadPairs(beam.PTransform):  # type: ignore[misc]
     """Reads manifest files as a stream and settles duplicates.
+
+    Where a bundle has ``conditions``, its similarity is one of several, and a pair must say which.
 
     Of several rows with one pair id the smallest by canonical bytes goes on; the others fail as ``duplicate_pair``.
 
@@ -59,11 +62,12 @@ class _ReadRows(beam.DoFn):  # type: ignore[misc]
 
 
 def check_condition(pair: Pair, conditions: tuple[str, ...]) -> Pair | Failure:
-    """``pair``, or its failure where it names a condition that the bundle does not have."""
-    if pair.condition is None or pair.condition in conditions:
+    """``pair``, or its failure where it does not name one of the bundle's conditions, or one where there are none."""
+    if pair.condition in conditions or (pair.condition is None and not conditions):
         return pair
-    known = f"has the conditions {', '.join(conditions)}" if conditions else "has no conditions"
-    return Failure.of(pair, UnknownCondition(f"condition {pair.condition!r}: the bundle {known}"))
+    named = "no condition" if pair.condition is None else f"condition {pair.condition!r}"
+    known = f"has the conditions {listed(conditions, 5)}; name one of them" if conditions else "has no conditions"
+    return Failure.of(pair, UnknownCondition(f"{named}: the bundle {known}"))
 
 
 def _deduplicate(pair_id: str, pairs: Iterable[Pair]) -> Iterator[Any]:

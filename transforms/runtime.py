@@ -276,11 +276,18 @@ class GradientModel:
         self.fixed = _full_batches(bundle.gradient, device, rows)
         self.batch = self.fixed or rows
         self._session = session(folder / bundle.gradient.file, device, threads)
+        if bundle.conditions and not any(
+            one.name == "condition" for one in self._session.get_overridable_initializers()
+        ):
+            raise BundleError(
+                "the bundle's similarity has conditions, and its gradient graph takes none; export the bundle again"
+            )
 
-    def at(self, image: Image, fill: Float32) -> GradientAt:
+    def at(self, image: Image, fill: Float32, condition: Float32 | None = None) -> GradientAt:
         """The gradient for ``image`` uint8 [H, W, 3] and ``fill`` float32 [1, 1, 1, 3] or [1, H, W, 3], pixel units.
 
-        Rows of masks may have images and fills of their own: ``image`` [B, H, W, 3], ``fill`` [B, h, w, 3].
+        Rows of masks may have images and fills of their own: ``image`` [B, H, W, 3], ``fill`` [B, h, w, 3]. What is
+        compared is the embedding under the ``condition`` of that mask [D]; references are given as it compares them.
         """
         images = image if image.ndim == 4 else image[None]
         if images.shape[1:] != (*self.size, 3) or fill.ndim != 4 or fill.shape[1:] not in ((1, 1, 3), (*self.size, 3)):
@@ -288,7 +295,7 @@ class GradientModel:
                 f"expected an image [H, W, 3] or [B, H, W, 3] and a fill [1 or B, 1 or H, 1 or W, 3] of the frame "
                 f"{self.size}, got {image.shape} and {fill.shape}"
             )
-        return GradientAt(self, images, fill)
+        return GradientAt(self, images, fill, condition)
 
     def run(self, feeds: dict[str, NDArray[Any]]) -> list[Float32]:
         """Similarity, gradient and embedding of one batch of exactly as many rows as the graph takes."""
@@ -303,12 +310,13 @@ class GradientModel:
 class GradientAt:
     """The :class:`~transforms.core.saliency.contract.Gradient` of ``images`` [I, H, W, 3] and ``fills`` [F, h, w, 3].
 
-    I and F are 1, for all rows, or the number of rows.
+    I and F are 1, for all rows, or the number of rows. ``condition`` is a mask [D], None for the embedding as it is.
     """
 
     model: GradientModel
     images: Image
     fills: Float32
+    condition: Float32 | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -341,6 +349,8 @@ class GradientAt:
                 "noise": noise,
                 "reference": self._rows(np.asarray(references, np.float32), part, shared=False),
             }
+            if self.condition is not None:
+                feeds["condition"] = self.condition[None]
             for whole, some in zip(found, self.model.run(feeds), strict=True):
                 whole[part] = some[: rows - start]
         if not all(np.isfinite(part).all() for part in found):

@@ -13,20 +13,25 @@ from transforms.core.explanation import ExplainedImage
 from transforms.core.fill import make_fill
 from transforms.core.maps import background_of
 from transforms.core.saliency.contract import Design, Gradient, Perturbing
-from transforms.core.similarity import SimilarityFunction
-from transforms.core.types import Float32, content_id
+from transforms.core.similarity import SimilarityFunction, conditioned
+from transforms.core.types import Float32, Image, content_id
 from transforms.load_image import LoadedImage
 from transforms.models import Models
 from transforms.segments import superpixels
 
 
 class Shared:
-    """What all methods of one image share, whatever they fill with. ``passes`` counts the forward passes so far."""
+    """What all methods of one image share, whatever they fill with and under whatever condition it is compared.
+
+    ``passes`` counts the forward passes so far. Embeddings are those of the network, before any condition's mask: one
+    set of passes serves all conditions.
+    """
 
     def __init__(self, image: LoadedImage, models: Models) -> None:
         self.image, self.models = image, models
         self.passes = 0
-        self._perturbed: dict[tuple[str, str], Float32] = {}
+        self._designs: dict[Perturbing, Design] = {}
+        self._perturbed: dict[tuple[str | int, str], tuple[Design, Float32]] = {}
 
     @cached_property
     def base(self) -> Float32:
@@ -56,15 +61,29 @@ class Shared:
         """The image's superpixels."""
         return superpixels(self.image.pixels)
 
-    def counted(self, gradient: Gradient) -> Gradient:
-        """``gradient``, whose passes are counted."""
-        return _Counted(gradient, self)
+    def mask(self, condition: str | None) -> Float32 | None:
+        """The mask float32 [D] of the condition of that name, None for None."""
+        return None if condition is None else np.array(self.models.bundle.conditions[condition], np.float32)
+
+    def design(self, method: Perturbing) -> Design:
+        """The design of ``method`` for this image, the same object whenever it is asked for."""
+        if method not in self._designs:
+            self._designs[method] = self.models.design(method, self.image.sha256)
+        return self._designs[method]
+
+    def gradient(self, pixels: Image, fill: Float32, condition: str | None) -> Gradient:
+        """The slope of the similarity under ``condition``, for ``pixels`` and ``fill``; its passes are counted."""
+        return _Counted(self.models.gradient.at(pixels, fill, self.mask(condition)), self)
 
     def perturbed(self, design: Design, kind: str, enough: Callable[[Float32], int | None] | None) -> Float32:
-        """Embeddings [n', D] under the masks of ``design``; of equal masks and fills there is one set of passes."""
-        key = (design.key, kind) if design.key is not None and enough is None else None
-        if key in self._perturbed:
-            return self._perturbed[key]
+        """Embeddings [n', D] under the masks of ``design``; of equal masks and fills there is one set of passes.
+
+        Of a design without a key, which may equal no other, there is one for the object; it is kept with its design,
+        so that no other can take its place in memory.
+        """
+        key = (id(design) if design.key is None else design.key, kind)
+        if enough is None and key in self._perturbed:
+            return self._perturbed[key][1]
         fill = make_fill(kind, self.image.pixels, self.models.bundle.fill_mean)
         done: list[Float32] = []
         stop = None
@@ -74,16 +93,20 @@ class Shared:
             if enough is not None and (stop := enough(np.concatenate(done))) is not None:
                 break
         embeddings = np.concatenate(done)[:stop]
-        if key is not None:
-            self._perturbed[key] = embeddings
+        if enough is None:
+            self._perturbed[key] = design, embeddings
         return embeddings
 
 
 class Subject:
-    """``transforms.core.saliency.contract.Subject``: an image under one fill."""
+    """``transforms.core.saliency.contract.Subject``: a view of an image under one fill and one condition.
 
-    def __init__(self, shared: Shared, fill: str) -> None:
-        self._shared, self._fill = shared, fill
+    Without a ``condition`` embeddings are the network's own.
+    """
+
+    def __init__(self, shared: Shared, fill: str, condition: str | None = None) -> None:
+        self._shared, self._fill, self._condition = shared, fill, condition
+        self._mask = shared.mask(condition)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -95,27 +118,28 @@ class Subject:
 
     @property
     def base(self) -> Float32:
-        return self._shared.base
+        return conditioned(self._shared.base, self._mask, self.function)
 
     def seed(self, seed: int) -> int:
         return int(content_id(str(seed), self._shared.image.sha256, letter="")[:12], 16)
 
     def design(self, method: Perturbing) -> Design:
-        return self._shared.models.design(method, self._shared.image.sha256)
+        return self._shared.design(method)
 
     def perturbed(self, design: Design, enough: Callable[[Float32], int | None] | None = None) -> Float32:
-        return self._shared.perturbed(design, self._fill, enough)
+        return conditioned(self._shared.perturbed(design, self._fill, enough), self._mask, self.function)
 
     def superpixels(self) -> NDArray[np.int64]:
         return self._shared.labels
 
     def gradient(self) -> Gradient:
-        models, pixels = self._shared.models, self._shared.image.pixels
-        slope = models.gradient.at(pixels, make_fill(self._fill, pixels, models.bundle.fill_mean))
-        return self._shared.counted(slope)
+        pixels = self._shared.image.pixels
+        fill = make_fill(self._fill, pixels, self._shared.models.bundle.fill_mean)
+        return self._shared.gradient(pixels, fill, self._condition)
 
     def local(self) -> tuple[Float32, Float32]:
-        return self._shared.local
+        local, bias = self._shared.local
+        return (local, bias) if self._mask is None else (local * self._mask[:, None, None], bias * self._mask)
 
 
 class _Counted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pipeline.commands import values
 from pipeline.commands.common import add_image_root, add_serving, command
 
 
@@ -16,6 +17,18 @@ def add(commands: Any) -> None:
     parser.add_argument("--bundle", required=True, help="model bundle")
     parser.add_argument("--out", required=True, help="manifest to write: .csv, .jsonl or .parquet")
     parser.add_argument("--top-k", type=int, default=8, help="references a query")
+    parser.add_argument(
+        "--condition",
+        metavar="NAME",
+        help="compare under this condition of the bundle, products of one of its types with those of the other",
+    )
+    parser.add_argument(
+        "--similar-by",
+        type=values.names,
+        default=(),
+        metavar="COLUMN,…",
+        help="pair only products that agree in these columns, such as a training's positives",
+    )
     parser.add_argument("--split", help="only products of this split of the catalogue")
     parser.add_argument("--queries", type=int, help="how many queries, drawn by a hash of their ids; all when left out")
     parser.add_argument("--seed", type=int, default=0, help="seed of that draw")
@@ -29,6 +42,6 @@ def add(commands: Any) -> None:
 def _run_pairs(options: argparse.Namespace) -> int:
     from pipeline.pairs import make_pairs
 
-    names = "catalogue bundle out top_k split queries seed device threads batch chunk image_roots allow_http"
-    make_pairs(**{name: getattr(options, name) for name in names.split()})
+    names = "catalogue bundle out top_k condition similar_by split queries seed device threads batch chunk image_roots"
+    make_pairs(**{name: getattr(options, name) for name in (*names.split(), "allow_http")})
     return 0

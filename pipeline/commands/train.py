@@ -25,6 +25,14 @@ def add(commands: Any) -> None:
         metavar="COLUMN,…",
         help="columns in which two similar products agree",
     )
+    similarity.add_argument(
+        "--conditions",
+        metavar="COLUMN",
+        help="column of types: products of any two types are compared under a condition of their own",
+    )
+    similarity.add_argument(
+        "--min-pairs", type=int, default=20, help="leave out conditions with fewer positive pairs of training products"
+    )
     similarity.add_argument("--embedding", type=int, default=128, help="length of the embedding")
     similarity.add_argument("--margin", type=float, default=0.2, help="of the triplet loss, in cosine distance")
     similarity.add_argument(
@@ -124,7 +132,10 @@ def add(commands: Any) -> None:
 def _run_train_similarity(options: argparse.Namespace) -> int:
     from export.training import train_similarity
 
-    own = {name: getattr(options, name) for name in ("similar_by", "embedding", "margin", "mining")}
+    own = {
+        name: getattr(options, name)
+        for name in ("similar_by", "conditions", "min_pairs", "embedding", "margin", "mining")
+    }
     train_similarity(**_training(options), **own)
     return 0
 

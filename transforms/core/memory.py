@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from transforms.core.similarity import SimilarityFunction, rows_kept
+
 DEFAULT_BATCH = {"cpu": 16, "cuda": 256}
 """Forward passes at once: few on a CPU, where larger batches leave the cache and are slower."""
 
@@ -43,6 +45,7 @@ def plan(
     max_pixels: int,
     hold: bool,
     grid: int = 64,
+    conditions: bool = False,
 ) -> MemoryPlan:
     """The memory of explaining one query.
 
@@ -51,12 +54,14 @@ def plan(
       batch: forward passes at once. dimension: D. chunk: references that are estimated together.
       max_pixels: the largest image that is decoded.
       grid: G, the cells of a mask's grid that the estimate sums over.
+      conditions: whether embeddings are kept as they are, and compared under one condition after the other.
     """
     held = masks * banks if hold else min(batch, masks)
+    copies = 4 if conditions else 0  # float32, of the one condition that is being estimated
     return MemoryPlan(
         bank=bank_bytes(held, size),
         # float32 as they come, a float64 copy, and differences; scores; references in both precisions
-        embeddings=20 * (masks + 1) * dimension + chunk * (8 * masks + 12 * dimension),
+        embeddings=(20 + copies) * (masks + 1) * dimension + chunk * (8 * masks + (12 + copies) * dimension),
         # the maps and a few planes; grids in both precisions; either sums over them, ordered by shift and weighted, or
         # the regression's features, four a cell, on their way, and its system
         estimate=8 * size[0] * size[1] * (chunk + 6) + 90 * masks * grid + 16 * min(masks, 4 * grid) ** 2,
@@ -73,10 +78,18 @@ def gradient_bytes(size: tuple[int, int], pairs: int) -> int:
     return pairs * size[0] * size[1] * 2 * (2 * 4 + 5 * 8 + 3 + 3 * 4)
 
 
-def reference_bytes(masks: int, dimension: int, chunk: int, function: str) -> int:
-    """Bytes of the ``masks`` masked versions of a reference, and of what ``chunk`` references keep of them."""
-    kept = masks if function == "euclidean" else min(masks, 1)
-    return 20 * masks * dimension + 8 * chunk * kept * dimension
+def reference_bytes(masks: int, dimension: int, chunk: int, function: SimilarityFunction, conditions: int = 0) -> int:
+    """Bytes of the ``masks`` masked versions of a reference, and of what ``chunk`` references keep of them.
+
+    That is what :func:`transforms.core.similarity.keep` says, and what of it is compared under one of the
+    ``conditions``: one by one, then together.
+    """
+    if not masks:
+        return 0
+    kept = rows_kept(masks, conditions, function)
+    compared = masks if function == "euclidean" else 1
+    copies = 8 if conditions else 4
+    return 20 * masks * dimension + chunk * (4 * kept + copies * compared) * dimension
 
 
 def megabytes(count: int) -> str:

@@ -134,8 +134,8 @@ class EmbeddedImage:
     """What one distinct image is to the model: a small vector each, computed once however many pairs name it.
 
     ``height`` and ``width`` are the original's after EXIF. ``scores`` is None for a bundle without attributes.
-    ``perturbed`` is the mean of the embeddings of masked versions, or these themselves where the similarity is not
-    linear in them; None where they are not asked for.
+    ``perturbed`` is what ``transforms.core.similarity.keep`` keeps of the embeddings of masked versions: their mean, or
+    one for each condition, or these themselves; None where they are not asked for.
     """
 
     address: str

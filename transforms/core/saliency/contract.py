@@ -80,9 +80,10 @@ class Gradient(Protocol):
 class References:
     """The other images of the pairs: what the explained image is compared with.
 
-    ``embeddings`` is float32 [R, D]. Where the references are perturbed too, ``perturbed`` float32 [R, K, D] holds what
-    their masked versions became, K = 1 with the mean where the similarity is linear in it, after ``passes`` passes of
-    each, and ``gradients(start, stop)`` is the slope in the masks of references ``start`` to ``stop``, row by row.
+    All are compared under one condition, the subject's, and vectors are what it leaves of them. ``embeddings`` is
+    float32 [R, D]. Where the references are perturbed too, ``perturbed`` float32 [R, K, D] holds what their masked
+    versions became, K = 1 with the mean where the similarity is linear in it, after ``passes`` passes of each, and
+    ``gradients(start, stop)`` is the slope in the masks of references ``start`` to ``stop``, row by row.
     """
 
     embeddings: Float32
@@ -115,9 +116,10 @@ class Saliency(Protocol):
 
 
 class Subject(Protocol):
-    """An image that is explained, and what the bundle's networks say of it.
+    """An image that is explained, and what the bundle's networks say of it, under one condition of the similarity.
 
-    ``size`` is the frame (H, W), ``base`` float32 [1, D] the embedding of the whole image.
+    ``size`` is the frame (H, W), ``base`` float32 [1, D] the embedding of the whole image. A method knows of no
+    conditions: embeddings come as the condition compares them. The passes are the same for all conditions.
     """
 
     @property

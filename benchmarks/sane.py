@@ -1,0 +1,233 @@
+"""Does SANE explain better than its parts? ``make sane``, or ``python -m benchmarks.sane --help``.
+
+Photographs: attribute recognition with and without supervision by saliency maps, and explanations by attributes judged
+by attribute removal. Every step is a command of ``whymatch`` whose result is kept under ``--out``. What was searched
+for (how maps supervise, which pairs the priors are of, phi and scales) is read from a committed record; ``--search``
+makes that record anew, on the validation split.
+
+The page's text is written by hand; this rewrites what stands between its marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.sane_judging import (
+    EXPLAINERS,
+    SANE,
+    Explainer,
+    Judged,
+    Sums,
+    mean_average_precision,
+    random_scores,
+    scores,
+    search,
+)
+from benchmarks.sane_report import Results, rewritten
+from benchmarks.sane_study import RECORD, SEARCHED, UNSUPERVISED, Choice, Real, Record, Supervision, Tried
+from benchmarks.steps import Steps
+from export.ranking import Parts, collect, see
+from transforms import bundle as bundles
+from transforms import catalogue as catalogues
+from transforms.core.calibration import Evidence, fit_scales
+from transforms.core.errors import UsageError
+from transforms.core.removal import Oracle, Removal
+from transforms.core.types import Failure, Float64
+
+SPLITS = ("train", "valid", "test")
+AMONG = ("all", "having")
+"""Which held-out pairs a prior is of: all, as in the paper, or those whose query has the attribute."""
+
+
+@dataclass(frozen=True, eq=False)
+class Seed:
+    """What one attribute network says: its parts of both splits, and its scores [I, A] of the test split's products,
+    which have attributes ``has`` where they are ``known``, bool [I, A]."""
+
+    valid: Parts
+    test: Parts
+    scores: Float64 = field(repr=False)
+    has: NDArray[np.bool_] = field(repr=False)
+    known: NDArray[np.bool_] = field(repr=False)
+
+
+def prepare(plan: Real, steps: Steps) -> None:
+    """The similarity network that is explained, and the maps of its pairs."""
+    steps.run(plan.train_similarity)
+    steps.run(plan.export_similarity)
+    for split in SPLITS:
+        steps.run(plan.pairs(split))
+        steps.run(plan.audit(split))
+
+
+def real(plan: Real, record: Record, steps: Steps) -> Results:
+    """The study on photographs with the settings of ``record``."""
+    prepare(plan, steps)
+    variants = (unsupervised(record.supervision), record.supervision)
+    trained = [plan.train_attributes(variant, seed) for seed in plan.seeds for variant in variants]
+    exported = [plan.export(variant, seed) for seed in plan.seeds for variant in variants]
+    of_priors = [plan.priors(variants[0], seed, record.among) for seed in plan.seeds]
+    steps.run(*trained, at_once=2)
+    steps.run(*exported)
+    steps.run(*of_priors, at_once=2)
+    seen = {(variant, seed): read_seed(plan, variant, seed) for seed in plan.seeds for variant in variants}
+    sums: dict[str, Sums] = {}
+    for explainer in EXPLAINERS:
+        judged: list[Judged] = []
+        for seed in plan.seeds:
+            of, prior = seen[variants[explainer.supervised], seed], read_prior(plan, variants[0], seed)
+            judged += judge(explainer, record.choices.get(explainer.name), of, prior, seed)
+        sums[explainer.name] = Sums.of(judged)
+    precision = [mean_average_precision([seen[variant, seed] for seed in plan.seeds]) for variant in variants]
+    by_seed = [[mean_average_precision([seen[variant, seed]]) for variant in variants] for seed in plan.seeds]
+    test = seen[variants[0], plan.seeds[0]].test
+    oracle = Oracle(test.drops)
+    every = [plan.train_similarity, plan.export_similarity, *trained, *exported, *of_priors]
+    every += [step for split in SPLITS for step in (plan.pairs(split), plan.audit(split))]
+    return Results(
+        record=record,
+        sums=sums,
+        precision=(precision[0], precision[1]),
+        by_seed=tuple((one[0], one[1]) for one in by_seed),
+        pairs=len(test.pairs),
+        judged=int(oracle.judged.sum()),
+        unscored=oracle.unscored,
+        not_above_zero=oracle.not_above_zero,
+        removable=float((np.isfinite(test.drops) & test.on_query).sum() / test.on_query.sum()),
+        oracles=oracles(test, oracle),
+        seconds={step.name: steps.seconds(step) for step in every},
+    )
+
+
+def unsupervised(supervision: Supervision) -> Supervision:
+    """The same training without the maps."""
+    return replace(UNSUPERVISED, attribute_loss=supervision.attribute_loss)
+
+
+def read_seed(plan: Real, supervision: Supervision, seed: int) -> Seed:
+    """Shows the catalogue to one bundle and collects what its ranking is made of."""
+    bundle, catalogue = str(plan.export(supervision, seed).makes), str(plan.catalogue)
+    queries = {
+        row.id: row.split
+        for row in catalogues.read(catalogue)
+        if not isinstance(row, Failure) and row.split in SPLITS[1:]
+    }
+    seen = see(bundle, catalogue, queries.keys(), threads=2, echo=_quiet)
+    removal = Removal(max_distance=plan.max_distance)
+    valid, test = (
+        collect(str(plan.audit(split).makes), bundle, catalogue, removal=removal, seen=seen, echo=_quiet)
+        for split in SPLITS[1:]
+    )
+    at = [seen.places[product] for product, split in queries.items() if split == "test" and product in seen.places]
+    places = np.array([place for place in at if place in seen.confidence])
+    attributes = len(valid.vocabulary)
+    confidence = np.stack([seen.confidence[place] for place in places.tolist()]).astype(np.float64)
+    return Seed(valid, test, confidence, seen.has[places, :attributes], seen.known[places, :attributes])
+
+
+def read_prior(plan: Real, supervision: Supervision, seed: int) -> Float64:
+    """The priors [A] of one seed. They are of the similarity network alone, the same for each of its bundles."""
+    priors = bundles.read(str(plan.export(supervision, seed).makes)).priors
+    if priors is None:
+        raise UsageError(f"{plan.export(supervision, seed).makes} has no priors: remove it and run again")
+    return np.array(priors)
+
+
+def judge(explainer: Explainer, choice: Choice | None, of: Seed, prior: Float64, seed: int) -> list[Judged]:
+    """An explainer on the test split, on scales that are fitted to the validation split."""
+    oracle, queries = Oracle(of.test.drops), np.array(of.test.queries)
+    if not any(explainer.parts):
+        return [Judged(queries, oracle.judge(some)) for some in random_scores(of.test.drops.shape, seed)]
+    if choice is None:
+        raise UsageError(f"the record says nothing of {explainer.name!r}: search again")
+    valid, test = (Evidence(part.confidence, part.match, prior) for part in (of.valid, of.test))
+    scales = fit_scales(choice.scale, valid, Oracle(of.valid.drops))
+    return [Judged(queries, oracle.judge(scores(explainer, test, choice.phi, scales)))]
+
+
+def oracles(parts: Parts, oracle: Oracle) -> Mapping[str, float]:
+    """How often the oracle is of each column."""
+    columns = [parts.vocabulary[at].partition("=")[0] for at in oracle.best[oracle.judged]]
+    return {column: columns.count(column) / len(columns) for column in dict.fromkeys(columns)}
+
+
+def make_record(plan: Real, steps: Steps, tried: Sequence[Supervision] = SEARCHED) -> Record:
+    """Searches, on the validation split and with the first seed, for what the record holds.
+
+    The attribute loss is the one that recognises better without maps; how maps supervise, and which pairs the priors
+    are of, is what makes SANE's removal score largest; every explainer has its own phi and scale.
+    """
+    prepare(plan, steps)
+    seed = plan.seeds[0]
+    steps.run(*(plan.train_attributes(one, seed) for one in tried), at_once=2)
+    steps.run(*(plan.export(one, seed) for one in tried))
+    seen = {one: read_seed(plan, one, seed) for one in tried}
+    plain = [one for one in tried if not one.weight]
+    base = max(plain, key=lambda one: recognised(plan, one, seed))
+    priors = {}
+    for among in AMONG:
+        steps.run(plan.priors(base, seed, among))
+        priors[among] = read_prior(plan, base, seed)
+    rows = []
+    for one in tried:
+        for among, prior in priors.items():
+            valid = seen[one].valid
+            evidence, oracle = Evidence(valid.confidence, valid.match, prior), Oracle(valid.drops)
+            scale, point = search(SANE, evidence, oracle)
+            of_maps = search(EXPLAINERS[3], evidence, oracle)[1]
+            figures = (recognised(plan, one, seed), of_maps.removal, point.removal, point.top1)
+            rows.append(Tried(one, among, *figures, point.phi, scale))
+    allowed = [row for row in rows if row.supervision.weight and row.supervision.attribute_loss == base.attribute_loss]
+    best = max(allowed, key=lambda row: (row.sane, row.sane_top1))
+    choices = {}
+    for explainer in EXPLAINERS:
+        if any(explainer.parts):
+            valid = seen[best.supervision if explainer.supervised else base].valid
+            evidence = Evidence(valid.confidence, valid.match, priors[best.among])
+            scale, point = search(explainer, evidence, Oracle(valid.drops))
+            choices[explainer.name] = Choice(point.phi, scale)
+    return Record(best.supervision, choices, best.among, tuple(rows))
+
+
+def recognised(plan: Real, supervision: Supervision, seed: int) -> float:
+    """mAP of an attribute network on the validation split."""
+    record = plan.train_attributes(supervision, seed).makes / "attributes.json"
+    return float(json.loads(record.read_text(encoding="utf-8"))["training"]["figures"]["valid"]["map"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the study and rewrites the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sane", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--catalogue", type=Path, required=True, help="products.csv of the photographs")
+    parser.add_argument("--out", type=Path, default=Path("build/sane/real"), help="what is made lies here, and is kept")
+    parser.add_argument("--record", type=Path, default=RECORD, help="what the search found")
+    parser.add_argument("--search", action="store_true", help="search, and write the record; no page")
+    parser.add_argument("--page", type=Path, default=Path("docs/sane.md"), help="the page to rewrite")
+    options = parser.parse_args(arguments)
+    if not options.catalogue.exists():
+        raise SystemExit(f"there is no {options.catalogue}: name products.csv, as in make sane DATA=folder")
+    plan, steps = Real(options.catalogue, options.out), Steps(options.out / "steps")
+    if options.search:
+        make_record(plan, steps).write(options.record)
+        print(options.record)
+        return
+    if not options.record.exists():
+        raise SystemExit(f"there is no {options.record}: make it by --search")
+    results = real(plan, Record.read(options.record), steps)
+    options.page.write_text(rewritten(options.page.read_text(encoding="utf-8"), results), encoding="utf-8")
+    print(options.page)
+
+
+def _quiet(line: str) -> None:
+    """Says nothing: a step's own lines are in its log."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""``whymatch calibrate``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from pipeline.commands.common import add_image_root, add_serving, command
+from transforms.core.errors import UsageError
+
+
+def add(commands: Any) -> None:
+    parser = command(
+        commands,
+        "calibrate",
+        _run_calibrate,
+        "find how a bundle should weigh confidence, map match and prior when it ranks attributes",
+        "It reads the maps of an audit of validation pairs, judges rankings by attribute removal, and writes the best "
+        "weights and the scales of the parts into bundle.json.",
+    )
+    parser.add_argument("--bundle", required=True, type=Path, help="model bundle with attributes, a local folder")
+    parser.add_argument("--catalogue", required=True, help="CSV, JSONL or Parquet with id, image and attribute columns")
+    parser.add_argument("--tables", required=True, metavar="DIR", help="the --out of the audit")
+    parser.add_argument("--run-id", help="which run; the one that was started last when left out")
+    parser.add_argument("--method", help="whose maps, where the run has several")
+    parser.add_argument(
+        "--scale",
+        choices=("standard", "quantile", "isotonic", "best"),
+        default="best",
+        help="how each part is put on a common scale; best tries all",
+    )
+    parser.add_argument(
+        "--neighbours", type=int, default=5, help="products that stand for a query without an attribute, at most"
+    )
+    parser.add_argument(
+        "--max-distance", type=int, default=0, help="other columns in which these may differ from the query"
+    )
+    parser.add_argument("--record", type=Path, metavar="FILE", help="JSON file for everything that was tried")
+    add_image_root(parser, "local folder that images may lie in, besides the catalogue's")
+    add_serving(parser)
+
+
+def _run_calibrate(options: argparse.Namespace) -> int:
+    from export.ranking import calibrate_command
+    from pipeline.commands.common import say
+    from pipeline.launch import default_threads
+    from transforms import storage
+    from transforms.addresses import is_local
+    from transforms.core.removal import Removal
+
+    for name in ("neighbours", "threads"):
+        if (given := getattr(options, name)) is not None and given < 1:
+            raise UsageError(f"--{name} must be at least 1, not {given}")
+    if options.max_distance < 0:
+        raise UsageError(f"--max-distance must be at least 0, not {options.max_distance}")
+    least = min(Removal.least, options.neighbours)
+    beside = [storage.resolve("", options.catalogue)] if is_local(options.catalogue) else []
+    names = "bundle catalogue tables run_id method scale record device"
+    calibrate_command(
+        **{name: getattr(options, name) for name in names.split()},
+        removal=Removal(options.neighbours, least, options.max_distance),
+        threads=options.threads or default_threads(1),
+        access=storage.Access(roots=(*options.image_roots, *beside)),
+        echo=say,
+    )
+    return 0
