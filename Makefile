@@ -11,7 +11,7 @@ DATA ?= ../shared/data/fashion-products
 PINS := setup.py pyproject.toml constraints.txt Makefile
 
 .DEFAULT_GOAL := help
-.PHONY: help audit test check demo-bundle fashion benchmark clean
+.PHONY: help audit test check demo-bundle fashion sane sane-search benchmark clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,13 @@ demo-bundle: $(VENV)/.test ## train the embedded demo bundles again, from nothin
 
 fashion: $(VENV)/.test ## real photographs: train, export, pair, audit, query (DATA is the folder of products.csv)
 	examples/fashion/run.sh $(DATA) $(OUT)/fashion
+
+sane: $(VENV)/.test ## the tables of docs/sane.md, from nothing: real photographs (DATA), then drawn garments; steps are kept
+	$(BIN)/python -m benchmarks.sane --catalogue $(DATA)/products.csv --out $(OUT)/sane/real
+	$(BIN)/python -m benchmarks.sane_garments --out $(OUT)/sane/garments
+
+sane-search: $(VENV)/.test ## search anew for what make sane reads from docs/benchmarks/sane-search.json
+	$(BIN)/python -m benchmarks.sane --catalogue $(DATA)/products.csv --out $(OUT)/sane/real --search
 
 benchmark: $(VENV)/.test ## the cost of explaining against the cost of bare forward passes
 	$(BIN)/python -m benchmarks.overhead

@@ -31,7 +31,7 @@ from benchmarks.sane_judging import (
     search,
 )
 from benchmarks.sane_report import Results, rewritten
-from benchmarks.sane_study import RECORD, SEARCHED, UNSUPERVISED, Choice, Real, Record, Supervision, Tried
+from benchmarks.sane_study import RECORD, SEARCHED, UNIFORM, UNSUPERVISED, Choice, Real, Record, Supervision, Tried
 from benchmarks.steps import Steps
 from export.ranking import Parts, collect, see
 from transforms import bundle as bundles
@@ -73,7 +73,8 @@ def real(plan: Real, record: Record, steps: Steps) -> Results:
     variants = (unsupervised(record.supervision), record.supervision)
     trained = [plan.train_attributes(variant, seed) for seed in plan.seeds for variant in variants]
     exported = [plan.export(variant, seed) for seed in plan.seeds for variant in variants]
-    of_priors = [plan.priors(variants[0], seed, record.among) for seed in plan.seeds]
+    among = sorted({choice.among for choice in record.choices.values()})
+    of_priors = [plan.priors(variants[0], seed, one) for seed in plan.seeds for one in among]
     steps.run(*trained, at_once=2)
     steps.run(*exported)
     steps.run(*of_priors, at_once=2)
@@ -82,8 +83,9 @@ def real(plan: Real, record: Record, steps: Steps) -> Results:
     for explainer in EXPLAINERS:
         judged: list[Judged] = []
         for seed in plan.seeds:
-            of, prior = seen[variants[explainer.supervised], seed], read_prior(plan, variants[0], seed)
-            judged += judge(explainer, record.choices.get(explainer.name), of, prior, seed)
+            of, choice = seen[variants[explainer.supervised], seed], record.choices.get(explainer.name)
+            prior = read_prior(plan, variants[0], seed, choice.among if choice else among[0])
+            judged += judge(explainer, choice, of, prior, seed)
         sums[explainer.name] = Sums.of(judged)
     precision = [mean_average_precision([seen[variant, seed] for seed in plan.seeds]) for variant in variants]
     by_seed = [[mean_average_precision([seen[variant, seed]]) for variant in variants] for seed in plan.seeds]
@@ -132,12 +134,9 @@ def read_seed(plan: Real, supervision: Supervision, seed: int) -> Seed:
     return Seed(valid, test, confidence, seen.has[places, :attributes], seen.known[places, :attributes])
 
 
-def read_prior(plan: Real, supervision: Supervision, seed: int) -> Float64:
+def read_prior(plan: Real, supervision: Supervision, seed: int, among: str) -> Float64:
     """The priors [A] of one seed. They are of the similarity network alone, the same for each of its bundles."""
-    priors = bundles.read(str(plan.export(supervision, seed).makes)).priors
-    if priors is None:
-        raise UsageError(f"{plan.export(supervision, seed).makes} has no priors: remove it and run again")
-    return np.array(priors)
+    return np.array(bundles.read(str(plan.priors(supervision, seed, among).makes)).priors, np.float64)
 
 
 def judge(explainer: Explainer, choice: Choice | None, of: Seed, prior: Float64, seed: int) -> list[Judged]:
@@ -161,8 +160,8 @@ def oracles(parts: Parts, oracle: Oracle) -> Mapping[str, float]:
 def make_record(plan: Real, steps: Steps, tried: Sequence[Supervision] = SEARCHED) -> Record:
     """Searches, on the validation split and with the first seed, for what the record holds.
 
-    The attribute loss is the one that recognises better without maps; how maps supervise, and which pairs the priors
-    are of, is what makes SANE's removal score largest; every explainer has its own phi and scale.
+    The attribute loss is the one that recognises better without maps; how maps supervise is what makes SANE's removal
+    score largest, flat maps left aside; every explainer has its own phi, scale and kind of prior.
     """
     prepare(plan, steps)
     seed = plan.seeds[0]
@@ -174,7 +173,7 @@ def make_record(plan: Real, steps: Steps, tried: Sequence[Supervision] = SEARCHE
     priors = {}
     for among in AMONG:
         steps.run(plan.priors(base, seed, among))
-        priors[among] = read_prior(plan, base, seed)
+        priors[among] = read_prior(plan, base, seed, among)
     rows = []
     for one in tried:
         for among, prior in priors.items():
@@ -184,16 +183,26 @@ def make_record(plan: Real, steps: Steps, tried: Sequence[Supervision] = SEARCHE
             of_maps = search(EXPLAINERS[3], evidence, oracle)[1]
             figures = (recognised(plan, one, seed), of_maps.removal, point.removal, point.top1)
             rows.append(Tried(one, among, *figures, point.phi, scale))
-    allowed = [row for row in rows if row.supervision.weight and row.supervision.attribute_loss == base.attribute_loss]
-    best = max(allowed, key=lambda row: (row.sane, row.sane_top1))
+    of_base = [row for row in rows if row.supervision.attribute_loss == base.attribute_loss]
+    best = max(
+        (row for row in of_base if row.supervision.weight and row.supervision.temperature != UNIFORM),
+        key=lambda row: (row.sane, row.sane_top1),
+    )
     choices = {}
     for explainer in EXPLAINERS:
         if any(explainer.parts):
             valid = seen[best.supervision if explainer.supervised else base].valid
-            evidence = Evidence(valid.confidence, valid.match, priors[best.among])
-            scale, point = search(explainer, evidence, Oracle(valid.drops))
-            choices[explainer.name] = Choice(point.phi, scale)
-    return Record(best.supervision, choices, best.among, tuple(rows))
+            choices[explainer.name] = choose(explainer, valid, priors)
+    return Record(best.supervision, choices, tuple(rows))
+
+
+def choose(explainer: Explainer, valid: Parts, priors: Mapping[str, Float64]) -> Choice:
+    """What is best for one explainer on validation pairs."""
+    found = []
+    for among, prior in priors.items():
+        scale, point = search(explainer, Evidence(valid.confidence, valid.match, prior), Oracle(valid.drops))
+        found.append((point.removal, point.top1, Choice(point.phi, scale, among)))
+    return max(found, key=lambda one: one[:2])[2]
 
 
 def recognised(plan: Real, supervision: Supervision, seed: int) -> float:

@@ -9,6 +9,7 @@ The page's text is written by hand; this rewrites what stands between its marks.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -81,13 +82,19 @@ class Overlaps:
 @dataclass(frozen=True)
 class Known:
     """A network that knows one attribute: in what share of test pairs this attribute of the query has the highest prior
-    of the query's own, and is ranked first of all attributes; and the phi that calibration found."""
+    of the query's own, and is ranked first of all attributes; and the phi that calibration found.
+
+    ``recall`` is the network's recall@1 on the test split, ``chance`` that of a random order. Where several attributes
+    share the first place, each has its part of it.
+    """
 
     column: str
     pairs: int
-    prior_first: float
-    rank_first: float
-    confidence_first: float
+    recall: float
+    chance: float
+    prior_first: Interval
+    rank_first: Interval
+    confidence_first: Interval
     phi: tuple[float, float, float]
 
 
@@ -131,7 +138,7 @@ def known(plan: Garments, supervision: Supervision, steps: Steps) -> list[Known]
         steps.run(plan.export(column, supervision, seed))
         steps.run(plan.priors(column, supervision, seed))
         steps.run(plan.calibrate(column, supervision, seed))
-        found.append(_known(plan, plan.export(column, supervision, seed).makes, column))
+        found.append(_known(plan, plan.calibrate(column, supervision, seed).makes, column))
     return found
 
 
@@ -144,11 +151,26 @@ def _known(plan: Garments, address: Path, column: str) -> Known:
     of_column = np.array([name.partition("=")[0] == column for name in bundle.vocabulary])
     wanted = parts.on_query & of_column  # [P, A]; the query's value of the column
     usable = wanted.any(axis=1)
+    queries = np.unique(np.array(parts.queries)[usable], return_inverse=True)[1]
     prior = np.where(parts.on_query, np.array(bundle.priors), -np.inf)
     rank = bundle.ranking.scores(parts.confidence, parts.match)
-    firsts = [values[usable].argmax(axis=1) for values in (prior, rank, parts.confidence)]
-    shares = [float(wanted[usable][np.arange(usable.sum()), first].mean()) for first in firsts]
-    return Known(column, int(usable.sum()), shares[0], shares[1], shares[2], bundle.phi)
+    shares = [share_of_first(values[usable], wanted[usable]) for values in (prior, rank, parts.confidence)]
+    figures = json.loads((plan.train_similarity(column).makes / "similarity.json").read_text(encoding="utf-8"))
+    test = figures["training"]["figures"]["test"]
+    first, second, third = (_over_queries(share, queries) for share in shares)
+    return Known(column, int(usable.sum()), test["recall@1"], test["chance"], first, second, third, bundle.phi)
+
+
+def share_of_first(values: Float64, wanted: NDArray[np.bool_]) -> Float64:
+    """What part of the first place of each row of ``values`` [P, A] goes to those that are ``wanted``: [P], 0 to 1."""
+    first = values == values.max(axis=1, keepdims=True)
+    return np.asarray((first & wanted).sum(axis=1) / first.sum(axis=1))
+
+
+def _over_queries(values: Float64, queries: NDArray[np.int64]) -> Interval:
+    """The mean over pairs with its interval over queries, which are numbered from 0."""
+    totals, counts = np.bincount(queries, values), np.bincount(queries)
+    return bootstrap(lambda drawn: float(totals[drawn].sum() / counts[drawn].sum()), len(counts))
 
 
 def rewritten(page: str, overlap_of: Overlaps, ranks: Sequence[Known], minutes: float, plan: Garments) -> str:
@@ -169,19 +191,21 @@ def section(overlap_of: Overlaps, ranks: Sequence[Known], minutes: float, plan: 
     rows = [
         (
             one.column,
+            f"{one.recall:.3f} ({one.chance:.3f})",
             f"{one.pairs:,}",
-            *(f"{share:.1%}" for share in (one.prior_first, one.rank_first, one.confidence_first)),
+            *(share.text(1, 100) for share in (one.prior_first, one.rank_first, one.confidence_first)),
             ", ".join(f"{weight:g}" for weight in one.phi),
         )
         for one in ranks
     ]
-    head = ("similar by", "test pairs", "its prior is the query's highest", "ranked first of all", "most confident")
+    shares = ("% its prior is the query's highest", "% ranked first of all", "% most confident")
+    known_head = ("similar by", "recall@1 (chance)", "test pairs", *shares, "phi")
     how = paragraph(
         f"{date.today():%Y-%m-%d}, {processor()}, {versions('torch', 'onnxruntime', 'scikit-learn')}. {plan.products} "
         f"garments, {len(plan.seeds)} seeds, {len(overlap_of.without)} of the test split. Steps: {minutes:.0f} minutes "
         "in all, two trainings side by side counting twice."
     )
-    return "\n\n".join([how, table, markdown_table((*head, "phi"), rows)])
+    return "\n\n".join([how, table, markdown_table(known_head, rows)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -81,8 +81,9 @@ def random_scores(shape: tuple[int, ...], seed: int) -> list[Float64]:
 @dataclass(frozen=True, eq=False)
 class Sums:
     """Sums over the pairs of each query, all seeds together, [Q] each: of an explainer's first drops, of the oracle's,
-    of pairs whose oracle is first or among the first five, and of pairs."""
+    of pairs whose oracle is first or among the first five, and of pairs. ``names`` are the queries."""
 
+    names: NDArray[np.str_] = field(repr=False)
     first: Float64
     oracle: Float64
     top1: Float64
@@ -100,7 +101,7 @@ class Sums:
             values = (one.judgement.first[pairs], one.judgement.oracle[pairs], ranks <= 1, ranks <= 5, pairs[pairs])
             for total, value in zip(totals, values, strict=True):
                 np.add.at(total, at, value)
-        return cls(*totals)
+        return cls(names, *totals)
 
     def figures(self, drawn: NDArray[np.int64]) -> dict[str, float]:
         """Figures over the drawn queries: ``drop`` (mean of the first attribute's), ``removal`` (in units of the
@@ -127,7 +128,7 @@ def intervals(sums: Sums) -> dict[str, Interval]:
 
 def differences(sums: Sums, other: Sums) -> dict[str, Interval]:
     """Each figure of the first less that of the other, over the same queries."""
-    if len(sums.pairs) != len(other.pairs):
+    if not np.array_equal(sums.names, other.names):
         raise ValueError("differences are of the same queries")
     return {
         name: bootstrap(

@@ -118,14 +118,14 @@ def _choices(results: Results) -> str:
     supervision = results.record.supervision
     of_maps = "as they are" if supervision.temperature is None else f"at temperature {supervision.temperature:g}"
     head = paragraph(
-        f"Attribute loss {supervision.attribute_loss}, lambda {supervision.weight:g}, maps {of_maps}; priors of "
-        f"{'all held-out pairs' if results.record.among == 'all' else 'pairs whose query has the attribute'}."
+        f"Attribute loss {supervision.attribute_loss}, lambda {supervision.weight:g}, maps {of_maps}. Each explainer "
+        "has the phi, the scale and the priors that are best for it on the validation split."
     )
     rows = [
-        (name, ", ".join(f"{weight:g}" for weight in choice.phi), choice.scale)
+        (name, ", ".join(f"{weight:g}" for weight in choice.phi), choice.scale, choice.among if choice.phi[2] else "")
         for name, choice in results.record.choices.items()
     ]
-    return head + "\n\n" + markdown_table(("explainer", "phi: confidence, match, prior", "scale"), rows)
+    return head + "\n\n" + markdown_table(("explainer", "phi: confidence, match, prior", "scale", "priors of"), rows)
 
 
 def _tried(results: Results) -> str:

@@ -42,15 +42,20 @@ class Supervision:
 
 UNSUPERVISED = Supervision(0.0)
 
+UNIFORM = 1e9
+"""A temperature at which every map is flat, whatever it marks."""
 SEARCHED = (
     UNSUPERVISED,
     Supervision(5e-3),
+    Supervision(0.05),
     Supervision(0.1, 1.0),
     Supervision(1.0, 1.0),
+    Supervision(5e-3, UNIFORM),
     Supervision(0.0, attribute_loss="smooth-l1"),
     Supervision(5e-3, attribute_loss="smooth-l1"),
 )
-"""What the search tries: the paper's weight and maps as its code takes them, and maps that are not flat."""
+"""What the search tries: maps as the paper's code takes them, with its weight and ten times that; maps that are not
+flat; and, to compare with, maps that say nothing."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Real:
         out = self.out / "similarity"
         given = ("--similar-by", self.similar_by, *self.network, *self.similarity, *self.recipe)
         arguments = ("train", "similarity", *self._catalogue(), "--out", str(out), *given)
-        return Step("similarity", arguments, out, resumes=True)
+        return Step("similarity", arguments, out, resumes=True, reads=(self.catalogue,))
 
     @property
     def export_similarity(self) -> Step:
@@ -141,10 +146,9 @@ class Real:
         given = (*self.network, "--columns", self.columns, *self.attributes, *self.recipe, "--seed", str(seed))
         arguments = ("train", "attributes", *self._catalogue(), "--out", str(out), *given, "--threads", "1")
         after = (self.audit("train"),) if supervision.weight else ()
-        tables = (self.out / "train-maps",)
-        return Step(
-            f"attributes-{supervision.name}-{seed}", (*arguments, *supervision.arguments(tables)), out, after, True
-        )
+        given = (*arguments, *supervision.arguments((self.out / "train-maps",)))
+        name = f"attributes-{supervision.name}-{seed}"
+        return Step(name, given, out, after, resumes=True, reads=(self.catalogue,))
 
     def export(self, supervision: Supervision, seed: int) -> Step:
         """The bundle of the similarity network with one attribute network."""
@@ -156,19 +160,21 @@ class Real:
         return Step(f"bundle-{supervision.name}-{seed}", arguments, out, after)
 
     def priors(self, supervision: Supervision, seed: int, among: str) -> Step:
-        """The priors of the similarity network, into that bundle."""
+        """The priors of the similarity network, in a copy of that bundle."""
         made = self.export(supervision, seed)
-        given = ("--bundle", str(made.makes), *self._catalogue(), "--among", among, "--seed", str(seed))
+        out = self.out / "bundles" / f"{supervision.name}-{seed}-{among}"
+        given = ("--bundle", str(out), *self._catalogue(), "--among", among, "--seed", str(seed))
         name = f"priors-{supervision.name}-{seed}-{among}"
-        return Step(name, ("priors", *given, "--threads", "1"), made.makes, (made,), in_place=True)
+        return Step(name, ("priors", *given, "--threads", "1"), out, (made,), begins_as=made.makes)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How an explainer ranks: phi, and the kind of scale."""
+    """How an explainer ranks: phi, the kind of scale, and which held-out pairs its prior is of."""
 
     phi: Phi
     scale: Kind
+    among: str = "having"
 
 
 @dataclass(frozen=True)
@@ -192,19 +198,20 @@ class Record:
 
     supervision: Supervision
     choices: Mapping[str, Choice]
-    among: str = "all"
     tried: tuple[Tried, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Record:
         """From the file ``path``."""
         content = json.loads(path.read_text(encoding="utf-8"))
-        choices = {name: Choice(tuple(one["phi"]), one["scale"]) for name, one in content["choices"].items()}
+        choices = {
+            name: Choice(tuple(one["phi"]), one["scale"], one["among"]) for name, one in content["choices"].items()
+        }
         tried = tuple(
             Tried(**{**one, "supervision": Supervision(**one["supervision"]), "phi": tuple(one["phi"])})
             for one in content["tried"]
         )
-        return cls(Supervision(**content["supervision"]), choices, content["among"], tried)
+        return cls(Supervision(**content["supervision"]), choices, tried)
 
     def write(self, path: Path) -> None:
         """Into the file ``path``."""
@@ -307,18 +314,17 @@ class Garments:
 
     def priors(self, column: str, supervision: Supervision, seed: int) -> Step:
         """The priors of one similarity network, of pairs whose query has the attribute."""
-        made = self.export(column, supervision, seed)
-        pairs = self.pairs(column, "valid")
-        given = ("--bundle", str(made.makes), *self._catalogue(), "--pairs", str(pairs.makes))
-        arguments = ("priors", *given, "--among", "having", "--seed", str(seed), "--threads", "1")
-        return Step(
-            f"priors-{made.makes.name}", (*arguments, *self.of_priors), made.makes, (made, pairs), in_place=True
-        )
+        made, pairs = self.export(column, supervision, seed), self.pairs(column, "valid")
+        out = made.makes.with_name(f"{made.makes.name}-priors")
+        given = ("--bundle", str(out), *self._catalogue(), "--pairs", str(pairs.makes), "--among", "having")
+        arguments = ("priors", *given, "--seed", str(seed), "--threads", "1", *self.of_priors)
+        return Step(out.name, arguments, out, (made, pairs), begins_as=made.makes)
 
     def calibrate(self, column: str, supervision: Supervision, seed: int) -> Step:
         """Phi and scales, on the validation pairs' maps."""
-        made, audit = self.export(column, supervision, seed), self.audit(column, "valid")
-        given = ("--bundle", str(made.makes), *self._catalogue(), "--tables", str(audit.makes))
+        made, audit = self.priors(column, supervision, seed), self.audit(column, "valid")
+        out = self.export(column, supervision, seed).makes
+        out = out.with_name(f"{out.name}-ranked")
+        given = ("--bundle", str(out), *self._catalogue(), "--tables", str(audit.makes))
         arguments = ("calibrate", *given, "--max-distance", str(self.max_distance), "--threads", "1")
-        after = (self.priors(column, supervision, seed), audit)
-        return Step(f"calibrate-{made.makes.name}", arguments, made.makes, after, in_place=True)
+        return Step(out.name, arguments, out, (made, audit), begins_as=made.makes)

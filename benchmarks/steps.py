@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -29,7 +30,8 @@ class Step:
       makes: what it writes, a file or a folder, which is removed before the step is done again. A training goes on
         from what it left there when it was killed, so it is not: ``resumes``.
       after: the steps that it reads from.
-      in_place: it changes ``makes``, which another step made, and which is not removed.
+      begins_as: a folder that ``makes`` begins as a copy of, for a command that changes a bundle.
+      reads: files whose content counts, beside the results of ``after``.
     """
 
     name: str
@@ -37,12 +39,14 @@ class Step:
     makes: Path
     after: tuple[Step, ...] = ()
     resumes: bool = False
-    in_place: bool = False
+    begins_as: Path | None = None
+    reads: tuple[Path, ...] = ()
 
     @property
     def key(self) -> str:
-        """Changes when the command changes, or one that it reads from."""
-        return content_id(*self.arguments, *(step.key for step in self.after), letter="k")
+        """Changes when the command changes, or what it reads from."""
+        read = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self.reads]
+        return content_id(*self.arguments, *read, *(step.key for step in self.after), letter="k")
 
 
 def in_process_of_its_own(arguments: Sequence[str], log: Path) -> int:
@@ -91,10 +95,11 @@ class Steps:
         begun = self.folder / f"{step.name}.begun"
         goes_on = step.resumes and begun.exists() and begun.read_text(encoding="utf-8") == step.key
         if not goes_on:
-            if step.makes.is_dir() and not step.in_place:
+            if step.makes.is_dir():
                 shutil.rmtree(step.makes)
-            elif not step.in_place:
-                step.makes.unlink(missing_ok=True)
+            step.makes.unlink(missing_ok=True)
+            if step.begins_as is not None:
+                shutil.copytree(step.begins_as, step.makes)
             begun.write_text(step.key, encoding="utf-8")
         self.echo(f"{step.name} …")
         started = time.monotonic()
