@@ -25,6 +25,7 @@ from benchmarks.sane_judging import (
     Explainer,
     Judged,
     Sums,
+    limits,
     mean_average_precision,
     random_scores,
     scores,
@@ -87,6 +88,16 @@ def real(plan: Real, record: Record, steps: Steps) -> Results:
             prior = read_prior(plan, variants[0], seed, choice.among if choice else among[0])
             judged += judge(explainer, choice, of, prior, seed)
         sums[explainer.name] = Sums.of(judged)
+    known: dict[str, Sums] = {}
+    for supervised, name in enumerate(("unsupervised", "supervised")):
+        judged_by: dict[str, list[Judged]] = {}
+        for seed in plan.seeds:
+            of, prior = seen[variants[supervised], seed], read_prior(plan, variants[0], seed, among[-1])
+            for how, some in limits(of.valid, of.test, prior, seed).items():
+                judged_by.setdefault(how, []).extend(
+                    Judged(np.array(of.test.queries), Oracle(of.test.drops).judge(one)) for one in some
+                )
+        known |= {f"{how}, {name}" if "match" in how else how: Sums.of(judged) for how, judged in judged_by.items()}
     precision = [mean_average_precision([seen[variant, seed] for seed in plan.seeds]) for variant in variants]
     by_seed = [[mean_average_precision([seen[variant, seed]]) for variant in variants] for seed in plan.seeds]
     test = seen[variants[0], plan.seeds[0]].test
@@ -96,6 +107,7 @@ def real(plan: Real, record: Record, steps: Steps) -> Results:
     return Results(
         record=record,
         sums=sums,
+        known=known,
         precision=(precision[0], precision[1]),
         by_seed=tuple((one[0], one[1]) for one in by_seed),
         pairs=len(test.pairs),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.statistics import Interval, bootstrap
+from export.ranking import Parts
 from transforms.core.attributes import Phi, Ranking, Scales
 from transforms.core.calibration import KINDS, Evidence, Kind, Point, fit_scales, search_phi, simplex
 from transforms.core.removal import Judgement, Oracle
@@ -76,6 +77,28 @@ def random_scores(shape: tuple[int, ...], seed: int) -> list[Float64]:
     """Rankings that know nothing: ``RANDOM_DRAWS`` of scores [P, A]."""
     rng = np.random.default_rng(seed)
     return [rng.random(shape) for _ in range(RANDOM_DRAWS)]
+
+
+def limits(valid: Parts, test: Parts, prior: Float64, seed: int) -> dict[str, list[Float64]]:
+    """Scores [P, A] for test pairs of rankings that know the query's attributes, so that recognition costs nothing.
+
+    What is left to choose is which of its own explains the match: at random, by the map match, by the prior, by the
+    mean drop that an attribute had on validation pairs, and by that with what is particular to the pair: how far its
+    match is from the attribute's mean, weighed by a tenth (the best of a few weights on validation pairs).
+    """
+    own = test.on_query
+    removable = valid.on_query & np.isfinite(valid.drops)
+    counts = np.maximum(removable.sum(axis=0), 1)
+    drop = np.where(removable, valid.drops, 0).sum(axis=0) / counts
+    usual = np.where(valid.on_query, valid.match, 0).sum(axis=0) / np.maximum(valid.on_query.sum(axis=0), 1)
+    chances = random_scores(own.shape, seed)
+    return {
+        "one at random": [np.where(own, some, -1) for some in chances],
+        "by the map match": [np.where(own, test.match, -2)],
+        "by the prior": [np.where(own, prior, -1)],
+        "by its mean drop on validation pairs": [np.where(own, drop, -3)],
+        "by that and the pair's own match": [np.where(own, drop + 0.1 * (test.match - usual), -3)],
+    }
 
 
 @dataclass(frozen=True, eq=False)

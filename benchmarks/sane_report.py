@@ -21,11 +21,13 @@ class Results:
     """All that was measured on photographs.
 
     ``precision`` and each of ``by_seed`` are of the networks without and with supervision. ``removable`` is the share
-    of the test queries' attributes that could be removed, ``oracles`` how often the oracle is of each column.
+    of the test queries' attributes that could be removed, ``known`` are rankings that know the query's attributes,
+    ``oracles`` how often the oracle is of each column.
     """
 
     record: Record
     sums: Mapping[str, Sums] = field(repr=False)
+    known: Mapping[str, Sums] = field(repr=False)
     precision: tuple[PrecisionOf, PrecisionOf] = field(repr=False)
     by_seed: tuple[tuple[PrecisionOf, PrecisionOf], ...] = field(repr=False)
     pairs: int
@@ -55,6 +57,8 @@ def section(results: Results) -> str:
         _explanation(results),
         "SANE less each of the others, over the same queries:",
         _differences(results),
+        "Rankings that know which attributes the query has, of which they have to choose one:",
+        _known(results),
         "### What the search chose",
         _choices(results),
         _tried(results),
@@ -112,6 +116,14 @@ def _differences(results: Results) -> str:
         found = differences(results.sums[SANE.name], results.sums[explainer.name])
         rows.append((explainer.name, *(found[name].text(3) for name in FIGURES)))
     return markdown_table(("SANE less", *(HEAD[name] for name in FIGURES)), rows)
+
+
+def _known(results: Results) -> str:
+    rows = [
+        (name, *(found[figure].text(3) for figure in ("removal", "top1")))
+        for name, found in ((name, intervals(sums)) for name, sums in results.known.items())
+    ]
+    return markdown_table(("of the query's own attributes", HEAD["removal"], HEAD["top1"]), rows)
 
 
 def _choices(results: Results) -> str:
