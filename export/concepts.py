@@ -9,11 +9,10 @@ asked of the bundle's own ONNX graph, so users' own networks have priors too.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from itertools import chain
@@ -29,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from export.network import load
 from export.preprocessing import Layout
 from export.ranking import rewrite
+from export.splits import with_splits
 from export.tail import Cut, cut, run_tail, run_trunk, whole
 from transforms import bundle as bundles
 from transforms import catalogue as catalogues
@@ -58,9 +58,9 @@ from transforms.runtime import Device, resolve_device
 Among = Literal["all", "having"]
 Echo = Callable[[str], None]
 
-SPLITS = {name: name for name in ("train", "valid", "test")} | {"val": "valid", "validation": "valid", "dev": "valid"}
 _NONE: Mapping[str, str] = MappingProxyType({})
 _FEWEST_PAIRS = 10
+_TRAINS = "pairs of a product that trains"
 _SHOWN = 5  # attributes at either end of the table
 _SECONDS = 10.0  # between two lines of progress
 
@@ -149,7 +149,7 @@ def priors_command(
       catalogue: products with attributes. Those of the training split are the concepts' examples; splits are those of a
         training (:func:`with_splits`).
       pairs: a manifest of held-out pairs, or a pattern of several; None for what the model itself recommends within the
-        valid split. A bundle whose similarity has conditions needs one.
+        valid split. A bundle whose similarity has conditions needs one. Pairs of products that train are left out.
       columns: of the manifest, as in ``transforms.manifest``.
       image_roots: local folders that images may lie in, besides those of the catalogue and the manifest.
       batch: forward passes at once, 16 on a CPU and 256 on a GPU by default.
@@ -182,7 +182,8 @@ def priors_command(
     echo(f"layer {at.layer!r}: {at.channels:,} channels, {at.positions:,} positions")
     known: dict[str, _Seen] = {}
     if files:
-        held_out = _listed(files, columns, everyone, described, settings, left_out)
+        trained = {product.id for product in products if product.split == "train"}
+        held_out = _listed(files, columns, everyone, trained, described, settings, left_out)
     else:
         held_out, known = _recommended(products, described, network, settings, left_out, echo)
     with threadpool_limits(limits=1, user_api="blas"):
@@ -237,26 +238,6 @@ def concept_vector(positives: Float64, negatives: Float64) -> tuple[Float64, flo
     if not length:
         raise BundleError("the layer's activations are the same for products with and without an attribute")
     return normal / length, float(np.mean(partly.predict(samples[held_out]) == labels[held_out]))
-
-
-def with_splits(products: Sequence[Product]) -> list[Product]:
-    """``products`` with the splits train, valid and test as a training has them.
-
-    Without any split 1 in 10 is valid and 1 in 10 test, by a hash of the id. With splits, a product without one trains,
-    and where nothing is valid, 1 in 10 of train becomes so. Products of other splits are left out.
-    """
-    kept = [product for product in products if product.split is None or product.split.lower() in SPLITS]
-    given = [None if product.split is None else SPLITS[product.split.lower()] for product in kept]
-    lots = [int.from_bytes(hashlib.sha256(one.id.encode("utf-8", "surrogatepass")).digest()[:8]) % 10 for one in kept]
-    if not any(given):
-        splits = [{0: "test", 1: "valid"}.get(lot, "train") for lot in lots]
-    else:
-        splits = [split or "train" for split in given]
-        if "valid" not in splits:
-            splits = [
-                "valid" if split == "train" and lot == 1 else split for split, lot in zip(splits, lots, strict=True)
-            ]
-    return [replace(product, split=split) for product, split in zip(kept, splits, strict=True)]
 
 
 # The network in two parts
@@ -415,12 +396,18 @@ def _listed(
     files: Sequence[str],
     columns: Mapping[str, str],
     products: Sequence[Product],
+    trained: Collection[str],
     bundle: Bundle,
     settings: Settings,
     left_out: Counter[str],
 ) -> list[_HeldOut]:
-    """The pairs of manifests, of at most as many queries as the settings say."""
+    """The pairs of manifests, of at most as many queries as the settings say.
+
+    Pairs with a product of ``trained``, ids, by its id or by the address of its image, are left out: the network was
+    made to find them similar, so they say little of what it follows elsewhere. UsageError where no pair is left.
+    """
     by_id = {product.id: product for product in products}
+    images = {by_id[one].image for one in trained}
     rows: dict[str, Pair] = {}
     for file in files:
         manifest.check_header(file, columns=columns, has_catalogue=True)
@@ -433,11 +420,20 @@ def _listed(
                 given or one in by_id for given, one in ((row.query, row.query_id), (row.reference, row.reference_id))
             ):
                 left_out[UnknownProduct.reason] += 1
+            elif not {row.query_id, row.reference_id}.isdisjoint(trained) or not {row.query, row.reference}.isdisjoint(
+                images
+            ):
+                left_out[_TRAINS] += 1
             else:
                 other = rows.setdefault(row.pair_id, row)
                 if other is not row:
                     left_out[DuplicatePair.reason] += 1
                     rows[row.pair_id] = min(row, other, key=manifest.canonical)
+    if not rows:
+        raise UsageError(
+            f"{', '.join(map(_file_name, files))}: no held-out pair is left: {_counted(left_out)}. Give pairs of "
+            "products that the network was not trained on, such as `whymatch pairs --split valid` writes"
+        )
     asked = _first((row.query_id for row in rows.values()), settings.queries, settings.seed)
     pairs = []
     for row in sorted(rows.values(), key=manifest.canonical):

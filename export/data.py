@@ -6,13 +6,12 @@ that it will be asked about. They are decoded once and held as uint8 in the inpu
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from export.splits import SPLITS, with_splits
 from transforms import catalogue as catalogue_rows
 from transforms import storage
 from transforms.core.errors import PairError, UsageError
@@ -30,7 +30,6 @@ from transforms.core.types import Failure, Image, Product
 Indices: TypeAlias = NDArray[np.int64]
 Echo: TypeAlias = Callable[[str], None]
 
-SPLITS = {name: name for name in ("train", "valid", "test")} | {"val": "valid", "validation": "valid", "dev": "valid"}
 # Above this, the decoded images lie in a temporary file that the system pages in, not in memory.
 _IN_MEMORY_BYTES = 2 * 2**30
 _DECODE_AT_ONCE = 256
@@ -95,7 +94,7 @@ def load(
         raise UsageError(f"no image of {storage.redact(address)} can be used{_reasons(skipped)}")
     if skipped:
         echo(f"{sum(skipped.values()):,} rows left out{_reasons(skipped)}")
-    return Dataset(_with_splits(kept), images[: len(kept)], dict(skipped))
+    return Dataset(tuple(with_splits(kept)), images[: len(kept)], dict(skipped))
 
 
 def label_ids(products: Sequence[Product], columns: Sequence[str]) -> tuple[Indices, tuple[tuple[str, ...], ...]]:
@@ -202,25 +201,6 @@ def _array(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     # The file has no name any more and goes with the array.
     with tempfile.TemporaryFile(prefix="whymatch-images-") as stream:
         return np.memmap(stream, dtype=np.uint8, mode="w+", shape=shape)
-
-
-def _with_splits(products: Sequence[Product]) -> tuple[Product, ...]:
-    """The catalogue's splits; by a hash of the id where it has none, so that a product never changes sides.
-
-    Without any split 1 in 10 is valid and 1 in 10 test. With splits, a product without one trains, and where nothing
-    is valid, 1 in 10 of train becomes so.
-    """
-    given = [None if product.split is None else SPLITS[product.split.lower()] for product in products]
-    lots = [int.from_bytes(hashlib.sha256(p.id.encode("utf-8", "surrogatepass")).digest()[:8]) % 10 for p in products]
-    if not any(given):
-        splits = [{0: "test", 1: "valid"}.get(lot, "train") for lot in lots]
-    else:
-        splits = [split or "train" for split in given]
-        if "valid" not in splits:
-            splits = [
-                "valid" if split == "train" and lot == 1 else split for split, lot in zip(splits, lots, strict=True)
-            ]
-    return tuple(replace(product, split=split) for product, split in zip(products, splits, strict=True))
 
 
 def _filled(groups: Sequence[Indices], batch: int) -> list[Indices]:

@@ -94,13 +94,24 @@ class Epoch:
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
+def machine(recipe: Recipe) -> dict[str, Any]:
+    """What of the machine the weights depend on to the bit: threads, torch's version, and the device by its name."""
+    on_cpu = recipe.device == "cpu"
+    name = torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(recipe.device)
+    return {"threads": _threads(recipe), "torch": torch.__version__, "device": f"{recipe.device} {name}"}
+
+
+def _threads(recipe: Recipe) -> int:
+    return recipe.threads or os.cpu_count() or 1
+
+
 @contextmanager
 def reproducible(recipe: Recipe) -> Iterator[None]:
     """Seeds and thread count of a training, put back afterwards."""
     if recipe.device != "cpu" and not (recipe.device.startswith("cuda") and torch.cuda.is_available()):
         raise DeviceError(f"torch cannot train on {recipe.device!r} here; take cpu, or cuda where a GPU is")
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(recipe.threads or os.cpu_count() or 1)
+    torch.set_num_threads(_threads(recipe))
     # Some CUDA kernels have no deterministic form: there the same seed is as close as the machine allows.
     torch.use_deterministic_algorithms(True, warn_only=recipe.device != "cpu")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -130,7 +141,13 @@ def fit(
     optimiser = _optimiser(task, recipe, frozen)
     run = _Run(network, optimiser, best_state=copy.deepcopy(network.state_dict()))
     if checkpoints is not None and (state := checkpoints.read()) is not None:
-        run.restore(state)
+        try:
+            run.restore(state)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UsageError(
+                f"{checkpoints.path} is no whole state of a training ({type(error).__name__}: "
+                f"{str(error).splitlines()[0] if str(error) else 'damaged'}): remove it, or leave --resume out"
+            ) from None
         echo(f"going on at epoch {run.epoch}, batch {run.step + 1}")
     started = time.monotonic() - run.seconds
     said = written = time.monotonic()

@@ -25,7 +25,7 @@ from export.prefix import Preprocessing
 from export.similarity import TypeSpecificNetwork
 from transforms import bundle as bundles
 from transforms.bundle import Bundle
-from transforms.core.attributes import Phi
+from transforms.core.attributes import Phi, Ranking
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.similarity import SimilarityFunction
 
@@ -65,6 +65,10 @@ def export_command(
         raise UsageError(f"precision is {precision!r}, expected {' or '.join(TOLERANCE)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already: name a new folder for the bundle")
+    try:
+        Ranking(phi)
+    except ValueError as error:
+        raise UsageError(f"--phi: {error}") from None
     config, network = load(similarity, "similarity", factories=factories)
     conditions: dict[str, tuple[float, ...]] = {}
     if isinstance(network, TypeSpecificNetwork):

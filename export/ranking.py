@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,30 +21,30 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from export.splits import SPLITS, with_splits
 from transforms import bundle as bundles
 from transforms import catalogue as catalogues
-from transforms import storage
+from transforms import runs, storage
 from transforms.bundle import Bundle
 from transforms.core import calibration
 from transforms.core.attributes import Ranking, Scales, match_scores
 from transforms.core.calibration import KINDS, Evidence, Kind, Point, Search
-from transforms.core.errors import AmbiguousProduct, NonFiniteEmbedding, PairError, RunError, UsageError
+from transforms.core.errors import AmbiguousProduct, NonFiniteEmbedding, PairError, UsageError
 from transforms.core.images import Limits
 from transforms.core.removal import Oracle, Pool, Removal, attribute_drops
 from transforms.core.similarity import conditioned, similarities
-from transforms.core.types import Failure, Float32, Float64, Image, Product
+from transforms.core.types import Failure, Float32, Float64, Image, Product, content_id
 from transforms.load_image import ImageLoader
 from transforms.models import Models, Serving
+from transforms.rows import header
 from transforms.runtime import Device
-from transforms.tables import folder as folder_of
 
 Echo = Callable[[str], None]
 
-_RUN_ID = re.compile(r"/run_id=([^/]+)/[^/]+\.parquet$")
-_BATCH_ROWS = 512
+FOLDS = 5
+"""Parts of the queries of a calibration, each ranked by what was fitted to the others."""
 _CHANGED = 1e-2
 """A similarity that differs by more than this part from the audited one is of other images: devices differ by less."""
 
@@ -60,13 +59,16 @@ class Seen:
     Attributes:
       bundle: the bundle.
       places: the place of each product by its id.
-      splits: the catalogue's split of each product, [I].
+      splits: the split of each product as a training has it (:func:`with_splits`), or another name of the catalogue's,
+        [I].
       embeddings: float32 [I, D].
       names: the bundle's vocabulary [A], then all other values of its columns in the catalogue: products are alike only
         where values too rare for the vocabulary are equal, too.
       has, known: which product has which of ``names``, and where the catalogue says so; bool [I, A'].
       confidence, activations: the attribute network's scores [A] and maps [A, h, w] of the queries, by place.
       left_out: how many products could not be used, by reason.
+      types: each product's value of the column whose values the bundle's conditions join, [I]; None where nothing says
+        which column that is, or the catalogue lacks it.
     """
 
     bundle: Bundle = field(repr=False)
@@ -79,13 +81,26 @@ class Seen:
     confidence: Mapping[int, Float32] = field(repr=False)
     activations: Mapping[int, Float32] = field(repr=False)
     left_out: Mapping[str, int]
+    types: tuple[str | None, ...] | None = field(default=None, repr=False)
 
     def pool(self, condition: str | None) -> Pool:
-        """The products as a pair of that condition compares them."""
+        """The products as a pair of that condition compares them.
+
+        A condition joins two types, so products of a query's own type alone stand for it.
+        """
         number = {column: at for at, column in enumerate(dict.fromkeys(map(_column, self.names)))}
         columns = np.array([number[_column(name)] for name in self.names])
         compared = self._compared(slice(None), condition)
-        return Pool(self.has, self.known, columns, compared, self.bundle.similarity_function)
+        groups = None
+        if condition is not None and self.types is not None:
+            number_of = {value: at for at, value in enumerate(dict.fromkeys(self.types))} | {None: -1}
+            groups = np.array([number_of[value] for value in self.types])
+        return Pool(self.has, self.known, columns, compared, self.bundle.similarity_function, groups)
+
+    def of_types(self, condition: str | None) -> NDArray[np.bool_]:
+        """Which of ``names`` are types that the condition joins or keeps apart, bool [A']: they are not removed."""
+        joined = None if condition is None or self.types is None else _type_column(self.bundle)
+        return np.array([_column(name) == joined for name in self.names])
 
     def similarity(self, query: int, reference: int, condition: str | None) -> float:
         """The similarity of the products at two places under a condition."""
@@ -126,7 +141,12 @@ def see(
     described = _with_attributes(bundles.read(bundle), bundle)
     columns = tuple(dict.fromkeys(map(_column, described.vocabulary)))
     left_out: Counter[str] = Counter()
-    products = _products(catalogue, columns, left_out)
+    of_type = _type_column(described)
+    if of_type is not None and of_type not in header(catalogue):
+        echo(f"the catalogue has no column {of_type!r}: any product may stand for a query under a condition")
+        of_type = None
+    products = _products(catalogue, columns if of_type is None else dict.fromkeys((*columns, of_type)), left_out)
+    trained_as = {product.id: product.split for product in with_splits(products)}
     models = Models(Serving(bundle, device, threads, batch))
     access = access or storage.Access(roots=(storage.resolve(".", catalogue),))
     load = ImageLoader(access, Limits(), models.bundle.resize)
@@ -153,11 +173,26 @@ def see(
         echo(f"products left out: {_counted(left_out)}")
     if not kept:
         raise UsageError(f"no product of {storage.shown(catalogue)} can be used: {_counted(left_out)}")
+    types = None if of_type is None else tuple(dict(product.attributes).get(of_type) for product in kept)
+    kept = [_within(product, columns) for product in kept]
     names = _names(described.vocabulary, kept)
     has, known = _attributes(names, kept)
     places = {product.id: at for at, product in enumerate(kept)}
-    splits = tuple(product.split for product in kept)
-    return Seen(described, places, splits, np.stack(rows), names, has, known, scores, maps, dict(left_out))
+    splits = tuple(trained_as.get(product.id, product.split) for product in kept)
+    return Seen(described, places, splits, np.stack(rows), names, has, known, scores, maps, dict(left_out), types)
+
+
+def _type_column(bundle: Bundle) -> str | None:
+    """The column whose values the bundle's conditions join, where the record of its training has it."""
+    match bundle.training.get("similarity"):
+        case {"conditions": {"column": str(column)}} if bundle.conditions:
+            return column
+    return None
+
+
+def _within(product: Product, columns: Collection[str]) -> Product:
+    """``product`` with its attributes of ``columns`` alone."""
+    return replace(product, attributes=tuple(pair for pair in product.attributes if pair[0] in columns))
 
 
 _Looked = tuple[Float32, Float32, Float32]
@@ -211,10 +246,10 @@ def _embedded(images: Sequence[Image], models: Models) -> list[Float32 | PairErr
     return [row if np.isfinite(row).all() else broken for row in rows]
 
 
-def _products(address: str, columns: Sequence[str], left_out: Counter[str]) -> list[Product]:
+def _products(address: str, columns: Iterable[str], left_out: Counter[str]) -> list[Product]:
     """The products with an id of their own, in the catalogue's order, with the attributes of ``columns``."""
     products: list[Product] = []
-    for row in catalogues.read(address, columns=columns):
+    for row in catalogues.read(address, columns=tuple(columns)):
         if isinstance(row, Failure):
             left_out[row.reason] += 1
         else:
@@ -259,79 +294,61 @@ def _with_attributes(bundle: Bundle, address: str) -> Bundle:
 
 @dataclass(frozen=True)
 class _Run:
-    """A complete run and the method whose maps are read; ``files`` are those of its table explanations."""
+    """A complete run and the method whose maps are read."""
 
-    id: str
+    run: runs.Run
     method: str
-    files: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.run.id
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """``columns`` of the rows of this method that explain the query, some hundred rows at a time."""
-        for batch in _batches(self.files, ["method", "side", *columns]):
+        for batch in self.run.batches(["method", "side", *columns], may_lack=_MAY_LACK):
             rows = zip(_values(batch, "method"), _values(batch, "side"), strict=True)
             kept = [method == self.method and side in (None, "query") for method, side in rows]
             yield batch.filter(pa.array(kept, pa.bool_()))
 
 
+_MAY_LACK = ("map", "map_height", "map_width", "similarity")
+
+
 def _find_run(tables: str, run_id: str | None, method: str | None, bundle: Bundle) -> _Run:
     """The run ``run_id``, or the one that was started last, and its ``method``; UsageError where it will not do."""
-    complete: dict[str, str] = {}
-    for address in storage.list_files(storage.join(tables, "runs")):
-        if found := _RUN_ID.search(address):
-            complete[found[1]] = address
-    if not complete:
-        raise UsageError(
-            f"{storage.shown(tables)} holds no complete run: give the folder that `whymatch audit --out` wrote to"
-        )
+    complete = {run.id: run for run in runs.complete(tables)}
     if run_id is not None and run_id not in complete:
         raise UsageError(f"there is no complete run {run_id!r}; there are {', '.join(sorted(complete))}")
-    runs = {
-        name: row
-        for name in ([run_id] if run_id is not None else complete)
-        for batch in _batches([complete[name]], ["started", "model_id"])
-        for row in batch.to_pylist()
-    }
-    name = max(runs, key=lambda each: (runs[each]["started"], each))
+    some = complete.values() if run_id is None else [complete[run_id]]
+    run = max(some, key=lambda each: (each.row["started"], each.id))
     # a map is the similarity's alone: whatever attribute network the audited bundle had, if any, does not matter
-    if runs[name]["model_id"] != bundle.model_id:
+    if run.row["model_id"] != bundle.model_id:
         raise UsageError(
-            f"run {name} is of another similarity model than the bundle: its model_id is {runs[name]['model_id']}, the "
+            f"run {run.id} is of another similarity model than the bundle: its model_id is {run.row['model_id']}, the "
             f"bundle's is {bundle.model_id}. Audit validation pairs with this bundle, or choose a run with --run-id."
         )
-    files = tuple(storage.list_files(folder_of(tables, "explanations", name)))
-    methods = sorted({method for batch in _batches(files, ["method"]) for method in _values(batch, "method")})
+    methods = sorted({one for batch in run.batches(["method"]) for one in _values(batch, "method")})
     if not methods:
-        raise UsageError(f"run {name} explains no pair")
+        raise UsageError(f"run {run.id} explains no pair")
     if method is None and len(methods) > 1:
-        raise UsageError(f"run {name} has maps of {', '.join(methods)}: choose one with --method")
+        raise UsageError(f"run {run.id} has maps of {', '.join(methods)}: choose one with --method")
     if method is not None and method not in methods:
-        raise UsageError(f"run {name} has no maps of {method!r}; it has those of {', '.join(methods)}")
-    return _Run(name, method or methods[0], files)
-
-
-def _batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Batches of rows of Parquet files with those of ``columns`` that a file has."""
-    for address in files:
-        with storage.open_file(address) as stream:
-            try:
-                parquet = pq.ParquetFile(stream, page_checksum_verification=True)
-                has = [column for column in columns if column in parquet.schema_arrow.names]
-                yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=has)
-            except (pa.ArrowException, OSError) as error:
-                raise RunError(f"{storage.shown(address)} cannot be read: {storage.redact(str(error))}") from None
+        raise UsageError(f"run {run.id} has no maps of {method!r}; it has those of {', '.join(methods)}")
+    return _Run(run, method or methods[0])
 
 
 def _values(batch: pa.RecordBatch, column: str) -> list[Any]:
-    """A column's values; None throughout where an earlier schema lacks it."""
-    return batch.column(column).to_pylist() if column in batch.schema.names else [None] * batch.num_rows
+    values: list[Any] = batch.column(column).to_pylist()
+    return values
 
 
-def _maps(batch: pa.RecordBatch) -> Iterator[Float64]:
-    """The maps [h, w] of a batch, one by one."""
-    for cells, height, width in zip(
-        batch.column("map"), _values(batch, "map_height"), _values(batch, "map_width"), strict=True
-    ):
-        yield cells.values.to_numpy(zero_copy_only=False).astype(np.float64).reshape(height, width)
+def _maps(batch: pa.RecordBatch) -> Iterator[Float64 | None]:
+    """The maps [h, w] of a batch, one by one; None for what is none."""
+    sizes = zip(_values(batch, "map_height"), _values(batch, "map_width"), strict=True)
+    for cells, (height, width) in zip(batch.column("map"), sizes, strict=True):
+        found = runs.saliency_map(cells, height, width)
+        yield None if found is None else found.astype(np.float64)
 
 
 # Both together
@@ -343,7 +360,7 @@ class Parts:
 
     Attributes:
       pairs, queries, references: ids, [P]. conditions: what the pairs are compared under, [P].
-      splits: the split of each pair's query in the catalogue, [P].
+      splits: the split of each pair's query, as ``Seen`` has it, [P].
       similarity: float64 [P].
       confidence, match: the parts, float64 [P, A]. prior: the bundle's, float64 [A], or None.
       drops: of attribute removal, float64 [P, A], as ``transforms.core.removal.attribute_drops`` gives them.
@@ -373,6 +390,25 @@ class Parts:
     def evidence(self) -> Evidence:
         """What the ranking is made of."""
         return Evidence(self.confidence, self.match, self.prior)
+
+    def of_split(self, split: str) -> Parts:
+        """The pairs whose query is of ``split``; ``left_out`` counts the others. UsageError where there is none."""
+        split = SPLITS.get(split.lower(), split)
+        rows = [at for at, one in enumerate(self.splits) if one == split]
+        if not rows:
+            found = Counter(one or "no split" for one in self.splits)
+            raise UsageError(
+                f"no query of run {self.run_id} is of the split {split!r}; its pairs' queries are: {_counted(found)}. "
+                "Audit pairs of that split, or name another with --split; all takes every pair."
+            )
+        left_out = dict(self.left_out)
+        if others := len(self.pairs) - len(rows):
+            left_out["query is of another split"] = others
+        texts = ("pairs", "queries", "references", "conditions", "splits")
+        arrays = ("similarity", "confidence", "match", "drops", "on_query")
+        chosen: dict[str, Any] = {name: tuple(getattr(self, name)[at] for at in rows) for name in texts}
+        chosen |= {name: getattr(self, name)[rows] for name in arrays}
+        return replace(self, **chosen, left_out=left_out)
 
 
 def collect(
@@ -405,7 +441,9 @@ def collect(
       access, device, threads, batch: as for :func:`see`.
 
     Pairs whose products cannot be used, or whose similarity is not what the run says, since the images have changed,
-    are counted and said. UsageError where none is left.
+    are counted and said, and so are those without a map of finite numbers. Under a condition that joins types, products
+    of the query's own type stand for it, and types are not scored. UsageError where none is left, or a table cannot be
+    read.
     """
     described = _with_attributes(seen.bundle if seen else bundles.read(bundle), bundle)
     run = _find_run(tables, run_id, method, described)
@@ -425,7 +463,9 @@ def collect(
     drops = np.empty((len(rows), attributes))
     for condition in dict.fromkeys(row.condition for row in rows):
         of = np.array([row.condition == condition for row in rows])
-        drops[of] = attribute_drops(seen.pool(condition), queries[of], references[of], removal)[:, :attributes]
+        found = attribute_drops(seen.pool(condition), queries[of], references[of], removal)
+        found[:, seen.of_types(condition)] = np.nan
+        drops[of] = found[:, :attributes]
     return Parts(
         pairs=tuple(row.pair for row in rows),
         queries=tuple(row.query for row in rows),
@@ -468,9 +508,16 @@ def _usable(run: _Run, seen: Seen) -> tuple[list[_Row], Counter[str]]:
             if seen.places.get(query) not in seen.activations or reference not in seen.places:
                 left_out["query or reference is no usable product of the catalogue"] += 1
                 continue
+            if condition is not None and condition not in seen.bundle.conditions:
+                left_out["the bundle has no such condition"] += 1
+                continue
+            if saliency is None:
+                left_out["the map is none, or not of finite numbers"] += 1
+                continue
             place = seen.places[query]
             similarity = seen.similarity(place, seen.places[reference], condition)
-            if abs(similarity - audited) > _CHANGED * max(1.0, abs(audited)):
+            # the other way round a NaN would pass
+            if audited is None or not abs(similarity - audited) <= _CHANGED * max(1.0, abs(audited)):
                 left_out["similarity is not the audited one: an image has changed"] += 1
                 continue
             match = match_scores(seen.activations[place], saliency)
@@ -485,14 +532,17 @@ def _usable(run: _Run, seen: Seen) -> tuple[list[_Row], Counter[str]]:
 class Calibration:
     """A bundle's new ranking: ``kind`` of its scales, ``scales`` and ``phi``, and how all of them were found.
 
-    ``searches`` has every kind that was tried with its scales; ``alone`` is the confidence without anything else, and
-    ``before`` the ranking that the bundle had.
+    ``searches`` has every kind that was tried with the scales and the search on all pairs: their figures are those of
+    the pairs that they were fitted to. ``held_out`` has the figures of each kind on queries that it was not fitted to,
+    with the phi of all pairs. ``alone`` is the confidence without anything else, and ``before`` the ranking that the
+    bundle had; neither was fitted here.
     """
 
     kind: Kind
     scales: Scales
     phi: tuple[float, float, float]
     searches: Mapping[Kind, tuple[Scales, Search]]
+    held_out: Mapping[Kind, Point]
     alone: Point
     before: Point
 
@@ -500,7 +550,11 @@ class Calibration:
 def calibrate(parts: Parts, kinds: Sequence[Kind] = KINDS, before: Ranking | None = None) -> Calibration:
     """The scales and the phi that score best on ``parts``: by ``removal``, then ``top1``, then the order of ``kinds``.
 
-    ``before`` is the ranking to compare with. UsageError where attribute removal cannot judge a single pair.
+    What is compared are figures by cross-fitting: the queries are dealt to ``FOLDS`` folds by a hash of their ids, and
+    the pairs of each are ranked by what was fitted to the others. Figures of the fitted pairs themselves would favour
+    ``isotonic``, which has the most to fit. The kind that is chosen is then fitted to all pairs.
+
+    ``before`` is the ranking to compare with. UsageError where attribute removal cannot judge pairs of two queries.
     """
     oracle, evidence = Oracle(parts.drops), parts.evidence
     if not oracle.judged.any():
@@ -509,11 +563,15 @@ def calibrate(parts: Parts, kinds: Sequence[Kind] = KINDS, before: Ranking | Non
             f"removed, of {oracle.not_above_zero:,} none makes the similarity drop. Take more pairs, a larger "
             "catalogue, or --max-distance 1."
         )
+    folds = _folds(parts.queries, oracle.judged)
     searches: dict[Kind, tuple[Scales, Search]] = {}
+    held_out: dict[Kind, Point] = {}
     for kind in kinds:
         scales = calibration.fit_scales(kind, evidence, oracle)
         searches[kind] = scales, calibration.search_phi(evidence, oracle, scales)
-    best = max(kinds, key=lambda kind: (searches[kind][1].best.removal, searches[kind][1].best.top1))
+        judgement = calibration.held_out(kind, evidence, oracle, folds)
+        held_out[kind] = Point.of(searches[kind][1].best.phi, judgement)
+    best = max(kinds, key=lambda kind: (held_out[kind].removal, held_out[kind].top1))
     before = before or Ranking()
     old = before.scores(parts.confidence, parts.match)
     return Calibration(
@@ -521,9 +579,23 @@ def calibrate(parts: Parts, kinds: Sequence[Kind] = KINDS, before: Ranking | Non
         scales=searches[best][0],
         phi=searches[best][1].best.phi,
         searches=searches,
+        held_out=held_out,
         alone=Point.of((1.0, 0.0, 0.0), oracle.judge(parts.confidence)),
         before=Point.of(before.phi, oracle.judge(old)),
     )
+
+
+def _folds(queries: Sequence[str], judged: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The fold of each pair [P]: queries are dealt in the order of their hashes, those with a judged pair first."""
+    with_judged = {query for query, one in zip(queries, judged.tolist(), strict=True) if one}
+    if len(with_judged) < 2:
+        raise UsageError(
+            "pairs of a single query can be judged, so no other one can say whether what is fitted to it holds: take "
+            "more pairs, a larger catalogue, or --max-distance 1"
+        )
+    dealt = sorted(set(queries), key=lambda query: (query not in with_judged, content_id(query, letter="q", digits=64)))
+    fold = {query: at % FOLDS for at, query in enumerate(dealt)}
+    return np.array([fold[query] for query in queries])
 
 
 def calibrate_command(
@@ -532,6 +604,7 @@ def calibrate_command(
     catalogue: str,
     tables: str,
     run_id: str | None = None,
+    split: str = "valid",
     method: str | None = None,
     scale: Kind | Literal["best"] = "best",
     removal: Removal | None = None,
@@ -543,11 +616,17 @@ def calibrate_command(
 ) -> Calibration:
     """Calibrates the ranking of ``bundle``, a local folder, on a run over validation pairs, and writes it there.
 
-    ``record`` is a JSON file for everything that was tried. Arguments else as for :func:`collect`.
+    What the bundle says else, such as a description, may change meanwhile: it is read again before it is written.
+
+    Args:
+      split: pairs whose query is of this split are used, "all" for every pair.
+      scale: the kind of scales; "best" for the one that does best on queries that it was not fitted to.
+      record: a JSON file for everything that was tried.
+      bundle, catalogue, tables, ...: as for :func:`collect`.
 
     Raises:
-      UsageError: the run, the bundle and the catalogue do not belong together, or nothing can be judged. The bundle is
-        as it was then.
+      UsageError: the run, the bundle and the catalogue do not belong together, no query is of the split, nothing can be
+        judged, or the bundle's networks, names or priors changed meanwhile. Nothing is written then.
     """
     removal = removal or Removal()
     described = _with_attributes(bundles.read(str(bundle)), str(bundle))
@@ -563,14 +642,29 @@ def calibrate_command(
         threads=threads,
         echo=echo,
     )
+    if split != "all":
+        parts = parts.of_split(split)
     found = calibrate(parts, KINDS if scale == "best" else (scale,), described.ranking)
     for line in _told(parts, found):
         echo(line)
+    now = _unchanged(bundle, described)
     if record is not None:
         _replace_text(record, json.dumps(_recorded(parts, found, removal), indent=1, ensure_ascii=False) + "\n")
-    rewrite(replace(described, phi=found.phi, scales=found.scales), bundle)
+    rewrite(replace(now, phi=found.phi, scales=found.scales), bundle)
     echo(f"{bundle / bundles.MANIFEST}: phi {_phi(found.phi)} on the scale {found.kind}")
     return found
+
+
+def _unchanged(folder: Path, before: Bundle) -> Bundle:
+    """The bundle in ``folder`` as it is now; UsageError where what was calibrated on is not what it was."""
+    now = bundles.read(str(folder))
+    for name in ("model_id", "attribute_model_id", "vocabulary", "priors"):
+        if getattr(now, name) != getattr(before, name):
+            raise UsageError(
+                f"{folder}: its {name} changed while it was calibrated, so phi and scales would not fit. Nothing was "
+                "written: calibrate again when no other command changes the bundle"
+            )
+    return now
 
 
 def rewrite(bundle: Bundle, folder: Path) -> None:
@@ -621,9 +715,13 @@ def _told(parts: Parts, found: Calibration) -> Iterator[str]:
         f"{int(oracle.judged.sum()):,} pairs are judged, of {oracle.unscored:,} no attribute could be removed, of "
         f"{oracle.not_above_zero:,} none makes the similarity drop"
     )
+    yield (
+        f"by cross-fitting over {FOLDS} folds of queries: the figures of scales and phi that were fitted to the other "
+        "folds' queries. The phi shown is that of all"
+    )
     yield f"{'ranking':<18}{'phi':<18}{'removal':>8}{'top 1':>8}{'top 5':>8}"
     rows = [("as it was", found.before), ("confidence alone", found.alone)]
-    rows += [(kind, search.best) for kind, (_, search) in found.searches.items()]
+    rows += list(found.held_out.items())
     for name, point in rows:
         yield f"{name:<18}{_phi(point.phi):<18}{point.removal:>8.3f}{point.top1:>8.3f}{point.top5:>8.3f}"
 
@@ -636,6 +734,8 @@ def _recorded(parts: Parts, found: Calibration, removal: Removal) -> dict[str, A
         "method": parts.method,
         "pairs": len(parts.pairs),
         "queries": len(set(parts.queries)),
+        "splits": Counter(split or "none" for split in parts.splits),
+        "folds": FOLDS,
         "left_out": dict(parts.left_out),
         "removal": asdict(removal),
         "judged": int(oracle.judged.sum()),
@@ -646,7 +746,12 @@ def _recorded(parts: Parts, found: Calibration, removal: Removal) -> dict[str, A
         "before": asdict(found.before),
         "confidence_alone": asdict(found.alone),
         "scales": {
-            kind: {"scales": asdict(scales), "best": asdict(search.best), "grid": [asdict(one) for one in search.grid]}
+            kind: {
+                "scales": asdict(scales),
+                "held_out": asdict(found.held_out[kind]),
+                "best": asdict(search.best),
+                "grid": [asdict(one) for one in search.grid],
+            }
             for kind, (scales, search) in found.searches.items()
         },
     }

@@ -10,19 +10,17 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from export.data import Echo, Indices, warp
-from transforms import storage, tables
+from transforms import runs, storage
 from transforms.core.errors import UsageError
 from transforms.core.images import Resize, frame_of
 from transforms.core.types import Float32, Product, content_id
@@ -62,71 +60,120 @@ def read_saliency(
 ) -> SaliencyMaps:
     """The maps that finished audits wrote to the tables in ``folders``, for those of ``products`` that train, by id.
 
-    Of a product with more than ``limit`` maps those with the smallest hash of their keys are kept, the same in whatever
-    order they are read. Tables are read in batches; what is held are the kept maps.
+    Both products of a pair must train: what another split's image matched must not shape the network. An explanation
+    that several runs made counts once, as the first of them has it. Of a product with more than ``limit`` maps those
+    with the smallest hash of their keys are kept, the same in whatever order they are read. Tables are read in
+    batches; what is held are the kept maps.
 
     Raises:
-      UsageError: no finished run, no map of any of the products, maps of several sizes, or maps of another input frame
-        than ``resize`` gives, which would mark other pixels than the network sees.
+      UsageError: no finished run, a table that cannot be read, no map of a pair of the products, maps of several
+        methods or explainers in a folder, maps of several sizes, maps that are not of finite numbers, or maps of
+        another input frame than ``resize`` gives, which would mark other pixels than the network sees.
     """
     wanted = {product.id: index for index, product in enumerate(products) if product.split == "train"}
-    kept: dict[int, list[tuple[int, str, NDArray[np.float32]]]] = {}
-    models, seen, others = set(), 0, 0
-    for folder in folders:
-        for batch in explanations(folder, COLUMNS):
-            rows = {name: batch.column(name).to_pylist() for name in COLUMNS if name != "map"}
-            values = batch.column("map")
-            for at in range(batch.num_rows):
-                row = {name: column[at] for name, column in rows.items()}
-                explained = row["reference_id"] if row["side"] == "reference" else row["query_id"]
+    kept: dict[int, list[tuple[int, str]]] = {}
+    maps_of: dict[tuple[int, str], Float32] = {}
+    sources = [_Source(folder) for folder in folders]
+    seen = others = crossing = 0
+    for source in sources:
+        for run in runs.complete(source.folder):
+            for row, cells in _rows(run):
+                sides = (row["query_id"], row["reference_id"])
+                explained, other = sides[::-1] if row["side"] == "reference" else sides
                 index = wanted.get(explained)
                 if index is None:
                     others += 1
                     continue
-                _check_frame(row, resize, folder)
-                key = content_id(row["pair_id"], row["explainer_id"], row["model_id"], row["side"], letter="")
-                heap = kept.setdefault(index, [])
-                order = -int(key[:15], 16)  # the heap's first is the one to go
-                if len(heap) < limit or order > heap[0][0]:
-                    saliency = values[at].values.to_numpy(zero_copy_only=False).astype(np.float32)
-                    entry = (order, key, saliency.reshape(row["map_height"], row["map_width"]))
-                    (heapq.heappush if len(heap) < limit else heapq.heapreplace)(heap, entry)
-                models.add(row["model_id"])
+                if other not in wanted:
+                    crossing += 1
+                    continue
+                _check_frame(row, resize, source.folder)
+                saliency = runs.saliency_map(cells, row["map_height"], row["map_width"])
+                if saliency is None:
+                    raise UsageError(
+                        f"{storage.shown(source.folder)}: the map of pair {row['pair_id']} in run {run.id} is none of "
+                        f"{row['map_height']}x{row['map_width']} finite numbers; a NaN means a broken model. Audit "
+                        "again"
+                    )
+                source.add(row, run.id)
                 seen += 1
+                key = content_id(row["pair_id"], row["explainer_id"], row["model_id"], row["side"], letter="")
+                if (index, key) in maps_of:
+                    continue
+                heap = kept.setdefault(index, [])
+                entry = (-int(key[:15], 16), key)  # the heap's first is the one to go
+                if len(heap) < limit:
+                    heapq.heappush(heap, entry)
+                elif entry[0] > heap[0][0]:
+                    del maps_of[index, heapq.heapreplace(heap, entry)[1]]
+                else:
+                    continue
+                maps_of[index, key] = saliency
+    unused = f"{others:,} of products that do not train, {crossing:,} of pairs with one that does not"
     if not kept:
         raise UsageError(
-            f"{', '.join(map(storage.shown, folders))}: none of {others:,} maps is of a product that trains. The "
-            "audit's manifest must name products by the catalogue's ids, of its train split"
+            f"{', '.join(map(storage.shown, folders))}: no map is of a pair of products that train; not used: {unused}."
+            " The audit's manifest must name products by the catalogue's ids, both of its train split"
         )
-    ordered = [
-        [saliency for _, _, saliency in sorted(kept.get(i, []), key=lambda x: -x[0])] for i in range(len(products))
-    ]
+    for source in sources:
+        source.check()
+    ordered = [[maps_of[i, key] for _, key in sorted(kept.get(i, []), reverse=True)] for i in range(len(products))]
     sizes = {saliency.shape for some in ordered for saliency in some}
     if len(sizes) > 1:
         raise UsageError(f"the maps have several sizes, {sorted(sizes)}: audit with one --map-size")
     maps = np.stack([saliency for some in ordered for saliency in some])
-    if not np.isfinite(maps).all():
-        raise UsageError("a saliency map holds NaN or infinity")
     first = np.concatenate([[0], np.cumsum([len(some) for some in ordered])]).astype(np.int64)
-    echo(f"{len(maps):,} saliency maps of {len(kept):,} products supervise; {seen:,} were read, {others:,} of others")
-    source = {"maps": len(maps), "products": len(kept), "models": sorted(models), "limit": limit}
-    return SaliencyMaps(maps, first, source)
+    echo(f"{len(maps):,} saliency maps of {len(kept):,} products supervise; {seen:,} were read; not used: {unused}")
+    found = {
+        "maps": len(maps),
+        "products": len(kept),
+        "models": sorted({model for source in sources for model in source.explainers}),
+        "methods": sorted({method for source in sources for method in source.methods}),
+        "explainers": sorted({one for source in sources for some in source.explainers.values() for one in some}),
+        "runs": sorted({run_id for source in sources for run_id in source.run_ids}),
+        "limit": limit,
+    }
+    return SaliencyMaps(maps, first, found)
 
 
 def explanations(folder: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """The table ``explanations`` of the finished runs in ``folder``, in batches; UsageError where there is none."""
-    runs = storage.list_files(storage.join(folder, "runs"))
-    finished = [_run_of(file) for file in runs if file.endswith(".parquet")]
-    if not finished:
-        raise UsageError(f"{storage.shown(folder)} holds no finished audit: name the folder that was --out of an audit")
-    for run_id in finished:
-        for file in storage.list_files(tables.folder(folder, "explanations", run_id)):
-            with storage.open_file(file) as stream:
-                yield from pq.ParquetFile(stream).iter_batches(batch_size=256, columns=list(columns))
+    for run in runs.complete(folder):
+        yield from run.batches(columns)
 
 
-def _run_of(file: str) -> str:
-    return next(part.removeprefix("run_id=") for part in file.split("/") if part.startswith("run_id="))
+@dataclass
+class _Source:
+    """What the maps of one folder that supervise were made by. ``explainers`` are those of each model."""
+
+    folder: str
+    methods: set[str] = field(default_factory=set)
+    explainers: dict[str, set[str]] = field(default_factory=dict)
+    run_ids: set[str] = field(default_factory=set)
+
+    def add(self, row: Mapping[str, Any], run_id: str) -> None:
+        """Counts in a map that supervises."""
+        self.methods.add(row["method"])
+        self.explainers.setdefault(row["model_id"], set()).add(row["explainer_id"])
+        self.run_ids.add(run_id)
+
+    def check(self) -> None:
+        """UsageError where they were made in several ways."""
+        several = [("methods", self.methods), *((f"explainers of {one}", of) for one, of in self.explainers.items())]
+        for what, names in several:
+            if len(names) > 1:
+                raise UsageError(
+                    f"the maps in {storage.shown(self.folder)} are of several {what}: {', '.join(sorted(names))}. They "
+                    "would supervise together: audit into separate folders, and name the one that should"
+                )
+
+
+def _rows(run: runs.Run) -> Iterator[tuple[dict[str, Any], pa.ListScalar]]:
+    """Every explanation of a run: its columns but the map, and the map's cells."""
+    for batch in run.batches(COLUMNS, may_lack=("map", "map_height", "map_width")):
+        values = batch.column("map")
+        for at, row in enumerate(batch.drop_columns(["map"]).to_pylist()):
+            yield row, values[at]
 
 
 def _check_frame(row: Mapping[str, Any], resize: Resize, folder: str) -> None:

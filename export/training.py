@@ -23,9 +23,9 @@ from export.checkpoint import Config
 from export.conditions import ConditionalLoss, condition_batches, conditional_retrieval, find_conditions
 from export.data import Dataset, Echo, Indices, label_batches, label_ids, load, plain_batches
 from export.evaluation import attribute_precision, retrieval
-from export.fitting import Recipe, Task, fit, predict, reproducible
+from export.fitting import Epoch, Recipe, Task, fit, machine, predict, reproducible
 from export.losses import attribute_bce, cosine_distances, positive_weights, triplet_loss
-from export.progress import Checkpoints, settings_digest
+from export.progress import Checkpoints, check_seconds, settings_digest
 from export.record import Trained, describe, write
 from export.similarity import EmbeddingNetwork, TypeSpecificNetwork
 from export.supervision import SaliencyMaps, attribute_smooth_l1, read_saliency, saliency_loss
@@ -66,11 +66,14 @@ def train_similarity(
     input. Validated by retrieval among the valid split. ``conditions`` names a column of types: products of any two
     types are then compared, trained and validated under a mask of their own (``export.conditions``) where ``min_pairs``
     of their training products share a label. Where the training stands is kept in ``out`` every
-    ``checkpoint_seconds``; ``resume`` goes on from there. UsageError where fewer than two labels have two images.
+    ``checkpoint_seconds``; ``resume`` goes on from there, and returns a training of the same settings as it is where it
+    is done. UsageError where fewer than two labels have two images.
     """
     if embedding < 1 or per_label < 2 or not margin > 0:
         raise UsageError(f"embedding >= 1, per_label >= 2, margin > 0; got {embedding}, {per_label}, {margin}")
-    started = time.time()
+    if min_pairs < 1:
+        raise UsageError(f"--min-pairs must be at least 1, not {min_pairs}")
+    check_seconds(checkpoint_seconds)
     loss = triplet_loss(mining)
     with reproducible(recipe):
         trunk = make_backbone(backbone, weights)
@@ -132,20 +135,20 @@ def train_similarity(
             settings["conditions"] = found.record()
         decides = {**settings, "backbone": backbone, "weights": weights, "embedding": embedding, "labels": labels}
         decides |= {"types": None if found is None else found.type_of}
-        decides |= {"resize": resize, "normalisation": normalisation, "recipe": recipe}
+        decides |= {"resize": resize, "normalisation": normalisation, **_decisive(recipe)}
         checkpoints = Checkpoints(
             out / "similarity.state.pt", resume, checkpoint_seconds, settings_digest(decides, dataset)
         )
+        if (done := _finished(checkpoints, out, "similarity", echo)) is not None:
+            return done
         curve = fit(task, dataset, normalisation, recipe, echo, checkpoints)
         figures = {"valid": evaluate(valid), "test": evaluate(dataset.part("test"))}
     training = describe(catalogue, weights, recipe, settings, figures, dataset)
     config = Config("similarity", backbone, resize, normalisation, embedding=embedding, training=training)
-    extra: dict[str, Any] = {"labels": len(names)}
+    extra: dict[str, Any] = {"labels": len(names), "settings": checkpoints.settings}
     if found is not None:
         config, extra["no_condition"] = replace(config, conditions=found.names), dict(found.left_out)
-    trained = write(out, config, network, curve, figures, started, extra, echo)
-    checkpoints.remove()
-    return trained
+    return _leave(out, config, network, curve, figures, extra, checkpoints, echo)
 
 
 @dataclass(frozen=True)
@@ -198,9 +201,11 @@ def train_attributes(
     maps. Validated by mean average precision on the valid split. ``resume`` and ``checkpoint_seconds`` as for
     :func:`train_similarity`.
     """
-    started = time.time()
+    check_seconds(checkpoint_seconds)
     if attribute_loss not in ATTRIBUTE_LOSSES:
         raise UsageError(f"there is no attribute loss {attribute_loss!r}; take one of {', '.join(ATTRIBUTE_LOSSES)}")
+    if saliency is not None:
+        _require_audits(saliency.tables)
     with reproducible(recipe):
         trunk = make_backbone(backbone, weights)
         dataset = load(catalogue, resize, access=access, threads=recipe.threads or 2, echo=echo)
@@ -256,7 +261,7 @@ def train_attributes(
             "positive_weight": positive_weight,
         }
         decides = {**settings, "backbone": backbone, "weights": weights, "names": names, "targets": targets}
-        decides |= {"known": known, "resize": resize, "normalisation": normalisation, "recipe": recipe}
+        decides |= {"known": known, "resize": resize, "normalisation": normalisation, **_decisive(recipe)}
         if maps is not None and saliency is not None:
             decides |= {"maps": maps.maps, "first": maps.first, "saliency": replace(saliency, tables=("",))}
             supervised = {"weight": saliency.weight, "temperature": saliency.temperature, **maps.source}
@@ -264,6 +269,8 @@ def train_attributes(
         checkpoints = Checkpoints(
             out / "attributes.state.pt", resume, checkpoint_seconds, settings_digest(decides, dataset)
         )
+        if (done := _finished(checkpoints, out, "attributes", echo)) is not None:
+            return done
         curve = fit(task, dataset, normalisation, recipe, echo, checkpoints)
         judged = {name: evaluate(part) for name, part in (("valid", valid), ("test", test)) if len(part)}
     figures = {name: summary for name, (summary, _) in judged.items()}
@@ -273,10 +280,57 @@ def train_attributes(
     }
     training = describe(catalogue, weights, recipe, settings, figures, dataset)
     config = Config("attributes", backbone, resize, normalisation, vocabulary=names, training=training)
-    extra = {"left_out": dict(vocabulary.left_out), "average_precision": precision}
-    trained = write(out, config, network, curve, figures, started, extra, echo)
+    extra = {"left_out": dict(vocabulary.left_out), "average_precision": precision, "settings": checkpoints.settings}
+    return _leave(out, config, network, curve, figures, extra, checkpoints, echo)
+
+
+def _decisive(recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe and the machine decides the weights; the threads are those that there are."""
+    return {"recipe": replace(recipe, threads=0), "machine": machine(recipe)}
+
+
+def _finished(checkpoints: Checkpoints, out: Path, kind: str, echo: Echo) -> Trained | None:
+    """The training of the same settings that lies in ``out``, where it is to be resumed and is done."""
+    checkpoint, record = out / f"{kind}.pt", out / f"{kind}.json"
+    if (content := checkpoints.finished(checkpoint, record)) is None:
+        return None
+    checkpoints.remove()
+    echo(f"{checkpoint} is there already, trained with the same settings on the same data; its curve lies in {record}")
+    figures = {
+        split: {name: math.nan if value is None else float(value) for name, value in values.items()}
+        for split, values in content["training"]["figures"].items()
+    }
+    return Trained(checkpoint, record, figures)
+
+
+def _leave(
+    out: Path,
+    config: Config,
+    network: torch.nn.Module,
+    curve: Sequence[Epoch],
+    figures: Mapping[str, Mapping[str, float]],
+    extra: Mapping[str, Any],
+    checkpoints: Checkpoints,
+    echo: Echo,
+) -> Trained:
+    """Writes what the training leaves behind and forgets where it stood.
+
+    A record of an earlier training goes first: killed in between, it would stand beside a checkpoint that is not its.
+    The seconds are those of the training itself, with those before a kill.
+    """
+    (out / f"{config.kind}.json").unlink(missing_ok=True)
+    trained = write(out, config, network, curve, figures, time.time() - curve[-1].seconds, extra, echo)
     checkpoints.remove()
     return trained
+
+
+def _require_audits(folders: Sequence[str]) -> None:
+    """UsageError for a folder without a finished audit, before images are decoded."""
+    for folder in folders:
+        if not any(file.endswith(".parquet") for file in storage.list_files(storage.join(folder, "runs"))):
+            raise UsageError(
+                f"--saliency: {storage.shown(folder)} holds no finished audit: name the folder that was --out of one"
+            )
 
 
 def _saliency_maps(

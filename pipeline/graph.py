@@ -93,6 +93,8 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
         "model_id": bundle.model_id,
         "attribute_model_id": bundle.attribute_model_id,
         "vocabulary_id": bundle.vocabulary_id,
+        "ranking_id": bundle.ranking_id,
+        "ranking": json.dumps(bundle.ranking_record(), sort_keys=True) if bundle.attributes is not None else None,
         "explainer_ids": [explainer.id for explainer in options.explainers()],
         "sampling_design": "all queries",
     }

@@ -72,7 +72,7 @@ def make_pairs(
         that it joins are queries for those of the other; all for all where the bundle does not say which types these
         are, or the catalogue lacks their column.
       similar_by: only products that agree in all of these columns of the catalogue are paired, such as the positives
-        that a network was trained with. One with an empty cell there is paired with none.
+        that a network was trained with. One with an empty cell there is paired with none; it is counted and said.
       split: only products of this split, as queries and as references.
       queries: how many of them to search for: those with the smallest hash of ``seed`` and id, the same in every order
         of the catalogue. All by default.
@@ -220,7 +220,7 @@ def _products(
     if len(wanted) < 2:
         splits = ", ".join(sorted({repr(product.split) for product in products if product.split})[:20]) or "none"
         of_split = f" of split {split!r} (its splits: {splits})" if split is not None else ""
-        of_types = f" whose {columns[0]} is what the condition joins" if columns else ""
+        of_types = f" whose {of_condition[0]} is what the condition joins" if of_condition else ""
         raise UsageError(
             f"{storage.shown(address)} has {len(wanted)} usable products{of_split}{of_types}; a pair needs two. "
             f"{failures.counts.total():,} rows were left out" + "".join(f"; {text}" for text in failures.first.values())
@@ -296,7 +296,17 @@ def _search(
     count, dimension = embedded.embeddings.shape
     bytes_needed = neighbours.search_bytes(count, dimension, min(chunk, len(asked)))
     echo(f"exact search: {len(asked):,} queries in {count:,} products, {memory.megabytes(bytes_needed)}")
-    progress = _Progress("searching", "queries", len(asked), echo)
+    labels = _labels(embedded.products, similar_by) if similar_by else np.zeros(count, np.int64)
+    shared = np.bincount(labels + 1)[labels + 1] > 1
+    empty, alone = int((labels[asked] < 0).sum()), int((~shared[asked] & (labels[asked] >= 0)).sum())
+    if similar_by and (empty or alone):
+        columns = listed(list(similar_by))
+        echo(
+            f"paired with none: {empty:,} queries with an empty cell in {columns}, {alone:,} with which no other "
+            f"product agrees there"
+        )
+    searched = asked[shared[asked] & (labels[asked] >= 0)]
+    progress = _Progress("searching", "queries", len(searched), echo)
     function = models.bundle.similarity_function
     vectors, groups, k = embedded.embeddings, embedded.groups, top_k
     if under is not None:
@@ -307,10 +317,9 @@ def _search(
             groups = np.array([under.side(product) for product in embedded.products], np.int64)
             k = top_k + int(np.bincount(embedded.groups).max()) - 1
     ids = [product.id for product in embedded.products]
-    rows: list[Row] = []
-    for found in _among_their_own(
-        vectors, k, function, groups, asked, chunk, _labels(embedded.products, similar_by) if similar_by else None
-    ):
+    rows: dict[int, list[Row]] = {}
+    for found in _among_their_own(vectors, k, function, groups, searched, chunk, labels):
+        rows[found.query] = []
         others = embedded.groups[found.indices] != embedded.groups[found.query]
         best = zip(found.indices[others].tolist(), found.scores[others].tolist(), strict=True)
         for rank, (index, score) in enumerate(islice(best, top_k), 1):
@@ -322,9 +331,9 @@ def _search(
                 "served_model": models.bundle.model_id,
                 "condition": None if under is None else under.name,
             }
-            rows.append({name: values[name] for name in SCHEMA.names})
+            rows[found.query].append({name: values[name] for name in SCHEMA.names})
         progress.add(1)
-    return rows
+    return [row for query in searched.tolist() for row in rows[query]]
 
 
 def _labels(products: Sequence[Product], columns: tuple[str, ...]) -> NDArray[np.int64]:
@@ -342,17 +351,16 @@ def _among_their_own(
     groups: NDArray[np.int64],
     asked: NDArray[np.intp],
     chunk: int,
-    labels: NDArray[np.int64] | None,
+    labels: NDArray[np.int64],
 ) -> Iterator[neighbours.Neighbours]:
-    """``neighbours.top_k``, where there are ``labels`` [I] among the rows of the query's own label only."""
-    if labels is None:
-        yield from neighbours.top_k(vectors, k, function=function, groups=groups, queries=asked, chunk=chunk)
-        return
-    for label in np.unique(labels[asked]):
-        members = np.flatnonzero(labels == label)
-        if label < 0 or len(members) < 2:
+    """``neighbours.top_k`` among the rows of the query's own of ``labels`` [I] only; label by label."""
+    is_asked = np.zeros(len(labels), np.bool_)
+    is_asked[asked] = True
+    order = np.argsort(labels, kind="stable")  # members of a label ascend, so that ties go to the smaller index
+    for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        own = np.flatnonzero(is_asked[members])
+        if not len(own):
             continue
-        own = np.searchsorted(members, np.intersect1d(members, asked))
         for found in neighbours.top_k(
             vectors[members], k, function=function, groups=groups[members], queries=own, chunk=chunk
         ):

@@ -9,7 +9,6 @@ pasted from somewhere else. Plain ``duckdb`` reads the same files as
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Collection
 from contextlib import ExitStack
 from typing import Any, cast
@@ -19,13 +18,12 @@ import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem
 
 from pipeline.answers import render
-from transforms import storage, tables
+from transforms import runs, storage, tables
 from transforms.addresses import is_local
 from transforms.core.errors import MissingDependency, UsageError
 
 __all__ = ["connect", "query", "render"]
 
-_RUN_ID = re.compile(r"/run_id=([^/]+)/[^/]+\.parquet$")
 _SETTINGS = (
     "SET TimeZone = 'UTC'",
     "SET autoinstall_known_extensions = false",
@@ -44,12 +42,7 @@ def connect(out: str) -> Any:
     and MissingDependency without DuckDB.
     """
     duckdb = _duckdb()
-    complete = {run_id for run_id, _ in _files(out, "runs")}
-    if not complete:
-        raise UsageError(
-            f"{storage.shown(out)} holds no complete run: there is no {storage.shown(out)}/runs/run_id=…/*.parquet. "
-            "Give the folder that `whymatch audit --out` wrote to."
-        )
+    complete = {run.id for run in runs.complete(out)}
     connection = duckdb.connect()
     for table in tables.SCHEMAS:
         connection.register(table, dataset(out, table, complete))
@@ -83,7 +76,7 @@ def dataset(out: str, table: str, run_ids: Collection[str]) -> ds.Dataset:
     form: Any = ds.ParquetFileFormat()
     fragments = [
         form.make_fragment(address if files else _Remote(address), files, ds.field("run_id") == run_id)
-        for run_id, address in _files(out, table)
+        for run_id, address in runs.files(out, table)
         if run_id in run_ids
     ]
     return ds.FileSystemDataset(fragments, schema, form, files)
@@ -120,13 +113,6 @@ class _Remote(io.RawIOBase):
     def close(self) -> None:
         self._held.close()
         super().close()
-
-
-def _files(out: str, table: str) -> list[tuple[str, str]]:
-    """``(run_id, address)`` of every file of ``table``, in a fixed order."""
-    folder = storage.join(out, table)
-    found = [(_RUN_ID.search(address), address) for address in storage.list_files(folder)]
-    return [(match[1], address) for match, address in found if match]
 
 
 def _duckdb() -> Any:

@@ -127,3 +127,25 @@ def test_what_is_no_scale_is_refused(values: tuple[float, ...], levels: tuple[fl
 def test_phi_is_three_weights(phi: Phi) -> None:
     with pytest.raises(ValueError, match="three finite weights"):
         Ranking(phi)
+
+
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        ((0, math.inf), (0, 1)),
+        ((0, 1), (math.nan, 1)),
+        (("a", "b"), (0, 1)),
+        ((0, 10**400), (0, 1)),
+        ((0, True), (0, 1)),
+    ],
+)
+def test_knots_are_finite_numbers(values: tuple[float, ...], levels: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="finite numbers"):
+        Scale(values, levels)
+
+
+def test_slopes_are_finite() -> None:
+    for values in ((0, 5e-324, 1), (-1e-310, 0, 1)):
+        with pytest.raises(ValueError, match="slopes are finite"):
+            Scale(values, (0, 1, 1))
+    assert Scale((0, 1e-300), (0, 1))(0.0) == 0

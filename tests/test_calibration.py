@@ -16,6 +16,7 @@ from transforms.core.calibration import (
     Evidence,
     Kind,
     fit_scales,
+    held_out,
     isotonic,
     quantile,
     search_phi,
@@ -195,3 +196,34 @@ def test_what_cannot_be_searched_is_refused() -> None:
         Evidence(np.full((2, 3), np.nan), np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"\[P, A\]"):
         Evidence(np.ones((2, 3)), np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_held_out_figures_are_of_pairs_that_were_not_fitted(kind: Kind) -> None:
+    rng = np.random.default_rng(5)
+    evidence = Evidence(rng.random((60, 4)), rng.uniform(-1, 1, (60, 4)), rng.random(4))
+    drops = np.where(rng.random((60, 4)) < 0.8, rng.normal(size=(60, 4)), np.nan)
+    folds = rng.integers(3, size=60)
+    found = held_out(kind, evidence, Oracle(drops), folds)
+    for fold in range(3):
+        rest, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        some = Evidence(evidence.confidence[rest], evidence.match[rest], evidence.prior)
+        scales = fit_scales(kind, some, Oracle(drops[rest]))
+        phi = search_phi(some, Oracle(drops[rest]), scales).best.phi
+        ranking = Ranking(phi, scales, tuple(np.asarray(evidence.prior).tolist()))
+        alone = judge(ranking.scores(evidence.confidence[own], evidence.match[own]), drops[own])
+        np.testing.assert_array_equal(found.rank[own], alone.rank)
+        np.testing.assert_array_equal(found.first[own], alone.first)
+        # whatever its own drops were, they have no part in its ranks but for the oracle that these are of
+        other = drops.copy()
+        other[own] *= 7
+        again = held_out(kind, evidence, Oracle(other), folds)
+        np.testing.assert_array_equal(found.rank[own], again.rank[own])
+
+
+def test_folds_must_leave_something_to_fit() -> None:
+    evidence, oracle = planted((0.3, 0.7, 0.0), pairs=6)
+    with pytest.raises(ValueError, match="judged pair"):
+        held_out("quantile", evidence, oracle, np.zeros(6, np.int64))
+    with pytest.raises(ValueError, match="folds"):
+        held_out("quantile", evidence, oracle, np.zeros(5, np.int64))

@@ -16,13 +16,12 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export import data
-from export.concepts import concept_vector, with_splits
+from export.concepts import concept_vector
 from export.gradient import similarity as torch_similarity
 from transforms.core.concepts import concept_sets, generator, move, pooled, random_sets, settle, tcav_scores, welch
 from transforms.core.errors import BundleError
 from transforms.core.similarity import SimilarityFunction
-from transforms.core.types import Float32, Float64, Product
+from transforms.core.types import Float32, Float64
 
 FUNCTIONS: tuple[SimilarityFunction, ...] = ("cosine", "dot", "euclidean")
 C, H, W, D = 3, 2, 5, 4
@@ -396,16 +395,3 @@ def test_a_score_is_captums(tmp_path: Path) -> None:
     np.testing.assert_allclose(tcav_scores(positive), expected[:, 1], atol=1e-6)
     np.testing.assert_allclose(tcav_scores(~positive), expected[:, 0], atol=1e-6)
     assert 0.1 < expected[:, 1].min() < expected[:, 1].max() < 0.9
-
-
-# Splits
-
-
-written = st.sampled_from([None, "train", "Train", "VAL", "dev", "test", "x"])
-
-
-@given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=3), written), max_size=30))
-def test_splits_are_those_of_a_training(rows: list[tuple[str, str | None]]) -> None:
-    products = [Product(name, f"{name}.jpg", split=split) for name, split in rows]
-    usable = [one for one in products if one.split is None or one.split.lower() in data.SPLITS]
-    assert tuple(with_splits(products)) == data._with_splits(usable)

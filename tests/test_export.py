@@ -58,6 +58,12 @@ def checkpoints(tmp_path: Path) -> Any:
     }
 
 
+def test_weights_that_cannot_be_are_refused_before_any_work(checkpoints: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--phi: phi is three finite weights"):
+        export_command(**checkpoints, out=tmp_path / "bundle", phi=(-1.0, 0.5, 0.0), echo=lambda _: None)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_scores_are_what_the_network_was_trained_to_give(checkpoints: Any, tmp_path: Path) -> None:
     """Of smooth L1 a softmax over all attributes, else a probability for each."""
     softmax = replace(ATTRIBUTES, training={"attribute_loss": "smooth-l1"})

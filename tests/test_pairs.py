@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from pipeline.manifests import SCHEMA
-from pipeline.pairs import make_pairs, sample
+from pipeline.pairs import _among_their_own, make_pairs, sample
 from tests.bundles import small_bundle
 from transforms import bundle as bundles
 from transforms import manifest
@@ -466,3 +466,51 @@ def test_only_products_that_agree_are_paired(typed_shop: Path, bundle: str) -> N
         assert found
     with pytest.raises(UsageError, match="no column 'colours'"):
         made(typed_shop, bundle, "none.csv", similar_by=("colours",))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 256])
+def test_pairs_of_their_own_come_in_the_catalogue_s_order(typed_shop: Path, bundle: str, chunk: int) -> None:
+    """Coats, hats, a shoe and one of no kind: the queries alternate as in the catalogue, and all others are said."""
+    rows, summary, said = made(typed_shop, bundle, "own.csv", top_k=9, similar_by=("kind",), chunk=chunk)
+    everything, _, _ = made(typed_shop, bundle, "all.csv", top_k=9)
+    kinds = dict(zip([*(f"00{number}" for number in range(8)), "=copy,\r of 3"], [*KINDS, "hat"], strict=True))
+    key = ("query_id", "reference_id", "served_score")
+    wanted = [
+        tuple(row[name] for name in key)
+        for row in everything
+        if kinds[row["query_id"]] == kinds[row["reference_id"]] and kinds[row["query_id"]]
+    ]
+    assert [tuple(row[name] for name in key) for row in rows] == wanted
+    assert (summary.queries, summary.pairs) == (9, len(wanted))
+    text = "1 queries with an empty cell in 'kind', 1 with which no other product agrees there"
+    assert f"paired with none: {text}" in said
+    assert any(line.startswith("searching: 7 of 7 queries (100%)") for line in said)
+
+
+def test_drawn_queries_are_searched_for_among_their_own(typed_shop: Path, bundle: str) -> None:
+    whole, _, _ = made(typed_shop, bundle, "own.csv", top_k=9, similar_by=("kind",))
+    some, summary, _ = made(typed_shop, bundle, "some.csv", top_k=9, similar_by=("kind",), queries=5, seed=2)
+    queries = {row["query_id"] for row in some}
+    assert summary.queries == 5
+    assert some == [row for row in whole if row["query_id"] in queries]
+    assert 0 < len(queries) <= 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=16), st.integers(1, 4), st.data())
+def test_among_their_own_is_a_search_in_each_label(labels: list[int], k: int, data: st.DataObject) -> None:
+    of, count = np.array(labels), len(labels)
+    vectors = np.random.default_rng(count).integers(-2, 3, (count, 3)).astype(np.float32)
+    asked = np.array(sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1))), np.intp)
+    groups = np.array(data.draw(st.lists(st.integers(0, count), min_size=count, max_size=count)))
+    found = {one.query: one for one in _among_their_own(vectors, k, "dot", groups, asked, 4, of)}
+    assert found.keys() == set(asked.tolist())
+    for query, one in found.items():
+        others = [i for i in range(count) if of[i] == of[query] and groups[i] != groups[query]]
+        best = sorted(others, key=lambda i: (-float(vectors[i] @ vectors[query]), i))[:k]
+        assert one.indices.tolist() == best
+
+
+def test_a_wrong_split_is_no_condition(typed_shop: Path, bundle: str) -> None:
+    with pytest.raises(UsageError, match=r"0 usable products of split 'nope' \(its splits: .*\); a pair needs two"):
+        made(typed_shop, bundle, split="nope", similar_by=("kind",))

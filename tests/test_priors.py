@@ -287,7 +287,16 @@ def test_pairs_of_a_manifest(own: Path, catalogue: Path, tmp_path: Path) -> None
         {"query": str(catalogue.parent / "images" / "none.jpg"), "anchor": "", "reference_id": valid[3]},
     ]
     manifest = listed(tmp_path, pairs)
-    more = ["--pairs", str(manifest), "--columns", "query_id=anchor", "--image-root", str(catalogue.parent)]
+    more = [
+        "--among",
+        "all",
+        "--pairs",
+        str(manifest),
+        "--columns",
+        "query_id=anchor",
+        "--image-root",
+        str(catalogue.parent),
+    ]
     assert find(own, catalogue, *more, *FEW) == 0
     record = found(own)[0].concepts
     assert record["pairs"] == {"of": "pairs.csv", "queries": 7, "pairs": usable}
@@ -300,13 +309,43 @@ def test_pairs_of_a_manifest(own: Path, catalogue: Path, tmp_path: Path) -> None
     assert found(own)[0].concepts["pairs"]["queries"] <= 6
 
 
+def test_pairs_of_products_that_train_are_left_out(
+    own: Path, catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On either side, by id or by the address of the image."""
+    rows = read_csv(catalogue)
+    valid, train = ([row["id"] for row in rows if row["split"] == split] for split in ("valid", "train"))
+    image = str(catalogue.parent / "images" / f"{train[0]}.jpg")
+    assert next(row["image"] for row in rows if row["id"] == train[0]) == f"images/{train[0]}.jpg"
+    blank = {"query": "", "query_id": "", "reference_id": ""}
+    held_out = [{**blank, "query_id": a, "reference_id": b} for a, b in pairwise(valid[:14])]
+    seen = [
+        {**blank, "query_id": train[0], "reference_id": valid[0]},
+        {**blank, "query_id": valid[0], "reference_id": train[1]},
+        {**blank, "query_id": train[2], "reference_id": train[3]},
+        {**blank, "query": image, "reference_id": valid[1]},
+    ]
+    more = ["--image-root", str(catalogue.parent), "--among", "all", *FEW, "--pairs"]
+    assert find(own, catalogue, *more, str(listed(tmp_path, held_out))) == 0
+    alone = found(own)[0]
+    assert find(own, catalogue, *more, str(listed(tmp_path, [*seen, *held_out]))) == 0
+    both = found(own)[0]
+    assert both.concepts["left_out"] == {**alone.concepts["left_out"], "pairs of a product that trains": 4}
+    assert both.concepts["pairs"]["pairs"] == len(held_out)
+    assert both.priors == alone.priors
+    assert "4 pairs of a product that trains" in capsys.readouterr().out
+    told = refused(own, catalogue, capsys, *more, str(listed(tmp_path, seen)))
+    assert "pairs.csv: no held-out pair is left: " in told
+    assert "4 pairs of a product that trains" in told
+
+
 def test_of_two_rows_with_one_pair_id_the_same_counts(own: Path, catalogue: Path, tmp_path: Path) -> None:
     valid = [row["id"] for row in read_csv(catalogue) if row["split"] == "valid"]
     rows = [{"pair_id": f"p{i}", "query_id": valid[i], "reference_id": valid[i + 1]} for i in range(12)]
     twice = [{**rows[0], "query_id": query, "reference_id": valid[20]} for query in valid[13:20]]
     written = []
     for order in ([*rows, *twice], [*twice, *rows]):
-        assert find(own, catalogue, "--pairs", str(listed(tmp_path, order)), *FEW) == 0
+        assert find(own, catalogue, "--pairs", str(listed(tmp_path, order)), "--among", "all", *FEW) == 0
         assert found(own)[0].concepts["left_out"]["duplicate_pair"] == len(twice)
         written.append((own / "bundle.json").read_bytes())
     assert written[0] == written[1]
@@ -324,12 +363,12 @@ def test_pairs_are_compared_under_their_condition(catalogue: Path, tmp_path: Pat
         under = [{**row, "condition": name} for row in rows]
         wrong = [{**rows[0], "condition": ""}, {**rows[0], "condition": "other"}]
         manifest = write_csv(tmp_path / f"{name}.csv", [*under, *wrong])
-        assert find(conditioned, catalogue, "--pairs", str(manifest), *FEW) == 0
+        assert find(conditioned, catalogue, "--pairs", str(manifest), "--among", "all", *FEW) == 0
         after, attributes = found(conditioned)
         assert after.concepts["left_out"]["unknown_condition"] == 2
         assert after.concepts["pairs"]["pairs"] == len(rows)
         alone = red_bundle(tmp_path / name, weights=np.multiply(mask, (8, 1, 1, 1)).tolist())
-        assert find(alone, catalogue, "--pairs", str(plain), *FEW) == 0
+        assert find(alone, catalogue, "--pairs", str(plain), "--among", "all", *FEW) == 0
         assert {name: one["score"] for name, one in attributes.items()} == {
             name: one["score"] for name, one in found(alone)[1].items()
         }

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
+from export import ranking
 from export.build import build
-from export.ranking import Parts, calibrate, collect, rewrite, see
+from export.ranking import FOLDS, Parts, calibrate, calibrate_command, collect, rewrite, see
+from export.splits import with_splits
 from pipeline import cli
 from tests.audits import audit, table, write_csv
 from tests.bundles import PREPROCESSING, small_bundle
@@ -111,13 +117,20 @@ class World:
         one, other = (self.embeddings[self.ids.index(each)] * mask for each in (query, reference))
         return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
-    def drops(self, query: str, reference: str, removal: Removal, mask: Sequence[float] = (1,) * D) -> list[float]:
+    def drops(
+        self,
+        query: str,
+        reference: str,
+        removal: Removal,
+        mask: Sequence[float] = (1,) * D,
+        groups: NDArray[np.int64] | None = None,
+    ) -> list[float]:
         """By definition, over a table in which violet and pink, which the vocabulary lacks, are colours, too."""
         names = [*VOCABULARY, "colour=violet", "colour=pink"]
         has = np.array([[n in (f"kind={row[2]}", f"colour={row[3]}") for n in names] for row in self.rows.values()])
         known = np.array([[True] * 3 + [bool(row[3])] * 5 for row in self.rows.values()])
         compared = (self.embeddings * np.array(mask)).astype(np.float32)
-        pool = Pool(has, known, np.array([0] * 3 + [1] * 5), compared)
+        pool = Pool(has, known, np.array([0] * 3 + [1] * 5), compared, groups=groups)
         return by_definition(pool, self.ids.index(query), self.ids.index(reference), removal)[: len(VOCABULARY)]
 
 
@@ -314,7 +327,7 @@ def test_the_best_of_all_kinds_is_chosen() -> None:
     # what matters is a step of the match, and within it the confidence: only isotonic can say so
     parts = some_parts((match > 0.4) + 0.2 * confidence, confidence=confidence, match=match)
     found = calibrate(parts)
-    removals = {kind: search.best.removal for kind, (_, search) in found.searches.items()}
+    removals = {kind: point.removal for kind, point in found.held_out.items()}
     assert list(removals) == ["standard", "quantile", "isotonic"]
     assert found.kind == max(removals, key=lambda kind: removals[kind]) == "isotonic"
     scales, search = found.searches[found.kind]
@@ -328,6 +341,55 @@ def test_the_best_of_all_kinds_is_chosen() -> None:
         calibrate(parts, ("standard",), before).before.top1
         == Oracle(parts.drops).judge(before.scores(confidence, match)).top1
     )
+
+
+def test_what_fits_only_its_own_pairs_is_not_chosen() -> None:
+    # drops of pure chance: isotonic fits them best, and nothing holds on other queries
+    worse = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        given = {"confidence": rng.random((40, 5)), "match": rng.uniform(-1, 1, (40, 5))}
+        parts = some_parts(rng.normal(size=(40, 5)), queries=tuple(f"q{at // 2}" for at in range(40)), **given)
+        found = calibrate(parts)
+        best = max(found.held_out, key=lambda kind: (found.held_out[kind].removal, found.held_out[kind].top1))
+        assert found.kind == best
+        assert (found.scales, found.phi) == (found.searches[best][0], found.searches[best][1].best.phi)
+        for kind, (_, search) in found.searches.items():
+            assert found.held_out[kind].phi == search.best.phi
+            worse += found.held_out[kind].removal < search.best.removal
+    assert worse >= 15  # of 18
+
+
+def test_folds_are_of_queries_and_each_leaves_judged_pairs() -> None:
+    queries = tuple(f"q{at % 11}" for at in range(50))
+    judged = np.array([query in ("q3", "q7") for query in queries])
+    folds = ranking._folds(queries, judged)
+    assert len({*zip(queries, folds.tolist(), strict=True)}) == 11
+    assert sorted(np.bincount([dict(zip(queries, folds.tolist(), strict=True))[f"q{n}"] for n in range(11)])) == [
+        *[2] * (FOLDS - 1),
+        3,
+    ]
+    assert len(set(folds[judged].tolist())) == 2
+    order = np.random.default_rng(0).permutation(50)
+    shuffled = ranking._folds([queries[at] for at in order], judged[order])
+    np.testing.assert_array_equal(shuffled, folds[order])
+    with pytest.raises(UsageError, match="a single query"):
+        calibrate(some_parts(np.eye(4), queries=("one",) * 4))
+
+
+def test_splits_are_those_of_a_training(shop: Path, served: Path, tmp_path: Path) -> None:
+    lines = (shop / "products.csv").read_text().splitlines()
+    own = [line.replace(",valid", ",Validation").replace(",test", ",holdout") for line in lines]
+    (shop / "named.csv").write_text("\n".join(own) + "\n")
+    (shop / "without.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n")
+    seen = see(str(served), str(shop / "named.csv"), (), echo=quiet)
+    assert set(seen.splits) == {"train", "valid", "holdout"}
+    assert seen.splits[seen.places["p01"]] == "valid"
+    without = see(str(served), str(shop / "without.csv"), (), echo=quiet)
+    products = ranking._products(str(shop / "without.csv"), ["kind"], Counter())
+    by_id = {product.id: product.split for product in with_splits(products)}
+    assert all(without.splits[place] == by_id[product] for product, place in without.places.items())
+    assert set(without.splits) == {"train", "valid", "test"}
 
 
 def test_nothing_to_judge_is_said() -> None:
@@ -391,9 +453,13 @@ def test_an_audit_ranks_as_calibrated(
     assert "26 pairs of 13 queries (13 valid)" in said
     assert "confidence alone" in said
     assert "split test" not in said
+    assert "by cross-fitting over 5 folds of queries" in said
+    for kind, point in found.held_out.items():
+        assert any(line.startswith(kind) and f"{point.removal:8.3f}" in line for line in said.splitlines())
 
     written = json.loads(record.read_text())
     assert written["phi"] == list(after.phi)
+    assert written["scales"]["quantile"]["held_out"]["removal"] == found.held_out["quantile"].removal
     assert len(written["scales"]) == 3
     best = written["scales"][written["scale"]]
     assert len(best["grid"]) == 21
@@ -418,7 +484,14 @@ def test_one_kind_of_scale_and_a_warning(
     world = World(shop, own)
     pairs = [(f"p{query:02}", f"p{query * 5 % 53:02}") for query in range(2, 30, 3)]  # test
     publish_run(tmp_path / "out", "test", world.bundle, rows_of(world, pairs))
-    assert calibrate_on_disk(own, shop, tmp_path / "out", "--scale", "quantile", "--max-distance", "1") == 0
+    options = ["--scale", "quantile", "--max-distance", "1"]
+    before = (own / "bundle.json").read_bytes()
+    assert calibrate_on_disk(own, shop, tmp_path / "out", *options) == 2
+    said = capsys.readouterr().err
+    assert "no query of run test is of the split 'valid'" in said
+    assert "10 test" in said
+    assert (own / "bundle.json").read_bytes() == before
+    assert calibrate_on_disk(own, shop, tmp_path / "out", "--split", "Test", *options) == 0
     said = capsys.readouterr().out
     assert "queries of the split test" in said
     assert "on the scale quantile" in said
@@ -429,7 +502,7 @@ def test_one_kind_of_scale_and_a_warning(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--neighbours", "0"], "--neighbours must be at least 1"),
+        (["--neighbours", "2"], "--neighbours must be at least 3"),
         (["--max-distance", "-1"], "--max-distance must be at least 0"),
         (["--threads", "0"], "--threads must be at least 1"),
         (["--run-id", "none"], "no complete run 'none'"),
@@ -447,6 +520,140 @@ def test_what_is_wrong_is_said_and_changes_nothing(
     assert calibrate_on_disk(own, shop, tmp_path / "out", *options) == 2
     assert says in capsys.readouterr().err
     assert (own / "bundle.json").read_bytes() == before
+
+
+def test_only_queries_of_the_split_count(own: Path, shop: Path, tmp_path: Path, capsys: Any) -> None:
+    world = World(shop, own)
+    pairs = [*pairs_of(world), *((f"p{query:02}", f"p{query * 5 % 53:02}") for query in range(2, 20, 3))]
+    publish_run(tmp_path / "out", "both", world.bundle, rows_of(world, pairs))
+    publish_run(tmp_path / "one", "both", world.bundle, rows_of(world, pairs)[:10])
+    phis = []
+    for out, options in (("out", []), ("one", []), ("out", ["--split", "all"])):
+        assert calibrate_on_disk(own, shop, tmp_path / out, "--max-distance", "9", *options) == 0
+        phis.append((bundles.read(str(own)).phi, bundles.read(str(own)).scales))
+        said = capsys.readouterr().out
+        assert ("16 pairs of 16 queries (10 valid, 6 test)" if options else "10 pairs of 10 queries (10 valid)") in said
+    assert phis[0] == phis[1] != phis[2]
+    parts = collected(tmp_path / "out", own, shop).of_split("dev")
+    assert parts.left_out["query is of another split"] == 6
+    assert len(parts.drops) == len(parts.pairs) == 10
+
+
+def test_images_may_lie_behind_http_only_where_allowed(
+    own: Path, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (shop / "products.csv").read_text().splitlines()
+    moved = [lines[0], *(line.replace(",", ",https://shop.example/", 1) for line in lines[1:])]
+    (tmp_path / "products.csv").write_text("\n".join(moved) + "\n")
+
+    def get(address: str, max_bytes: int) -> bytes:
+        path = shop / address.rpartition("/")[2]
+        return path.read_bytes() if path.exists() else b""
+
+    monkeypatch.setattr("transforms.storage.public_http.get", get)
+    world = World(shop, own)
+    publish_run(tmp_path / "out", "run", world.bundle, rows_of(world, pairs_of(world)))
+    assert calibrate_on_disk(own, tmp_path, tmp_path / "out", "--max-distance", "9") == 2
+    assert calibrate_on_disk(own, tmp_path, tmp_path / "out", "--max-distance", "9", "--allow-http") == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"priors": (0.5,) * 6}, "its priors changed"),
+        ({"vocabulary": tuple(reversed(VOCABULARY))}, "its vocabulary changed"),
+        ({"similarity_function": "dot"}, "its model_id changed"),
+        ({"phi": (0.0, 1.0, 0.0), "training": {"note": "new"}}, None),
+    ],
+)
+def test_what_changes_meanwhile_is_kept_or_refused(
+    own: Path,
+    shop: Path,
+    tmp_path: Path,
+    changed: dict[str, Any],
+    says: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(shop, own)
+    publish_run(tmp_path / "out", "run", world.bundle, rows_of(world, pairs_of(world)))
+    find = ranking.calibrate
+
+    def meanwhile(*given: Any, **named: Any) -> Any:
+        rewrite(replace(bundles.read(str(own)), **changed), own)
+        return find(*given, **named)
+
+    monkeypatch.setattr(ranking, "calibrate", meanwhile)
+    record = tmp_path / "record.json"
+    options: dict[str, Any] = {"tables": str(tmp_path / "out"), "removal": ANY, "record": record, "echo": quiet}
+    if says is None:
+        found = calibrate_command(bundle=own, catalogue=str(shop / "products.csv"), **options)
+        after = bundles.read(str(own))
+        assert (after.phi, after.scales, after.training) == (found.phi, found.scales, {"note": "new"})
+        return
+    with pytest.raises(UsageError, match=says):
+        calibrate_command(bundle=own, catalogue=str(shop / "products.csv"), **options)
+    assert not record.exists()
+    assert bundles.read(str(own)) == replace(world.bundle, **changed)
+
+
+def test_rows_without_a_usable_map_or_similarity_are_counted(
+    tmp_path: Path, world: World, shop: Path, served: Path
+) -> None:
+    rows = rows_of(world, pairs_of(world, 9))
+    nothing = float("nan")
+    changes: list[dict[str, Any]] = [
+        {"map": [nothing, *[0.0] * 5]},
+        {"map_width": 2},
+        {"similarity": nothing},
+        {"condition": "asked"},
+    ]
+    for row, change in zip(rows[1:], changes, strict=False):
+        row.update(change)
+    publish_run(tmp_path, "hostile", world.bundle, rows)
+    place = tmp_path / "explanations" / "run_id=hostile" / "part-00000.parquet"
+    table = pq.read_table(place, partitioning=None).to_pylist()
+    lacking = {row["pair_id"]: name for row, name in zip(rows[6::2], ("map", "similarity"), strict=False)}
+    for row in table:
+        if name := lacking.get(row["pair_id"]):
+            row[name] = None
+    columns = pq.read_schema(place)
+    loose = pyarrow.schema([field.with_nullable(True) for field in columns])
+    pq.write_table(pyarrow.Table.from_pylist(table, schema=loose), place)
+    parts = collected(tmp_path, served, shop)
+    assert set(parts.pairs) == {rows[at]["pair_id"] for at in (0, 5, 7)}
+    assert parts.left_out["the map is none, or not of finite numbers"] == 3
+    assert parts.left_out["similarity is not the audited one: an image has changed"] == 2
+    assert parts.left_out["the bundle has no such condition"] == 1
+    assert np.isfinite(parts.match).all()
+    pq.write_table(pyarrow.Table.from_pylist(table, schema=loose).drop_columns(["method"]), place)
+    with pytest.raises(UsageError, match=r"part-00000.parquet has 0 columns 'method'"):
+        collected(tmp_path, served, shop)
+    place.write_bytes(b"nothing")
+    with pytest.raises(UsageError, match=r"part-00000.parquet cannot be read"):
+        collected(tmp_path, served, shop)
+
+
+@pytest.mark.parametrize("column", ["kind", "colour", "split"])
+def test_stand_ins_are_of_the_query_s_type(shop: Path, tmp_path: Path, column: str) -> None:
+    record = {"similarity": {"conditions": {"column": column, "types": {"worn": ["top", "skirt"]}}}}
+    shop_bundle(tmp_path / "typed", conditions={"worn": CONDITION}, training=record)
+    world = World(shop, tmp_path / "typed")
+    pairs = pairs_of(world, 5)
+    rows = [
+        {**row, "condition": "worn", "similarity": world.similarity(*pair, CONDITION)}
+        for row, pair in zip(rows_of(world, pairs), pairs, strict=True)
+    ]
+    publish_run(tmp_path / "out", "run", world.bundle, rows)
+    parts = collected(tmp_path / "out", tmp_path / "typed", shop, removal=ANY)
+    cell = {"kind": 2, "colour": 3, "split": 4}[column]
+    types = [row[cell] for row in world.rows.values()]
+    numbers = np.array([sorted(set(types)).index(one) if one else -1 for one in types])
+    of_column = [name.startswith(f"{column}=") for name in VOCABULARY]
+    for at, pair in enumerate(zip(parts.queries, parts.references, strict=True)):
+        expected = np.array(world.drops(*pair, ANY, CONDITION, numbers))
+        expected[of_column] = np.nan
+        np.testing.assert_allclose(parts.drops[at], expected, atol=1e-5)
+    assert np.isfinite(parts.drops).any()
 
 
 def test_images_of_other_folders_are_named(own: Path, shop: Path, tmp_path: Path) -> None:

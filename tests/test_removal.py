@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,26 @@ def test_the_reference_does_not_stand_for_the_query() -> None:
 def test_copies_of_query_and_reference_do_not_stand_for_the_query() -> None:
     table: list[Item] = [*TABLE, ("shirt", "red", 0), ("shirt", "red", 10), ("shirt", "red", 11)]
     assert drops(0, 1, of=pool(table))[2] == pytest.approx(cosine(10) - (cosine(1) + cosine(30)) / 2, abs=1e-6)
+
+
+def test_copies_are_one_neighbour() -> None:
+    table: list[Item] = [*TABLE[:2], *TABLE[1:2] * 4, *TABLE[2:]]
+    # without black: red shirts at 10 degrees, five of them, at 40, and the green one at 60
+    found = drops(0, 10, of=pool(table), neighbours=3)[2]  # the reference, at 30 degrees, is the red shoe
+    assert found == pytest.approx(cosine(30) - (cosine(20) + cosine(10) + cosine(30)) / 3, abs=1e-6)
+    copies: list[Item] = [TABLE[0], *TABLE[1:2] * 5, TABLE[6]]
+    assert math.isnan(drops(0, 6, of=pool(copies), neighbours=3, least=2)[2])
+
+
+def test_only_products_of_the_query_s_group_stand_for_it() -> None:
+    given = pool()
+    of = replace(given, groups=np.array([1, 0, 1, 1, 0, 1, 0, 1, -1]))
+    # without black: of the shirts at 10, 40, 60 and 180 degrees those at 40 and 60 are of its group
+    assert drops(0, 6, of=of)[2] == pytest.approx(cosine(30) - (cosine(10) + cosine(30)) / 2, abs=1e-6)
+    nobody = replace(given, groups=np.full(9, -1))
+    assert math.isnan(drops(0, 6, of=nobody)[2])
+    with pytest.raises(ValueError, match="groups"):
+        replace(given, groups=np.zeros(3, np.int64))
 
 
 def test_too_few_products_score_nothing() -> None:
@@ -148,6 +169,8 @@ def by_definition(of: Pool, query: int, reference: int, removal: Removal) -> lis
                 continue
             if of.has[other, attribute]:
                 continue
+            if of.groups is not None and not of.groups[other] == of.groups[query] >= 0:
+                continue
             apart = 0
             for column in {int(c) for c in of.columns} - {int(of.columns[attribute])}:
                 names = np.flatnonzero(of.columns == column)
@@ -155,7 +178,10 @@ def by_definition(of: Pool, query: int, reference: int, removal: Removal) -> lis
                 apart += not (known and all(of.has[query, b] == of.has[other, b] for b in names))
             if removal.max_distance is None or apart <= removal.max_distance:
                 candidates.append((apart, round(1 - similarity(query, other, "cosine"), 9), other))
-        chosen = [other for _, _, other in sorted(candidates)[: removal.neighbours]]
+        chosen: list[int] = []
+        for _, _, other in sorted(candidates):
+            if len(chosen) < removal.neighbours and not any(same(other, one) for one in chosen):
+                chosen.append(other)
         whole = similarity(query, reference, of.function)
         scores = [similarity(other, reference, of.function) for other in chosen]
         found.append(whole - math.fsum(scores) / len(scores) if len(scores) >= removal.least else math.nan)
@@ -171,7 +197,8 @@ def test_as_by_definition(seed: int, function: str, max_distance: int | None) ->
     known = (rng.random((count, 3)) < 0.9)[:, columns]
     vectors = rng.normal(size=(count, 3)).astype(np.float32)
     vectors[rng.integers(count, size=4)] = vectors[rng.integers(count, size=4)]  # copies
-    of = Pool(has & known, known, columns, vectors, function)  # type: ignore[arg-type]
+    groups = rng.integers(-1, 2, count) if seed % 2 else None
+    of = Pool(has & known, known, columns, vectors, function, groups)  # type: ignore[arg-type]
     removal = Removal(int(rng.integers(1, 5)), 1, max_distance)
     queries, references = rng.integers(count, size=(2, 10))
     found = attribute_drops(of, queries, references, removal)

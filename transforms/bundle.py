@@ -22,15 +22,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from transforms import storage
-from transforms.core.attributes import Phi, Ranking, Scale, Scales
+from transforms.core.attributes import Phi, Ranking, Scale, Scales, all_finite
 from transforms.core.errors import BundleError
 from transforms.core.images import Resize
 from transforms.core.similarity import SimilarityFunction
@@ -109,8 +108,12 @@ class Bundle:
             )
         if self.priors is not None and len(self.priors) != len(self.vocabulary):
             raise BundleError(f"{len(self.priors)} priors for {len(self.vocabulary)} attributes")
+        try:
+            _ = self.ranking
+        except ValueError as error:
+            raise BundleError(f"the bundle cannot rank attributes: {error}") from None
         for name, mask in self.conditions.items():
-            if len(mask) != self.embedding_size or not all(math.isfinite(x) and x >= 0 for x in mask) or not any(mask):
+            if len(mask) != self.embedding_size or not all_finite(mask) or min(mask) < 0 or not any(mask):
                 raise BundleError(
                     f"the mask of condition {name!r} must have {self.embedding_size} finite entries, one for each "
                     "dimension of the embedding, none below 0 and not all 0"
@@ -141,6 +144,22 @@ class Bundle:
         return content_id(*self.vocabulary, letter="v") if self.vocabulary else None
 
     @cached_property
+    def ranking_id(self) -> str | None:
+        """Id of the ranking: phi, scales and priors, which decide what explains a match. None without attributes."""
+        if self.attributes is None:
+            return None
+        priors = None if self.priors is None else [float(prior) for prior in self.priors]
+        return content_id(_canonical({**self.ranking_record(), "priors": priors}), letter="r")
+
+    def ranking_record(self) -> dict[str, Any]:
+        """``phi`` and ``scales``, JSON values only."""
+        scales = {
+            part: {name: [float(value) for value in values] for name, values in scale.items()}
+            for part, scale in asdict(self.scales).items()
+        }
+        return {"phi": [float(weight) for weight in self.phi], "scales": scales}
+
+    @cached_property
     def ranking(self) -> Ranking:
         """How this bundle ranks attributes."""
         return Ranking(self.phi, self.scales, self.priors)
@@ -163,7 +182,7 @@ def read(address: str) -> Bundle:
     where = storage.join(address, MANIFEST)
     try:
         content = json.loads(storage.read_file(where, max_bytes=64 * 2**20))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, a number of thousands of digits
         raise BundleError(f"{storage.redact(where)} is no JSON: {error}") from None
     return _parse(content, storage.redact(where))
 
@@ -213,7 +232,7 @@ def _parse(content: Any, where: str) -> Bundle:
         )
     try:
         resize = {**content["resize"], "size": tuple(content["resize"]["size"])}
-        fields = {key: content[key] for key in ("embedding_size", "similarity_function", "training", "versions")}
+        others = {key: content[key] for key in ("embedding_size", "similarity_function", "training", "versions")}
         return Bundle(
             similarity=_parse_network(content["similarity"]),
             attributes=_optional_network(content["attributes"]),
@@ -223,25 +242,60 @@ def _parse(content: Any, where: str) -> Bundle:
             resize=Resize(**resize),
             fill_mean=tuple(content["fill_mean"]),
             vocabulary=tuple(content["vocabulary"]),
-            priors=None if content["priors"] is None else tuple(content["priors"]),
-            concepts=content.get("concepts", {}),
+            priors=None if content["priors"] is None else _numbers(content["priors"], "priors"),
+            concepts=_mapping(content.get("concepts", {}), "concepts"),
             phi=_phi(content["phi"]),
             scales=_scales(content.get("scales", {})),
-            conditions={name: tuple(mask) for name, mask in dict(content["conditions"]).items()},
-            **fields,
+            conditions={
+                name: _numbers(mask, f"the mask of condition {name!r}")
+                for name, mask in _mapping(content["conditions"] or {}, "conditions").items()
+            },
+            **others,
         )
+    except BundleError as error:
+        raise BundleError(f"{where}: {error}. Copy or export the bundle again, or mend its {MANIFEST}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{where} is not a complete bundle description: {error!r}") from None
 
 
-def _phi(weights: Sequence[float]) -> Phi:
+def _phi(content: Any) -> Phi:
     """The weights; bundles of earlier versions have none for the prior."""
-    first, second, third = [*map(float, weights), 0.0][:3]
+    weights = _numbers(content, "phi")
+    if len(weights) not in (2, 3):
+        raise BundleError(f"phi is the weights of confidence, map match and prior, got {len(weights)} numbers")
+    first, second, third = [*weights, 0.0][:3]
     return first, second, third
 
 
-def _scales(content: Mapping[str, Any]) -> Scales:
-    return Scales(**{part: Scale(tuple(scale["values"]), tuple(scale["levels"])) for part, scale in content.items()})
+def _scales(content: Any) -> Scales:
+    parts = {part.name for part in fields(Scales)}
+    scales = {}
+    for part, scale in _mapping(content, "scales").items():
+        if part not in parts or _mapping(scale, f"the scale {part!r}").keys() != {"values", "levels"}:
+            raise BundleError(f"scales are of {', '.join(sorted(parts))}, each values and levels; {part!r} is no such")
+        knots = (_numbers(scale[name], f"the {name} of the scale {part!r}") for name in ("values", "levels"))
+        try:
+            scales[part] = Scale(*knots)
+        except ValueError as error:
+            raise BundleError(f"the scale {part!r}: {error}") from None
+    return Scales(**scales)
+
+
+def _numbers(content: Any, what: str) -> tuple[float, ...]:
+    if not isinstance(content, list) or not all_finite(content):
+        raise BundleError(f"expected a list of finite numbers as {what}, got {_shown(content)}")
+    return tuple(map(float, content))
+
+
+def _mapping(content: Any, what: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise BundleError(f"expected {what} as an object of names and their values, got {_shown(content)}")
+    return content
+
+
+def _shown(content: Any) -> str:
+    text = json.dumps(content)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _optional_network(content: dict[str, Any] | None) -> Network | None:

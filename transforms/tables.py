@@ -23,7 +23,7 @@ from transforms.core.saliency.explainer import Explainer, Side
 from transforms.core.types import EmbeddedImage, Failure, Float32, Frame, Pair, Product
 from transforms.rows import public
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Row = dict[str, Any]
 
@@ -72,6 +72,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             "period": pa.string(),
             "attribute_model_id": pa.string(),
             "vocabulary_id": pa.string(),
+            "ranking_id": pa.string(),  # phi, scales and priors, by which attributes are ranked
+            "ranking": pa.string(),  # JSON: phi and scales
             "sampling_seed": pa.int64(),
             "sampling_design": pa.string(),
         },
@@ -132,6 +134,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "served_model": pa.string(),
             "attribute_model_id": pa.string(),
             "vocabulary_id": pa.string(),
+            "ranking_id": pa.string(),
             "top": pa.list_(_ATTRIBUTE),  # best first
             "map_reliability": pa.float64(),
             "null_agreement": pa.float64(),
@@ -217,6 +220,7 @@ def explanation_row(
         "model_id": bundle.model_id,
         "attribute_model_id": bundle.attribute_model_id,
         "vocabulary_id": bundle.vocabulary_id,
+        "ranking_id": bundle.ranking_id,
         "similarity": explanation.similarity,
         "rank": pair.rank,
         "served_score": pair.served_score,

@@ -16,13 +16,14 @@ def add(commands: Any) -> None:
         "calibrate",
         _run_calibrate,
         "find how a bundle should weigh confidence, map match and prior when it ranks attributes",
-        "It reads the maps of an audit of validation pairs, judges rankings by attribute removal, and writes the best "
-        "weights and the scales of the parts into bundle.json.",
+        "It reads the maps of an audit of validation pairs, judges rankings by attribute removal, on queries that they "
+        "were not fitted to, and writes the best weights and the scales of the parts into bundle.json.",
     )
     parser.add_argument("--bundle", required=True, type=Path, help="model bundle with attributes, a local folder")
     parser.add_argument("--catalogue", required=True, help="CSV, JSONL or Parquet with id, image and attribute columns")
     parser.add_argument("--tables", required=True, metavar="DIR", help="the --out of the audit")
     parser.add_argument("--run-id", help="which run; the one that was started last when left out")
+    parser.add_argument("--split", default="valid", help="only pairs whose query is of this split; all for every pair")
     parser.add_argument("--method", help="whose maps, where the run has several")
     parser.add_argument(
         "--scale",
@@ -31,13 +32,14 @@ def add(commands: Any) -> None:
         help="how each part is put on a common scale; best tries all",
     )
     parser.add_argument(
-        "--neighbours", type=int, default=5, help="products that stand for a query without an attribute, at most"
+        "--neighbours", type=int, default=5, help="products that stand for a query without an attribute, 3 at least"
     )
     parser.add_argument(
         "--max-distance", type=int, default=0, help="other columns in which these may differ from the query"
     )
     parser.add_argument("--record", type=Path, metavar="FILE", help="JSON file for everything that was tried")
     add_image_root(parser, "local folder that images may lie in, besides the catalogue's")
+    parser.add_argument("--allow-http", action="store_true", help="let images lie at http(s) addresses of public hosts")
     add_serving(parser)
 
 
@@ -49,19 +51,16 @@ def _run_calibrate(options: argparse.Namespace) -> int:
     from transforms.addresses import is_local
     from transforms.core.removal import Removal
 
-    for name in ("neighbours", "threads"):
-        if (given := getattr(options, name)) is not None and given < 1:
-            raise UsageError(f"--{name} must be at least 1, not {given}")
-    if options.max_distance < 0:
-        raise UsageError(f"--max-distance must be at least 0, not {options.max_distance}")
-    least = min(Removal.least, options.neighbours)
+    for name, least in {"neighbours": Removal.least, "threads": 1, "max_distance": 0}.items():
+        if (given := getattr(options, name)) is not None and given < least:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {given}")
     beside = [storage.resolve("", options.catalogue)] if is_local(options.catalogue) else []
-    names = "bundle catalogue tables run_id method scale record device"
+    names = "bundle catalogue tables run_id split method scale record device"
     calibrate_command(
         **{name: getattr(options, name) for name in names.split()},
-        removal=Removal(options.neighbours, least, options.max_distance),
+        removal=Removal(options.neighbours, max_distance=options.max_distance),
         threads=options.threads or default_threads(1),
-        access=storage.Access(roots=(*options.image_roots, *beside)),
+        access=storage.Access(roots=(*options.image_roots, *beside), allow_http=options.allow_http),
         echo=say,
     )
     return 0

@@ -23,7 +23,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--bundle", required=True, type=Path, help="model bundle with attributes, a local folder")
     parser.add_argument("--catalogue", required=True, help="CSV, JSONL or Parquet with id, image and attribute columns")
     parser.add_argument(
-        "--pairs", metavar="MANIFEST", help="held-out pairs; the model's own within the valid split when left out"
+        "--pairs",
+        metavar="MANIFEST",
+        help="held-out pairs (others are left out); the model's own in the valid split by default",
     )
     parser.add_argument(
         "--columns",

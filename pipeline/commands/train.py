@@ -11,6 +11,8 @@ from pipeline.commands import values
 from pipeline.commands.common import INTERPOLATIONS, add_image_root, command, find_factories
 from transforms.core.errors import UsageError
 
+_MIN_PAIRS = 20
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser("train", help="train a network on a catalogue (needs the extra 'export')")
@@ -31,7 +33,9 @@ def add(commands: Any) -> None:
         help="column of types: products of any two types are compared under a condition of their own",
     )
     similarity.add_argument(
-        "--min-pairs", type=int, default=20, help="leave out conditions with fewer positive pairs of training products"
+        "--min-pairs",
+        type=int,
+        help="leave out conditions with fewer positive pairs of training products (default: 20); with --conditions",
     )
     similarity.add_argument("--embedding", type=int, default=128, help="length of the embedding")
     similarity.add_argument("--margin", type=float, default=0.2, help="of the triplet loss, in cosine distance")
@@ -65,13 +69,15 @@ def add(commands: Any) -> None:
         metavar="TABLES",
         help="folder of an audit over training pairs, whose maps supervise the activation maps; may be given again",
     )
-    supervision.add_argument("--saliency-weight", type=float, default=5e-3, help="lambda in L = L_att + lambda * L_hm")
+    supervision.add_argument(
+        "--saliency-weight", type=float, help="lambda in L = L_att + lambda * L_hm (default: 0.005)"
+    )
     supervision.add_argument(
         "--saliency-temperature",
         type=float,
         help="maps get mean 0 and standard deviation 1 / this before their softmax; left as they are when not given",
     )
-    supervision.add_argument("--saliency-limit", type=int, default=20, help="maps of a product at most")
+    supervision.add_argument("--saliency-limit", type=int, help="maps of a product at most (default: 20)")
     for each in (similarity, attributes):
         data = each.add_argument_group("data")
         data.add_argument(
@@ -132,10 +138,10 @@ def add(commands: Any) -> None:
 def _run_train_similarity(options: argparse.Namespace) -> int:
     from export.training import train_similarity
 
-    own = {
-        name: getattr(options, name)
-        for name in ("similar_by", "conditions", "min_pairs", "embedding", "margin", "mining")
-    }
+    _need(options, "conditions", "min_pairs")
+    own = {name: getattr(options, name) for name in ("similar_by", "conditions", "embedding", "margin", "mining")}
+    if options.conditions is not None:
+        own["min_pairs"] = _MIN_PAIRS if options.min_pairs is None else options.min_pairs
     train_similarity(**_training(options), **own)
     return 0
 
@@ -143,13 +149,24 @@ def _run_train_similarity(options: argparse.Namespace) -> int:
 def _run_train_attributes(options: argparse.Namespace) -> int:
     from export.training import SaliencySupervision, train_attributes
 
+    parts = ("weight", "temperature", "limit")
+    _need(options, "saliency", *(f"saliency_{part}" for part in parts))
     saliency = None
     if options.saliency:
-        given = (options.saliency_weight, options.saliency_temperature, options.saliency_limit)
-        saliency = SaliencySupervision(tuple(options.saliency), *given)
+        given = {part: value for part in parts if (value := getattr(options, f"saliency_{part}")) is not None}
+        saliency = SaliencySupervision(tuple(options.saliency), **given)
     own = {name: getattr(options, name) for name in ("columns", "min_count", "attribute_loss")}
     train_attributes(**_training(options), **own, saliency=saliency)
     return 0
+
+
+def _need(options: argparse.Namespace, parent: str, *names: str) -> None:
+    """UsageError for an option that was given without the one that it belongs to."""
+    for name in names:
+        if getattr(options, name) is not None and not getattr(options, parent):
+            raise UsageError(
+                f"--{name.replace('_', '-')} belongs to --{parent}, which is not given: give it, or leave both out"
+            )
 
 
 def _training(options: argparse.Namespace) -> dict[str, Any]:

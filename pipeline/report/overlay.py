@@ -67,12 +67,13 @@ def draw_pairs(
 
 
 def caption(pair: Mapping[str, Any]) -> list[Line]:
-    """What the tables say about a pair: its ids, its similarity, the top attribute, whether the reference has it."""
+    """What the tables say about a pair: ids, similarity and its condition, top attribute, if the reference has it."""
     ids = f"{printable(pair['query_id'])}  ·  {printable(pair['reference_id'])}"
     rank = "" if pair["rank"] is None else f", rank {pair['rank']}"
     of_side = " of the reference" if pair.get("side") == "reference" else ""
     method = f"  ·  {pair['method']}{of_side}"
-    lines = [Line(ids, strong=True), Line(f"similarity {pair['similarity']:.3f}{rank}{method}")]
+    under = "" if (condition := pair.get("condition")) is None else f"  ·  {printable(condition)}"
+    lines = [Line(ids, strong=True), Line(f"similarity {pair['similarity']:.3f}{rank}{method}{under}")]
     if not pair["top"]:
         share, area = pair["border_share"], pair["border_area"]
         return [*lines, Line(f"the border has {share:.0%} of the evidence, {area:.0%} of the area")]

@@ -12,7 +12,11 @@ The parts have different scales, so each is put on a common one first (:class:`S
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +26,16 @@ from transforms.core.types import Float32, Float64
 
 Phi = tuple[float, float, float]
 """phi_1 of the confidence, phi_2 of the map match, phi_3 of the prior."""
+
+
+def all_finite(values: Sequence[Any]) -> bool:
+    """Whether all of ``values`` are real numbers that float64 holds: no text, no truth value, no NaN, no infinity."""
+    numbers = (int, float, np.floating, np.integer)
+    return all(isinstance(value, numbers) and not isinstance(value, bool) and _is_finite(value) for value in values)
+
+
+def _is_finite(value: Any) -> bool:
+    return bool(abs(value) <= sys.float_info.max)
 
 
 def match_scores(activations: Float32, saliency: Float64) -> Float64:
@@ -42,19 +56,31 @@ def match_scores(activations: Float32, saliency: Float64) -> Float64:
 class Scale:
     """A monotone map from a part's values to a common scale: straight between its knots, and beyond the outer ones.
 
-    ``values`` rise strictly, ``levels`` do not fall; both have at least two entries.
+    ``values`` rise strictly, ``levels`` do not fall; both have at least two entries. They and the slopes between them
+    are finite.
     """
 
     values: tuple[float, ...]
     levels: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        rising = all(a < b for a, b in zip(self.values, self.values[1:], strict=False))
-        monotone = all(a <= b for a, b in zip(self.levels, self.levels[1:], strict=False))
+        for name in ("values", "levels"):
+            if not all_finite(getattr(self, name)):
+                raise ValueError(f"a scale's {name} are finite numbers, got {getattr(self, name)}")
+        rising = all(a < b for a, b in pairwise(self.values))
+        monotone = all(a <= b for a, b in pairwise(self.levels))
         if len(self.values) < 2 or len(self.values) != len(self.levels) or not rising or not monotone:
             raise ValueError(
                 f"a scale has at least two rising values and as many levels that do not fall, got {self.values} and "
                 f"{self.levels}"
+            )
+        with np.errstate(over="ignore"):
+            steps, rises = np.diff(np.array(self.values, np.float64)), np.diff(np.array(self.levels, np.float64))
+            slopes = rises / steps
+        if not np.isfinite([steps, slopes]).all():
+            raise ValueError(
+                f"a scale's slopes are finite: of {self.values} some values are too close for what {self.levels} rise, "
+                "or too far apart"
             )
 
     def __call__(self, values: ArrayLike) -> Float64:
@@ -80,15 +106,18 @@ class Scales:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How attributes are ranked: the weights of the parts, their scales, and the priors [A], if any."""
+    """How attributes are ranked: the weights of the parts, their scales, and the priors [A], if any; all finite."""
 
     phi: Phi = (0.5, 0.5, 0.0)
     scales: Scales = field(default_factory=Scales)
     priors: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.phi) != 3 or not all(np.isfinite(weight) and weight >= 0 for weight in self.phi):
+        if len(self.phi) != 3 or not all_finite(self.phi) or min(self.phi) < 0:
             raise ValueError(f"phi is three finite weights of at least 0, got {self.phi}")
+        if self.priors is not None and not all_finite(self.priors):
+            wrong = next(prior for prior in self.priors if not all_finite([prior]))
+            raise ValueError(f"priors are finite numbers, got {wrong!r}")
 
     def scores(self, confidence: ArrayLike, match: ArrayLike) -> Float64:
         """e_a, float64 [..., A], of ``confidence`` and ``match`` [..., A]. Without priors the third term is left out.

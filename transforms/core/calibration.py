@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from transforms.core.attributes import IDENTITY, Phi, Scale, Scales
+from transforms.core.attributes import IDENTITY, Phi, Ranking, Scale, Scales
 from transforms.core.removal import Judgement, Oracle
 from transforms.core.types import Float64
 
@@ -186,6 +187,29 @@ def search_phi(evidence: Evidence, oracle: Oracle, scales: Scales, grid: Sequenc
         levels.append(scales.prior(evidence.prior))
     points = [Point.of(phi, some.judge(_weighed(phi, levels))) for phi in grid]
     return Search(_best(points), tuple(points))
+
+
+def held_out(kind: Kind, evidence: Evidence, oracle: Oracle, folds: NDArray[np.integer]) -> Judgement:
+    """How the ranking does on pairs that it was not fitted to: scales of one ``kind`` and phi by cross-fitting.
+
+    ``folds`` [P] are the folds of the pairs; those of a query must be in one. The pairs of each fold are ranked with
+    what :func:`fit_scales` and :func:`search_phi` find on all others. ValueError where these have no judged pair.
+    """
+    folds = np.asarray(folds)
+    if folds.shape != oracle.drops.shape[:1]:
+        raise ValueError(f"expected folds {oracle.drops.shape[:1]}, got {folds.shape}")
+    prior = None if evidence.prior is None else tuple(evidence.prior.tolist())
+    scores = np.zeros(oracle.drops.shape)
+    for fold in np.unique(folds):
+        rest, own = folds != fold, folds == fold
+        if not oracle.judged[own].any():
+            continue  # nothing of it is judged
+        some = Evidence(evidence.confidence[rest], evidence.match[rest], evidence.prior)
+        of_rest = Oracle(oracle.drops[rest])
+        scales = fit_scales(kind, some, of_rest)
+        ranking = Ranking(search_phi(some, of_rest, scales).best.phi, scales, prior)
+        scores[own] = ranking.scores(evidence.confidence[own], evidence.match[own])
+    return oracle.judge(scores)
 
 
 def _weighed(phi: Phi, levels: Sequence[Float64]) -> Float64:

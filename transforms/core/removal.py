@@ -63,6 +63,8 @@ class Pool:
       columns: the column of each attribute, integers [A]; a column may have one value a product or several.
       embeddings: float32 [I, D], finite, multiplied by a condition's mask where the pairs have one.
       function: how the model compares embeddings.
+      groups: integers [I] where only products of the query's group may stand for it; None: all may. A negative number
+        is of no group.
     """
 
     has: Bools = field(repr=False)
@@ -70,6 +72,7 @@ class Pool:
     columns: Indices = field(repr=False)
     embeddings: Float32 = field(repr=False)
     function: SimilarityFunction = "cosine"
+    groups: Indices | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if (
@@ -85,6 +88,8 @@ class Pool:
             )
         if not np.isfinite(self.embeddings).all():
             raise ValueError("embeddings must be finite")
+        if self.groups is not None and self.groups.shape != self.has.shape[:1]:
+            raise ValueError(f"expected groups [I], got {self.groups.shape} for {len(self.has)} products")
 
     @cached_property
     def copies(self) -> Indices:
@@ -107,22 +112,25 @@ class Pool:
         """Each attribute of the product ``query`` with the products that stand for it without it, nearest first.
 
         Of equal distance in columns and equal cosine the smaller place comes first. The query and its copies are left
-        out. There are more than ``removal.neighbours`` of them, as far as there are, by the most copies of a product:
-        what a reference's copies leave is enough for each pair.
+        out, and of each group of copies all but the first: one photograph under many ids is one neighbour. There is one
+        more than ``removal.neighbours``, as far as there are: a reference and its copies take away one at most.
         """
         values = self.values
         differs = (values != values[query]) | (values < 0)  # [I, C]; two unknown values are not equal
         distance = differs.sum(axis=1)
         limit = np.inf if removal.max_distance is None else removal.max_distance
         cosine = similarities(self.embeddings[query][None], self.embeddings, "cosine")[0]
-        enough = removal.neighbours + int(np.bincount(self.copies).max())
         others = self.copies != self.copies[query]
+        if self.groups is not None:
+            others &= (self.groups == self.groups[query]) & (self.groups >= 0)
         column_of = np.searchsorted(np.unique(self.columns), self.columns)
         for attribute in np.flatnonzero(self.has[query] & self.known[query]).tolist():
             apart = distance - differs[:, column_of[attribute]]
             may = others & self.known[:, attribute] & ~self.has[:, attribute] & (apart <= limit)
             places = np.flatnonzero(may)
-            yield attribute, places[np.lexsort((places, -cosine[places], apart[places]))][:enough]
+            nearest = places[np.lexsort((places, -cosine[places], apart[places]))]
+            first = np.sort(np.unique(self.copies[nearest], return_index=True)[1])
+            yield attribute, nearest[first][: removal.neighbours + 1]
 
 
 def attribute_drops(pool: Pool, queries: Indices, references: Indices, removal: Removal | None = None) -> Float64:
