@@ -34,7 +34,8 @@ from benchmarks.sane_judging import (
 from benchmarks.sane_report import Results, rewritten
 from benchmarks.sane_study import RECORD, SEARCHED, UNIFORM, UNSUPERVISED, Choice, Real, Record, Supervision, Tried
 from benchmarks.steps import Steps
-from export.ranking import Parts, collect, see
+from export.parts import Parts, collect
+from export.seen import see
 from transforms import bundle as bundles
 from transforms import catalogue as catalogues
 from transforms.core.calibration import Evidence, fit_scales

@@ -23,7 +23,8 @@ from benchmarks.machine import markdown_table, paragraph, processor, versions
 from benchmarks.sane_study import UNSUPERVISED, Garments, Supervision
 from benchmarks.statistics import Interval, bootstrap
 from benchmarks.steps import Steps
-from export.ranking import collect, see
+from export.parts import collect
+from export.seen import see
 from pipeline.demo import attribute_mask
 from transforms import bundle as bundles
 from transforms import catalogue as catalogues

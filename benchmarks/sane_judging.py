@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.statistics import Interval, bootstrap
-from export.ranking import Parts
+from export.parts import Parts
 from transforms.core.attributes import Phi, Ranking, Scales
 from transforms.core.calibration import KINDS, Evidence, Kind, Point, fit_scales, search_phi, simplex
 from transforms.core.removal import Judgement, Oracle

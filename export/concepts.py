@@ -27,7 +27,6 @@ from threadpoolctl import threadpool_limits
 
 from export.network import load
 from export.preprocessing import Layout
-from export.ranking import rewrite
 from export.splits import with_splits
 from export.tail import Cut, cut, run_tail, run_trunk, whole
 from transforms import bundle as bundles
@@ -726,7 +725,7 @@ def _write(bundle: Path, described: Bundle, priors: Float64, record: Mapping[str
     made = replace(now, priors=tuple(priors.tolist()), concepts=record)
     if now.phi[2] or now.scales.prior != IDENTITY:
         echo("the bundle's ranking was calibrated with other priors: run `whymatch calibrate` again")
-    rewrite(made, bundle)
+    bundles.rewrite(made, bundle)
     return made
 
 

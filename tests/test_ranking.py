@@ -18,7 +18,9 @@ from PIL import Image
 
 from export import ranking
 from export.build import build
-from export.ranking import FOLDS, Parts, calibrate, calibrate_command, collect, rewrite, see
+from export.parts import Parts, collect
+from export.ranking import FOLDS, calibrate, calibrate_command
+from export.seen import _products, see
 from export.splits import with_splits
 from pipeline import cli
 from tests.audits import audit, table, write_csv
@@ -386,7 +388,7 @@ def test_splits_are_those_of_a_training(shop: Path, served: Path, tmp_path: Path
     assert set(seen.splits) == {"train", "valid", "holdout"}
     assert seen.splits[seen.places["p01"]] == "valid"
     without = see(str(served), str(shop / "without.csv"), (), echo=quiet)
-    products = ranking._products(str(shop / "without.csv"), ["kind"], Counter())
+    products = _products(str(shop / "without.csv"), ["kind"], Counter())
     by_id = {product.id: product.split for product in with_splits(products)}
     assert all(without.splits[place] == by_id[product] for product, place in without.places.items())
     assert set(without.splits) == {"train", "valid", "test"}
@@ -405,7 +407,7 @@ def test_bundle_json_is_replaced_whole_or_not_at_all(own: Path, monkeypatch: pyt
     assert bundle.attributes is not None
     wrong = replace(bundle, attributes=replace(bundle.attributes, files={"attributes.onnx": "0" * 64}))
     with pytest.raises(BundleError, match="sha256"):
-        rewrite(wrong, own)
+        bundles.rewrite(wrong, own)
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("the disk is full")
@@ -413,9 +415,9 @@ def test_bundle_json_is_replaced_whole_or_not_at_all(own: Path, monkeypatch: pyt
     with monkeypatch.context() as patched:
         patched.setattr("transforms.bundle.json.dumps", fail)
         with pytest.raises(OSError, match="disk is full"):
-            rewrite(bundle, own)
+            bundles.rewrite(bundle, own)
     assert (own / "bundle.json").read_bytes() == before
-    rewrite(replace(bundle, phi=(0.25, 0.75, 0.0)), own)
+    bundles.rewrite(replace(bundle, phi=(0.25, 0.75, 0.0)), own)
     assert bundles.read(str(own)) == replace(bundle, phi=(0.25, 0.75, 0.0))
     assert sorted(path.name for path in own.iterdir()) == files
 
@@ -579,7 +581,7 @@ def test_what_changes_meanwhile_is_kept_or_refused(
     find = ranking.calibrate
 
     def meanwhile(*given: Any, **named: Any) -> Any:
-        rewrite(replace(bundles.read(str(own)), **changed), own)
+        bundles.rewrite(replace(bundles.read(str(own)), **changed), own)
         return find(*given, **named)
 
     monkeypatch.setattr(ranking, "calibrate", meanwhile)

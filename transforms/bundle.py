@@ -22,6 +22,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -30,7 +33,7 @@ from typing import Any, Literal
 
 from transforms import storage
 from transforms.core.attributes import Phi, Ranking, Scale, Scales, all_finite
-from transforms.core.errors import BundleError
+from transforms.core.errors import BundleError, UsageError
 from transforms.core.images import Resize
 from transforms.core.similarity import SimilarityFunction
 from transforms.core.types import content_id
@@ -175,6 +178,28 @@ def write(bundle: Bundle, folder: Path) -> Path:
     path = folder / MANIFEST
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def rewrite(bundle: Bundle, folder: Path) -> None:
+    """Replaces ``bundle.json`` in ``folder`` in one step: a reader finds the old one or the new one, never a part.
+
+    BundleError, and the old one stays, where the files there are not those that ``bundle`` names.
+    """
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=f".{MANIFEST}-", dir=folder))
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
+    try:
+        # links, so that the bundle is checked against its files where they are
+        for path in folder.iterdir():
+            if path.is_file() and path.name != MANIFEST:
+                (staging / path.name).symlink_to(path.resolve())
+        written = write(bundle, staging)
+        with written.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(written, folder / MANIFEST)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def read(address: str) -> Bundle:
