@@ -223,7 +223,7 @@ def in_this_process(arguments: Sequence[str], log: Path) -> int:
 SMALL = ("--backbone", "export.small:network", "--size", "48x40")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_small_study_of_real_photographs_from_nothing(tmp_path: Path) -> None:
     """Of drawn ones, in fact: every step of ``make sane``, and the page."""
     assert in_this_process(["demo", str(tmp_path / "demo"), "--products", "150"], tmp_path / "log") == 0
@@ -275,7 +275,7 @@ def test_a_small_study_of_real_photographs_from_nothing(tmp_path: Path) -> None:
         sane_report.rewritten("no marks", results)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_small_study_of_garments_from_nothing(tmp_path: Path) -> None:
     plan = Garments(
         tmp_path,
