@@ -109,6 +109,9 @@ def _bare(match: re.Match[str]) -> str:
     _, at, host = authority.rpartition("@")
     if "@" in tail and (at or ":" in authority):
         return scheme + MASK  # a password that holds a slash, or an @ further on: nobody can tell
+    glued = match.end() < len(match.string) and not match.string[match.end()].isspace()
+    if glued and ":" in authority and rest[-1] not in "\"'`,;|)}>]":
+        return scheme + MASK  # another scheme begins within this address: in a password, for all one can tell
     if not _HOST.fullmatch(host):
         return scheme + MASK
     if at:
