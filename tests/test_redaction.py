@@ -66,6 +66,7 @@ def test_no_secret_stays(template: str, secret: str) -> None:
 @example(secret="8080/abcdefgh")
 @example(secret="p@ss:w?rd#x/y@z")
 @example(secret="0000A://")
+@example(secret="00A00://")
 @example(secret="00/0000A://")
 def test_no_password_stays_that_was_not_encoded(template: str, secret: str) -> None:
     """AWS keys hold slashes; people paste passwords with ?, # and @ as they are."""

@@ -14,6 +14,8 @@ _LONGEST_SHOWN = 8192
 # A run of non-space text that begins with a scheme, up to the next scheme: addresses are often listed with commas.
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"  # bounded, so that the time stays linear in the text
 _URL = re.compile(rf"({_SCHEME})((?:(?!{_SCHEME})\S)*)")
+# another scheme within an address, behind what may be a user and a colon: in a password, for all one can tell
+_GLUED = re.compile(rf"({_SCHEME})[^\s:/@\[]+:[^\s\"'`,;|)}}>\]]*?{_SCHEME}")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]*\]|[^\[\]:@]*)(?::\d*)?[\"'`,;)}>\]]*")
 _BUCKETS = ("s3://", "gs://")  # their keys may hold a '#'; elsewhere it starts a fragment, which may hold a token
 
@@ -69,7 +71,9 @@ def redact(text: str) -> str:
 
     Idempotent. Paths and bucket names stay: they are what makes a message useful.
     """
-    return _without_known_secrets(_URL.sub(_bare, text) if "://" in text else text)
+    if "://" in text:
+        text = _URL.sub(_bare, _GLUED.sub(rf"\1{MASK}", text))
+    return _without_known_secrets(text)
 
 
 def _without_known_secrets(text: str) -> str:
@@ -109,9 +113,6 @@ def _bare(match: re.Match[str]) -> str:
     _, at, host = authority.rpartition("@")
     if "@" in tail and (at or ":" in authority):
         return scheme + MASK  # a password that holds a slash, or an @ further on: nobody can tell
-    glued = match.end() < len(match.string) and not match.string[match.end()].isspace()
-    if glued and ":" in authority and rest[-1] not in "\"'`,;|)}>]":
-        return scheme + MASK  # another scheme begins within this address: in a password, for all one can tell
     if not _HOST.fullmatch(host):
         return scheme + MASK
     if at:
