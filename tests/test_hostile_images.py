@@ -82,13 +82,13 @@ limit = used + 64 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 found = {}
 for name, data in bombs.items():
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         images.decode(data)
         reason = "none"
     except errors.ImageError as error:
         reason = error.reason if "not enough memory" not in str(error) else "memory"
-    found[name] = (reason, time.perf_counter() - start, len(data))
+    found[name] = (reason, time.process_time() - start, len(data))
 json.dump(found, sys.stdout)
 """
 
@@ -107,9 +107,9 @@ def test_bombs_are_refused_at_once_under_a_memory_limit() -> None:
 
 def test_metadata_bombs_are_not_inflated() -> None:
     """2,000 profiles of 1 MB each took Pillow 4.7 s. Without them the pixels are the same."""
-    start = time.perf_counter()
+    start = time.process_time()
     image = images.decode(VALID["png_profile_bomb"])
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     np.testing.assert_array_equal(image, hostile.scene())
 
 
