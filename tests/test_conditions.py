@@ -48,7 +48,7 @@ from transforms.core.similarity import (
 )
 from transforms.core.types import EmbeddedImage, Failure, Float32, Float64, Pair
 from transforms.embed_images import embed
-from transforms.explain_queries import Explaining, Matched, PreparedImage, Task
+from transforms.explain_image import Explaining, Matched, PreparedImage, Task
 from transforms.load_image import ImageLoader
 from transforms.models import Models, Serving
 from transforms.read_pairs import check_condition

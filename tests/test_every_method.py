@@ -34,7 +34,7 @@ from transforms.core.saliency.methods import (
 from transforms.core.similarity import similarities
 from transforms.core.types import EmbeddedImage, Pair
 from transforms.embed_images import embed
-from transforms.explain_queries import Explaining, PreparedImage, Task
+from transforms.explain_image import Explaining, PreparedImage, Task
 from transforms.load_image import ImageLoader
 from transforms.models import Models, Serving
 from transforms.storage import Access

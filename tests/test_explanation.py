@@ -25,7 +25,7 @@ from transforms.core.saliency.rise import rise
 from transforms.core.saliency.sliding_window import sliding_window
 from transforms.core.similarity import SimilarityFunction, similarities
 from transforms.core.types import EmbeddedImage, Float32, Frame, Image, Pair
-from transforms.explain_queries import Explaining, Matched, PreparedImage, Task
+from transforms.explain_image import Explaining, Matched, PreparedImage, Task
 from transforms.load_image import ImageLoader, LoadedImage
 from transforms.models import Models, Serving
 from transforms.storage import Access

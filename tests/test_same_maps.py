@@ -18,7 +18,7 @@ from transforms.core.saliency.contract import Method
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import RiseMethod, SlidingWindowMethod
 from transforms.core.types import EmbeddedImage, Frame, Pair
-from transforms.explain_queries import Explaining, PreparedImage, Task
+from transforms.explain_image import Explaining, PreparedImage, Task
 from transforms.load_image import ImageLoader
 from transforms.models import Models, Serving
 from transforms.storage import Access
