@@ -17,7 +17,8 @@ from transforms.bundle import Bundle
 from transforms.core.errors import RunError
 from transforms.core.types import EmbeddedImage, Product
 from transforms.embed_images import EmbedImages
-from transforms.explain_queries import Explaining, ExplainQueries, Worker
+from transforms.explain_image import Explaining
+from transforms.explain_queries import ExplainQueries, Worker
 from transforms.load_image import ImageLoader
 from transforms.models import Serving
 from transforms.progress import Progress

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.options import AuditOptions, check_bundle, plan_memory
+from pipeline.runners import check_reach, submit
+from pipeline.watch import Watch
 from transforms import bundle as bundles
 from transforms import catalogue, manifest, storage, tables
-from transforms.addresses import is_local
 from transforms.core import images, memory
-from transforms.core.errors import RunError, UsageError, WhymatchError
+from transforms.core.errors import UsageError
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import NO_FILL
 from transforms.core.types import Failure
@@ -43,7 +42,7 @@ def plan(options: AuditOptions, echo: Echo = print) -> Any:
     from pipeline.graph import Plan
 
     images.require_safe_decoder()
-    _check_reach(options)
+    check_reach(options.runner, *options.manifest, options.bundle, options.out, options.catalogue)
     local = options.runner == "local"
     # workers elsewhere have devices of their own: they settle what "auto" means
     device = resolve_device(options.device) if local else "cpu"
@@ -108,6 +107,7 @@ def run(options: AuditOptions, echo: Echo = print) -> bool:
     """Runs an audit to its end and prints its summary; False where more pairs failed than ``--max-failure-rate``
     allows.
     """
+    from pipeline.graph import build
     from pipeline.summary import summarise
 
     if options.runner == "local":
@@ -119,63 +119,10 @@ def run(options: AuditOptions, echo: Echo = print) -> bool:
         with tempfile.TemporaryDirectory(prefix="whymatch-progress-") as folder:
             planned = replace(planned, progress=Progress(str(Path(folder) / "progress")))
             with Watch(planned.progress, echo, what="pairs" if len(options.sides()) == 1 else "sides of pairs"):
-                submit(planned)
+                submit(options, lambda pipeline: build(pipeline, planned))
     else:
-        submit(planned)
+        submit(options, lambda pipeline: build(pipeline, planned))
     return summarise(options, time.monotonic() - started, echo)
-
-
-def submit(planned: Any) -> None:
-    """Runs the pipeline on the chosen runner and waits for it; RunError when it breaks."""
-    import apache_beam as beam
-
-    from pipeline.graph import build
-
-    pipeline = beam.Pipeline(runner=_runner(planned.options), options=_beam_options(planned.options))
-    build(pipeline, planned)
-    try:
-        state = pipeline.run().wait_until_finish()
-    except WhymatchError:
-        raise
-    except Exception as error:
-        # Beam wraps a worker's error in its own text, which may hold addresses
-        raise RunError(f"the pipeline broke: {storage.redact(_cause(error))}") from None
-    if state != "DONE":
-        raise RunError(f"the pipeline ended as {state}")
-
-
-def _runner(options: AuditOptions) -> Any:
-    if options.runner == "local":
-        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-        from apache_beam.transforms.environments import SubprocessSDKEnvironment
-
-        # FnApiRunner by name: the bare DirectRunner tries to download another engine
-        if options.workers == 1:
-            return FnApiRunner()
-        command = f"{shlex.quote(sys.executable)} -P -m pipeline.local_worker"
-        return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command_string=command))
-    return {"spark": "SparkRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}[options.runner]
-
-
-def _beam_options(options: AuditOptions) -> Any:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    arguments = list(options.beam_args)
-    if options.runner == "local":
-        arguments.append(f"--direct_num_workers={options.workers}")
-    return PipelineOptions(arguments, save_main_session=False)
-
-
-def _cause(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def _check_reach(options: AuditOptions) -> None:
-    """Workers of Dataflow see no disk of this machine; those of other clusters only what they share."""
-    named = (*options.manifest, options.bundle, options.out, *filter(None, [options.catalogue]))
-    if options.runner == "dataflow" and (local := [address for address in named if is_local(address)]):
-        raise UsageError(f"--runner dataflow: its workers cannot reach {local[0]}; copy it to gs:// or s3://")
 
 
 def _check_catalogue(address: str, echo: Echo) -> None:
@@ -183,60 +130,6 @@ def _check_catalogue(address: str, echo: Echo) -> None:
     if failures:
         first = failures[0]
         echo(f"catalogue: {len(failures)} rows cannot be used, the first is {first.source}: {first.message}")
-
-
-class Watch:
-    """Prints a local run's progress: what is being done, how far, and when it will be done.
-
-    On a terminal one line is rewritten; elsewhere a line is printed when a tenth more is done.
-    """
-
-    def __init__(self, progress: Progress, echo: Echo, interval: float = 0.5, what: str = "pairs") -> None:
-        self._progress, self._echo, self._interval, self._what = progress, echo, interval, what
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-        self._first: tuple[float, int] | None = None
-        self._shown = -1
-
-    def __enter__(self) -> Watch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._show(final=True)
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-    def _loop(self) -> None:
-        while not self._stop.wait(self._interval):
-            self._show()
-
-    def _show(self, final: bool = False) -> None:
-        line, tenth = self._line()
-        if sys.stderr.isatty():
-            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-        elif tenth > self._shown or (final and tenth != self._shown):
-            self._shown = tenth
-            self._echo(line)
-
-    def _line(self) -> tuple[str, int]:
-        totals = self._progress.totals()
-        done, pairs, embedded = totals["done"], totals["pairs"], totals["images"]
-        if not done:
-            return f"embedding images: {embedded:,}" if embedded else "reading the manifest", 0
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (now, done)
-        since, before = self._first
-        left = f", {_clock((now - since) * (pairs - done) / (done - before))} left" if done > before else ""
-        return f"explaining: {done:,} of {pairs:,} {self._what} ({done / pairs:.0%}){left}", 1 + 10 * done // pairs
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 def default_threads(workers: int, runner: str = "local") -> int:

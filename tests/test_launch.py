@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import launch
+from pipeline import launch, runners
 from pipeline.options import AuditOptions, plan_memory
+from pipeline.watch import Watch
 from transforms import bundle as bundles
 from transforms.core.errors import RunError, UsageError
 from transforms.progress import Progress
@@ -32,9 +33,9 @@ def test_progress_adds_up_over_processes(tmp_path: Path) -> None:
 
 def test_progress_says_how_far_and_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress(str(tmp_path / "progress"))
-    watch = launch.Watch(progress, print)
+    watch = Watch(progress, print)
     clock = iter([100.0, 160.0])
-    monkeypatch.setattr("pipeline.launch.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pipeline.watch.time.monotonic", lambda: next(clock))
     assert watch._line()[0] == "reading the manifest"
     progress.add("images", 1500)
     assert watch._line()[0] == "embedding images: 1,500"
@@ -47,11 +48,11 @@ def test_progress_says_how_far_and_how_long(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_runner_arguments() -> None:
-    passed = launch._beam_options(options(runner="flink", beam_args=("--flink_master=localhost:8081",)))
+    passed = runners.beam_options(options(runner="flink", beam_args=("--flink_master=localhost:8081",)))
     assert passed.get_all_options(drop_default=True)["flink_master"] == "localhost:8081"
-    local = launch._beam_options(options(workers=3)).get_all_options(drop_default=True)
+    local = runners.beam_options(options(workers=3)).get_all_options(drop_default=True)
     assert local["direct_num_workers"] == 3
-    assert launch._runner(options(runner="dataflow")) == "DataflowRunner"
+    assert runners.runner_of(options(runner="dataflow")) == "DataflowRunner"
 
 
 def test_a_broken_pipeline_is_a_run_error_without_secrets(
