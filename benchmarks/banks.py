@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import markdown_table, paragraph
 from benchmarks.photographs import Photographs, with_progress
-from benchmarks.statistics import Interval, mean
+from transforms.core.bootstrap import Interval, mean
 from transforms.core.maps import area_average, background_of, map_statistics
 from transforms.core.memory import bank_bytes, megabytes
 from transforms.core.saliency.rise import rise

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.banks import in_border
 from benchmarks.machine import markdown_table, paragraph
 from benchmarks.photographs import Given, Photographs, Query, nearest, with_progress
-from benchmarks.statistics import mean
+from transforms.core.bootstrap import mean
 from transforms.core.maps import background_of, map_statistics
 from transforms.core.saliency.rise import rise
 from transforms.core.similarity import similarities

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import markdown_table, paragraph, processor, versions
-from benchmarks.statistics import mean
+from transforms.core.bootstrap import mean
 from transforms.core.errors import UsageError
 from transforms.core.metrics import curve
 from transforms.core.types import Float32, Float64

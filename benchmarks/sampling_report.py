@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import markdown_table, paragraph, processor, versions
-from benchmarks.statistics import Index, Interval, bootstrap, mean
+from transforms.core.bootstrap import Index, Interval, bootstrap, mean
 from transforms.core.types import Float64
 
 INDEPENDENT = "independent, average"

@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.statistics import Interval, bootstrap
 from export.parts import Parts
 from transforms.core.attributes import Phi, Ranking, Scales
+from transforms.core.bootstrap import Interval, bootstrap
 from transforms.core.calibration import KINDS, Evidence, Kind, Point, fit_scales, search_phi, simplex
 from transforms.core.removal import Judgement, Oracle
 from transforms.core.types import Float64

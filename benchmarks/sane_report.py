@@ -12,7 +12,7 @@ from benchmarks.machine import markdown_table, paragraph, processor, versions
 from benchmarks.methods_report import BEGIN, END
 from benchmarks.sane_judging import EXPLAINERS, FIGURES, SANE, PrecisionOf, Sums, differences, intervals
 from benchmarks.sane_study import Record
-from benchmarks.statistics import Interval, bootstrap
+from transforms.core.bootstrap import Interval, bootstrap
 from transforms.core.errors import UsageError
 
 

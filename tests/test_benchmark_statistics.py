@@ -8,7 +8,8 @@ import pytest
 from benchmarks import overhead
 from benchmarks.banks import grouped_variance, in_border, shared_variance
 from benchmarks.contenders import Setting
-from benchmarks.statistics import Interval, balanced_orders, bootstrap, mean, median_of_ratios
+from benchmarks.statistics import balanced_orders, median_of_ratios
+from transforms.core.bootstrap import Interval
 from transforms.core.maps import map_statistics
 
 
@@ -22,52 +23,6 @@ def test_the_median_is_taken_over_the_rounds_ratios_not_over_their_parts() -> No
 
 def test_equal_ratios_have_an_interval_of_no_width() -> None:
     assert median_of_ratios([2.0, 4.0, 8.0], [1.0, 2.0, 4.0]) == Interval(2.0, 2.0, 2.0)
-
-
-@pytest.mark.parametrize(("confidence", "low", "high"), [(0.6, 1.0, 4.0), (0.4, 2.0, 2.0)])
-def test_the_percentile_interval_of_a_median_of_three(confidence: float, low: float, high: float) -> None:
-    # The median of a resample of {1, 2, 4} is 1 where 1 was drawn at least twice: (3 * 2 + 1) / 27 = 0.259 of all; 4
-    # likewise; else 2. So the quantiles 0.2 and 0.8 are 1 and 4, and 0.3 and 0.7 are 2 and 2.
-    values = np.array([1.0, 2.0, 4.0])
-    found = bootstrap(lambda drawn: float(np.median(values[drawn])), 3, resamples=20_000, confidence=confidence)
-    assert found == Interval(2.0, low, high)
-
-
-def test_the_resampled_means_have_their_binomial_shares() -> None:
-    # the mean of a resample of {0, 1} of size 2 is 0, 0.5, 1 with 1/4, 1/2, 1/4
-    values, drawn_means = np.array([0.0, 1.0]), []
-
-    def statistic(drawn: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
-        drawn_means.append(values[drawn].mean())
-        return float(drawn_means[-1])
-
-    assert bootstrap(statistic, 2, resamples=20_000) == Interval(0.5, 0.0, 1.0)
-    shares = [np.mean(np.array(drawn_means[:20_000]) == value) for value in (0.0, 0.5, 1.0)]
-    np.testing.assert_allclose(shares, [0.25, 0.5, 0.25], atol=0.02)  # five standard errors are 0.018
-
-
-def test_an_interval_of_means_agrees_with_the_normal_one() -> None:
-    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
-    found, half = mean(values), 1.96 * values.std() / 20
-    assert found.estimate == pytest.approx(values.mean())
-    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
-
-
-def test_the_seed_decides_the_draws() -> None:
-    values = np.random.default_rng(2).random(9)
-    assert mean(values, seed=5) == mean(values, seed=5) != mean(values, seed=6)
-
-
-def test_numbers_that_are_not_finite_and_empty_input_are_refused() -> None:
-    with pytest.raises(ValueError, match="not finite"):
-        mean([1.0, float("nan")])
-    with pytest.raises(ValueError, match="at least one unit"):
-        mean([])
-
-
-def test_text() -> None:
-    assert Interval(1.0125, 0.99, 1.25).text(2) == "1.01 (0.99 to 1.25)"
-    assert Interval(0.0125, -0.01, 0.02).text(1, factor=100) == "1.2 (-1.0 to 2.0)"
 
 
 @pytest.mark.parametrize(("n", "rounds"), [(6, 18), (5, 12), (1, 3), (2, 5)])

@@ -31,7 +31,7 @@ class Serving:
 
     ``device`` "auto" and ``batch`` None are settled on the worker that serves, not where the run is launched.
     ``hold_banks`` keeps mask banks on the device between images. ``needs`` says which networks are opened beside the
-    similarity and the attribute network.
+    similarity and the attribute network; ``attributes`` False leaves that one out.
     """
 
     bundle: str
@@ -40,6 +40,7 @@ class Serving:
     batch: int | None = None
     hold_banks: bool = True
     needs: tuple[Needs, ...] = ()
+    attributes: bool = True
 
 
 class Models:
@@ -62,7 +63,7 @@ class Models:
             self.bundle = bundles.fetch(serving.bundle, folder)
             opened: list[Any] = [self.bundle, folder, device, serving.threads, serving.batch or DEFAULT_BATCH[device]]
             self.similarity = SimilarityModel(*opened)
-            self.attributes = AttributeModel(*opened) if self.bundle.attributes else None
+            self.attributes = AttributeModel(*opened) if self.bundle.attributes and serving.attributes else None
             if "superpixels" in serving.needs:
                 require_segmentation()
             if "gradient" in serving.needs:

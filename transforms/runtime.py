@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from transforms.bundle import Bundle, Network
 from transforms.core.errors import BundleError, DeviceError, MissingDependency, ModelFailed
-from transforms.core.saliency.contract import Design
+from transforms.core.saliency.contract import Masks
 from transforms.core.types import Float32, Image
 
 try:
@@ -90,7 +90,7 @@ class MaskBank:
     are spared the passes. A bank may be used by several threads at once.
     """
 
-    design: Design
+    design: Masks
     batch: int
     device: str = "cpu"
     hold: bool = True
@@ -142,7 +142,7 @@ class SimilarityModel:
         self._keep = np.ones((1, *self.size, 1), np.float32)
         self._no_fill = np.zeros((1, 1, 1, 3), np.float32)
 
-    def bank(self, design: Design, hold: bool = True) -> MaskBank:
+    def bank(self, design: Masks, hold: bool = True) -> MaskBank:
         """The mask bank of ``design`` on this model's device, in this model's batches."""
         return MaskBank(design, self.batch, self.device, hold, pad=self.fixed is not None)
 

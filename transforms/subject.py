@@ -113,6 +113,10 @@ class Subject:
         return self._shared.models.similarity.size
 
     @property
+    def pixels(self) -> Image:
+        return self._shared.image.pixels
+
+    @property
     def function(self) -> SimilarityFunction:
         return self._shared.models.bundle.similarity_function
 

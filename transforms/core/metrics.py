@@ -1,4 +1,4 @@
-"""How good a saliency map is: insertion and deletion, agreement of two maps, and how a map finds a known region.
+"""How good a saliency map is: insertion and deletion, and agreement of two maps.
 
 **Insertion and deletion** are those of V. Petsiuk, A. Das, K. Saenko, "RISE", BMVC 2018, section 4.1, in the form in
 which SANE (Plummer et al., ECCV 2020, section 4.2) uses them on image similarity. Pixels are taken in the order of
@@ -30,7 +30,7 @@ STEPS = 100
 
 @dataclass(frozen=True, eq=False)
 class PixelSteps:
-    """The masks of insertion or deletion for one map, as a design that a mask bank takes.
+    """The masks of insertion or deletion for one map, :class:`~transforms.core.saliency.contract.Masks` of a mask bank.
 
     Mask k concerns the first ``round(k P / steps)`` pixels of the order, halves rounded up: insertion keeps (1) only
     them, deletion all but them. ``rank`` int32 [H, W] is each pixel's place in the order, from 0. No [N, H, W] is held.
@@ -55,15 +55,12 @@ class PixelSteps:
     def masks(self, start: int, stop: int) -> Float32:
         """Masks ``start`` to ``stop``, float32 [stop - start, H, W], of 0 and 1."""
         step = np.arange(self.n)[start:stop]
-        counts = (2 * step * self.rank.size + self.steps) // (2 * self.steps)
-        first = self.rank < counts[:, None, None]
-        return (first if self.inserts else ~first).astype(np.float32)
-
-    def estimate(self, scores: Float64, base: Float64) -> Float64:
-        """There is none: these masks judge a map and make none. See :func:`curve`."""
-        raise NotImplementedError(
-            "insertion and deletion judge a map; their scores go to transforms.core.metrics.curve"
-        )
+        counts = ((2 * step * self.rank.size + self.steps) // (2 * self.steps)).astype(np.int32)
+        masks = np.empty((len(counts), *self.size), np.float32)
+        # straight into the floats, and as int32 like the ranks: a [n, H, W] of booleans or of int64 takes twice as long
+        compare = np.less if self.inserts else np.greater_equal
+        compare(self.rank, counts[:, None, None], out=masks)
+        return masks
 
 
 def insertion(saliency: Float64, steps: int = STEPS) -> PixelSteps:
@@ -123,30 +120,6 @@ def map_agreement(one: Float64, other: Float64) -> Agreement:
         raise ValueError(f"two maps agree or not where both have the same pixels, got {one.shape} and {other.shape}")
     flat = _finite(one).ravel(), _finite(other).ravel()
     return Agreement(_pearson(*flat), _pearson(rankdata(flat[0]), rankdata(flat[1])))
-
-
-def peak(saliency: Float64) -> tuple[int, int]:
-    """Row and column of the highest pixel of ``saliency`` [H, W]; of equal ones the first, row by row."""
-    row, column = np.unravel_index(int(np.argmax(_finite(saliency))), saliency.shape)
-    return int(row), int(column)
-
-
-def pixel_auc(saliency: Float64, region: NDArray[np.bool_]) -> float:
-    """The chance that a pixel inside ``region`` bool [H, W] ranks above one outside, ties counting half.
-
-    That is the area under the ROC curve of the map as a classifier of the region's pixels: 1 where all inside are
-    above all outside, 0.5 for a constant map. ValueError where ``region`` has no pixel inside, or none outside.
-    """
-    inside = int(region.sum())
-    outside = region.size - inside
-    if region.shape != saliency.shape or not inside or not outside:
-        raise ValueError(
-            f"a region of the map's shape {saliency.shape} with pixels inside and outside is needed; "
-            f"got {region.shape} with {inside} inside and {outside} outside"
-        )
-    ranks = rankdata(_finite(saliency).ravel())
-    above: float = ranks[region.ravel()].sum() - inside * (inside + 1) / 2
-    return float(above / (inside * outside))
 
 
 def _ranks(saliency: Float64, steps: int) -> NDArray[np.int32]:

@@ -10,7 +10,7 @@ Perturbation methods share one form, a :class:`Design` of masks with an estimato
 
     design.masks -> embeddings [N, D] -> scores [R, N] -> design.estimate(scores, base) -> maps [R, H, W]
 
-The others need a :class:`Gradient`, or the last feature map in closed form.
+The others need a :class:`Gradient`, or the last feature map in closed form; controls look at the pixels, or at nothing.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transforms.core.similarity import SimilarityFunction
-from transforms.core.types import Float32, Float64
+from transforms.core.types import Float32, Float64, Image
 
-Needs = Literal["masks", "superpixels", "gradient", "projection"]
+Needs = Literal["masks", "superpixels", "gradient", "projection", "nothing"]
+"""What a method asks the bundle's networks for; "nothing" for a control, which asks none of them."""
 
 
-class Design(Protocol):
-    """The masks of one method for one frame size, and its estimator.
+class Masks(Protocol):
+    """The masks under which an image is embedded, for one frame size.
 
-    ``n`` is the number of masks, ``size`` the frame (H, W). Designs of equal ``key`` have equal masks and share one
-    mask bank; a design without one shares with nobody.
+    ``n`` is their number, ``size`` the frame (H, W). What has an equal ``key`` has equal masks and shares one mask
+    bank; what has none shares with nobody.
     """
 
     @property
@@ -46,6 +47,10 @@ class Design(Protocol):
 
     def masks(self, start: int, stop: int) -> Float32:
         """Masks float32 [stop - start, H, W] in [0, 1]: 1 keeps a pixel, 0 replaces it by the fill."""
+
+
+class Design(Masks, Protocol):
+    """The masks of one method and its estimator."""
 
     def estimate(self, scores: Float64, base: Float64) -> Float64:
         """Saliency maps float64 [R, H, W] from ``scores`` [R, n'] of the first n' masks and ``base`` [R].
@@ -118,12 +123,16 @@ class Saliency(Protocol):
 class Subject(Protocol):
     """An image that is explained, and what the bundle's networks say of it, under one condition of the similarity.
 
-    ``size`` is the frame (H, W), ``base`` float32 [1, D] the embedding of the whole image. A method knows of no
-    conditions: embeddings come as the condition compares them. The passes are the same for all conditions.
+    ``size`` is the frame (H, W), ``pixels`` uint8 [H, W, 3] the image in it, ``base`` float32 [1, D] the embedding of
+    the whole image. A method knows of no conditions: embeddings come as the condition compares them. The passes are the
+    same for all conditions.
     """
 
     @property
     def size(self) -> tuple[int, int]: ...
+
+    @property
+    def pixels(self) -> Image: ...
 
     @property
     def function(self) -> SimilarityFunction: ...

@@ -1,0 +1,77 @@
+"""Which queries are sampled: uniformly, nested in the rate, and the same in every version."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from transforms.core.sampling import kept, position
+
+IDS = [f"query-{number}" for number in range(5000)]
+RATES = st.floats(0, 1, exclude_min=True)
+
+
+def test_positions_are_pinned() -> None:
+    """From ``sha256sum``: months overlap only while these numbers stay."""
+    # printf '8:sampling2:176:q-0001' | sha256sum, the first 14 digits, of 56 bits, without the last 3 bits
+    assert position("q-0001", 17) == (0x8B31689B477133 >> 3) / 2**53
+    assert position("q-0002", 17) == (0xBAFCF3FFE1D68E >> 3) / 2**53
+    assert position("q-0001", -1) == (0x9CDF7D9C97C7B5 >> 3) / 2**53
+    assert position("", 0) == (0x97544FBB5F65A6 >> 3) / 2**53
+    assert position("café\ud800", 0) == (0x3B27A8133F6EB0 >> 3) / 2**53
+    assert position("q-0001", 17) == pytest.approx(0.543722665)  # 0x8b3168 / 2**24
+
+
+@given(st.text(), st.integers(-(2**70), 2**70))
+def test_a_position_is_the_head_of_a_hash(query: str, seed: int) -> None:
+    content = b"".join(
+        str(len(part)).encode() + b":" + part for part in (b"sampling", str(seed).encode(), query.encode())
+    )
+    found = position(query, seed)
+    assert found == (int(hashlib.sha256(content).hexdigest(), 16) >> (256 - 53)) / 2**53
+    assert 0 <= found < 1
+
+
+def test_positions_are_uniform() -> None:
+    for seed in (0, 1, 17):
+        positions = [position(query, seed) for query in IDS]
+        assert stats.kstest(positions, "uniform").pvalue > 0.01
+        assert len(set(positions)) == len(IDS)
+
+
+def test_two_seeds_are_independent() -> None:
+    first, second = (np.array([position(query, seed) for query in IDS]) for seed in (0, 1))
+    table, *_ = np.histogram2d(first, second, bins=5, range=[[0, 1], [0, 1]])
+    assert stats.chi2_contingency(table).pvalue > 0.01
+    assert abs(stats.spearmanr(first, second).statistic) < 0.04  # three standard errors are 0.042
+
+
+@given(st.text(), RATES, RATES, st.integers(0, 99))
+def test_a_larger_rate_keeps_all_that_a_smaller_one_does(query: str, one: float, other: float, seed: int) -> None:
+    assert kept(query, min(one, other), seed) <= kept(query, max(one, other), seed)
+    assert kept(query, 1.0, seed)
+
+
+@given(st.text(), st.integers(0, 99))
+def test_the_rate_is_the_threshold(query: str, seed: int) -> None:
+    place = position(query, seed)
+    assert kept(query, np.nextafter(place, 2), seed)
+    if place > 0:
+        assert not kept(query, place, seed)
+
+
+def test_the_share_that_is_kept_is_the_rate() -> None:
+    for rate in (0.05, 0.3, 0.9):
+        share = np.mean([kept(query, rate, seed=3) for query in IDS])
+        assert share == pytest.approx(rate, abs=3 * np.sqrt(rate * (1 - rate) / len(IDS)))
+
+
+@pytest.mark.parametrize("rate", [0, -0.1, 1.0000001, float("nan"), float("inf")])
+def test_what_is_no_rate_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        kept("q", rate, 0)
