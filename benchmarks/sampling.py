@@ -30,7 +30,8 @@ from transforms import catalogue, manifest
 from transforms.core.errors import UsageError
 from transforms.core.fill import make_fill
 from transforms.core.images import Limits
-from transforms.core.metrics import map_agreement, peak, pixel_auc
+from transforms.core.metrics import map_agreement
+from transforms.core.regions import peak, pixel_auc
 from transforms.core.saliency.rise import Estimator, Rise, Sampling, rise
 from transforms.core.similarity import similarities
 from transforms.core.types import Float32, Float64, Pair, Product, content_id

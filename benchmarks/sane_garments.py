@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import markdown_table, paragraph, processor, versions
 from benchmarks.sane_study import UNSUPERVISED, Garments, Supervision
-from benchmarks.statistics import Interval, bootstrap
 from benchmarks.steps import Steps
 from export.parts import collect
 from export.seen import see
 from pipeline.demo import attribute_mask
 from transforms import bundle as bundles
 from transforms import catalogue as catalogues
+from transforms.core.bootstrap import Interval, bootstrap
 from transforms.core.errors import UsageError
+from transforms.core.regions import iou
 from transforms.core.types import Failure, Float32, Float64, Product
 
 SUPERVISION = Supervision(0.1, 1.0)
@@ -37,20 +38,15 @@ BEGIN, END = "<!-- garments: begin -->", "<!-- garments: end -->"
 
 
 def overlap(activation: Float32, region: NDArray[np.bool_]) -> float:
-    """Intersection over union of ``region`` [H, W] with as many pixels of ``activation`` [h, w], the highest ones.
+    """:func:`transforms.core.regions.iou` of ``region`` [H, W] with ``activation`` [h, w], NaN where it is empty.
 
-    The map is brought to the region's size by bilinear interpolation. Pixels of equal value come in reading order.
-    NaN where the region is empty.
+    The map is brought to the region's size by bilinear interpolation.
     """
-    count = int(region.sum())
-    if not count:
+    if not region.any():
         return float("nan")
     size = (region.shape[1], region.shape[0])
     fine = np.asarray(PIL.Image.fromarray(activation.astype(np.float32)).resize(size, PIL.Image.Resampling.BILINEAR))
-    marked = np.zeros(region.size, np.bool_)
-    marked[np.argsort(-fine, axis=None, kind="stable")[:count]] = True
-    both = int((marked & region.ravel()).sum())
-    return both / (2 * count - both)
+    return iou(fine.astype(np.float64), region)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,17 +112,17 @@ def overlaps(plan: Garments, supervision: Supervision, steps: Steps) -> Overlaps
 def _overlaps(plan: Garments, bundle: Path, products: Sequence[Product]) -> Float64:
     """IoU [Q, C] of one attribute network."""
     seen = see(str(bundle), str(plan.catalogue / "catalogue.csv"), {product.id for product in products}, echo=_quiet)
-    height, width = seen.bundle.resize.size
+    height, width = seen.gallery.bundle.resize.size
     found = np.full((len(products), len(plan.columns)), np.nan)
     for at, product in enumerate(products):
-        maps = seen.activations[seen.places[product.id]]
+        maps = seen.activations[seen.gallery.places[product.id]]
         for number, column in enumerate(plan.columns):
             name = f"{column}={dict(product.attributes).get(column)}"
-            if name not in seen.bundle.vocabulary:
+            if name not in seen.gallery.bundle.vocabulary:
                 continue
             region = PIL.Image.fromarray(attribute_mask(plan.catalogue, product.id, column))
             small = np.asarray(region.resize((width, height), PIL.Image.Resampling.NEAREST))
-            found[at, number] = overlap(maps[seen.bundle.vocabulary.index(name)], small)
+            found[at, number] = overlap(maps[seen.gallery.bundle.vocabulary.index(name)], small)
     return found
 
 

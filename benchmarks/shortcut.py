@@ -23,7 +23,7 @@ from pipeline.demo.products import BADGE_BRAND
 from transforms import catalogue
 from transforms.core.fill import border_color, make_fill
 from transforms.core.images import Limits
-from transforms.core.metrics import peak, pixel_auc
+from transforms.core.regions import peak, pixel_auc
 from transforms.core.saliency.methods import RiseMethod
 from transforms.core.similarity import similarities
 from transforms.core.types import Float64, Product

@@ -89,6 +89,44 @@ def test_all_formats_give_the_same_products(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("extension", ["csv", "jsonl", "parquet"])
+def test_label_images_are_addresses_and_no_attributes(tmp_path: Path, extension: str) -> None:
+    cells: list[dict[str, str | None]] = [
+        {"id": "1", "image": "1.jpg", "regions": "regions/1.png", "colour": "red"},
+        {"id": "2", "image": "2.jpg", "regions": "s3://bucket/2.png", "colour": "red"},
+        {"id": "3", "image": "3.jpg", "regions": None, "colour": None},
+    ]
+    if extension == "csv":
+        lines = [",".join(cells[0]), *(",".join(value or "" for value in row.values()) for row in cells)]
+        address = write(tmp_path, "\n".join(lines))
+    elif extension == "jsonl":
+        address = write(tmp_path, "\n".join(map(json.dumps, cells)), "products.jsonl")
+    else:
+        address = str(tmp_path / "products.parquet")
+        pq.write_table(pa.Table.from_pylist(cells), address)
+    for columns in (None, ["colour"]):
+        found = products(address, columns)
+        assert [one.regions for one in found] == [str(tmp_path / "regions/1.png"), "s3://bucket/2.png", None]
+        assert [one.names() for one in found] == [("colour=red",), ("colour=red",), ()]
+    assert catalogue.vocabulary(found, min_count=1).names == ("colour=red",)
+
+
+def test_label_images_are_optional_and_never_asked_for_as_an_attribute(tmp_path: Path) -> None:
+    assert [one.regions for one in products(write(tmp_path, CSV))] == [None] * 3
+    address = write(tmp_path, "id,image,regions,colour\n1,a.jpg,a.png,red\n")
+    for ask in (catalogue.check_header, lambda *a, **k: list(catalogue.read(*a, **k))):
+        with pytest.raises(UsageError, match=r"'regions' of a catalogue holds the address .* give it another name"):
+            ask(address, columns=["colour", "regions"])
+
+
+def test_a_cell_that_is_no_address_of_a_label_image_fails_its_row(tmp_path: Path) -> None:
+    lines = '{"id": "1", "image": "a.jpg", "regions": ["EU"]}\n{"id": "2", "image": "b.jpg", "regions": "b.png"}\n'
+    first, second = catalogue.read(write(tmp_path, lines, "products.jsonl"))
+    assert isinstance(first, Failure)
+    assert first.message.startswith("regions is ")
+    assert isinstance(second, Product)
+
+
 def test_bad_rows_are_failures_and_duplicates_go_on(tmp_path: Path) -> None:
     address = write(tmp_path, "id,image,c\n1,a.jpg,x\n,b.jpg,x\n3,,x\n1,c.jpg\n1,d.jpg,y\n")
     found = list(catalogue.read(address))

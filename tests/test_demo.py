@@ -22,8 +22,12 @@ from pipeline.demo.drawing import BADGE_SIDE, Photograph, badge_tile, photograph
 from pipeline.demo.products import BADGE_BRAND, BRANDS, COLOURS, COLUMNS, Garment, garment, product_id, split
 from pipeline.demo.recommended import Recommendation, broken, likeness, recommended
 from pipeline.demo.shapes import REGIONS, REGIONS_OF
+from transforms import catalogue
 from transforms.core.errors import UsageError
-from transforms.core.types import Image
+from transforms.core.images import Limits, Resize, frame_of
+from transforms.core.types import Image, Product
+from transforms.regions import RegionReader, read_legend
+from transforms.storage import Access
 
 PLAIN = Garment("garment-0007", "dress", "red", "plain", "long", "round", "aster")
 
@@ -94,7 +98,7 @@ def test_a_smaller_catalogue_is_the_beginning_of_a_larger_one(tmp_path: Path, dr
 
 def test_catalogue_reads_back_as_what_was_drawn(drawing: Path) -> None:
     rows = intact(drawing)
-    assert list(rows[0]) == ["id", "image", "split", *COLUMNS]
+    assert list(rows[0]) == ["id", "image", "split", "regions", *COLUMNS]
     assert [row["id"] for row in rows] == [product_id(number) for number in range(1, 61)]
     for row in rows:
         drawn = garment(3, row["id"])
@@ -195,6 +199,26 @@ def test_regions_are_those_of_the_attributes(drawing: Path) -> None:
         assert masks["badge"].any() == (row["brand"] == BADGE_BRAND), row
         union = masks["body"] | masks["sleeve"]
         assert np.array_equal(demo.attribute_mask(drawing, row["id"], "colour"), union)
+
+
+@pytest.mark.parametrize("name", ["sleeve", "colour", "badge", "ground"])
+def test_the_catalogue_names_the_label_images(drawing: Path, name: str) -> None:
+    """What an evaluation reads by the catalogue is the truth, and is of the size of the photograph."""
+    legend = read_legend(str(drawing / "regions.json"))
+    reader = RegionReader(Access(roots=(str(drawing),)), Limits(), legend)
+    frame = frame_of((128, 96), Resize((128, 96), "squash"))
+    mask = demo.attribute_mask if name == "colour" else demo.region_mask
+    products = [item for item in catalogue.read(str(drawing / "catalogue.csv")) if isinstance(item, Product)]
+    assert len(products) == 62
+    for product in products:
+        assert product.regions == str(drawing / "regions" / f"{product.id}.png")
+        found = reader.region(product.regions, frame, legend.labels(name))
+        np.testing.assert_array_equal(found, mask(drawing, product.id, name))
+
+
+def test_the_label_images_are_no_attribute(drawing: Path) -> None:
+    products = [item for item in catalogue.read(str(drawing / "catalogue.csv")) if isinstance(item, Product)]
+    assert {column for product in products for column, _ in product.attributes} == set(COLUMNS)
 
 
 def test_badge_is_on_its_brand_only_and_large_enough(drawing: Path) -> None:

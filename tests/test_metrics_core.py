@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from scipy import stats
 from tests.bundles import small_bundle
 from transforms import bundle as bundles
 from transforms.core.fill import make_fill
-from transforms.core.maps import map_statistics
-from transforms.core.metrics import Curve, PixelSteps, curve, deletion, insertion, map_agreement, peak, pixel_auc
+from transforms.core.metrics import Curve, PixelSteps, curve, deletion, insertion, map_agreement
 from transforms.core.types import Float32, Float64
 from transforms.runtime import SimilarityModel
 
@@ -91,11 +89,6 @@ def test_what_is_no_map_is_refused(broken: Float64) -> None:
         insertion(broken)
     with pytest.raises(ValueError, match="at least one step"):
         deletion(np.zeros((2, 2)), 0)
-
-
-def test_no_map_is_estimated_from_steps() -> None:
-    with pytest.raises(NotImplementedError, match="judge a map"):
-        insertion(np.zeros((2, 2))).estimate(np.zeros((1, 101)), np.zeros(1))
 
 
 def test_the_runtime_takes_the_masks(tmp_path: Path) -> None:
@@ -203,53 +196,3 @@ def test_maps_of_different_shapes_are_refused() -> None:
         map_agreement(np.zeros((2, 3)), np.zeros((3, 2)))
     with pytest.raises(ValueError, match="1 pixels are not"):
         map_agreement(np.array([[np.nan, 1.0]]), np.zeros((1, 2)))
-
-
-def test_the_peak_of_a_plateau_is_its_first_pixel() -> None:
-    assert peak(np.array([[0.0, 1.0, 2.0], [2.0, 2.0, 0.0]])) == (0, 2)
-    assert peak(np.zeros((3, 4))) == (0, 0)
-    assert peak(np.array([[-5.0]])) == (0, 0)
-
-
-@settings(max_examples=40, deadline=None)
-@given(saliency=MAPS)
-def test_the_peak_is_that_of_the_statistics(saliency: Float64) -> None:
-    found = map_statistics(saliency, np.zeros(saliency.shape, bool))
-    assert peak(saliency) == (found.peak_row, found.peak_column)
-
-
-def test_pixel_auc_by_hand() -> None:
-    inside = np.array([[True, False, False], [True, False, False]])
-    assert pixel_auc(np.array([[5.0, 1, 2], [4, 3, 0]]), inside) == 1
-    assert pixel_auc(np.array([[0.0, 1, 2], [3, 3, 4]]), inside) == pytest.approx((0 + 2.5) / 8)
-    assert pixel_auc(np.ones((2, 3)), inside) == 0.5
-
-
-@settings(max_examples=100, deadline=None)
-@given(data=st.data(), saliency=TIED)
-def test_pixel_auc_counts_pairs(data: st.DataObject, saliency: Float64) -> None:
-    """Against the count over all pairs of pixels, and against a rank test."""
-    region = data.draw(arrays(np.bool_, saliency.shape))
-    inside, outside = saliency[region], saliency[~region]
-    if not len(inside) or not len(outside):
-        with pytest.raises(ValueError, match="inside and outside"):
-            pixel_auc(saliency, region)
-        return
-    wins = sum((one > other) + (one == other) / 2 for one, other in product(inside, outside))
-    assert pixel_auc(saliency, region) == pytest.approx(wins / (len(inside) * len(outside)))
-    tested = stats.mannwhitneyu(inside, outside).statistic / (len(inside) * len(outside))
-    assert pixel_auc(saliency, region) == pytest.approx(tested)
-
-
-def test_pixel_auc_is_that_of_scikit_learn() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        saliency, region = rng.integers(0, 6, (7, 11)).astype(np.float64), rng.random((7, 11)) < 0.3
-        expected = metrics.roc_auc_score(region.ravel(), saliency.ravel())
-        assert pixel_auc(saliency, region) == pytest.approx(expected)
-
-
-def test_a_region_of_another_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match="inside and outside"):
-        pixel_auc(np.zeros((2, 3)), np.eye(3, 2, dtype=bool))

@@ -11,7 +11,7 @@ from transforms.core.errors import BadRow, UsageError
 from transforms.core.types import Failure, Product
 from transforms.lines import quoted
 
-ID, IMAGE, SPLIT = "id", "image", "split"
+ID, IMAGE, SPLIT, REGIONS = "id", "image", "split", "regions"
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,19 @@ def read(address: str, *, columns: Sequence[str] | None = None) -> Iterator[Prod
     """Yields one :class:`Product`, or a :class:`Failure` of stage read, for every row of the catalogue at ``address``.
 
     Args:
-        address: a file with the columns ``id``, ``image`` (relative to the file, or absolute) and perhaps ``split``.
+        address: a file with the columns ``id``, ``image`` (relative to the file, or absolute) and perhaps ``split`` and
+            ``regions``: the label image of the product's photograph, an address like ``image``. See
+            :mod:`transforms.regions`.
         columns: the attribute columns in the wanted order; None for all the others, save lists and objects.
 
     All rows of one id are yielded: which pairs that makes ambiguous is decided where they are joined. What a value
     may say as an attribute is decided by :func:`vocabulary`.
 
     Raises:
-        UsageError: columns are missing, or the file cannot be read.
+        UsageError: columns are missing, ``regions`` is among ``columns``, or the file cannot be read.
     """
     check_header(address, columns=columns)
-    named = (ID, IMAGE, SPLIT, *(columns or ()))
+    named = (ID, IMAGE, SPLIT, REGIONS, *(columns or ()))
     for row in rows.read_rows(address, named, rest=columns is None):
         try:
             yield _product(row, address, columns)
@@ -50,7 +52,13 @@ def read(address: str, *, columns: Sequence[str] | None = None) -> Iterator[Prod
 
 
 def check_header(address: str, *, columns: Sequence[str] | None = None) -> None:
-    """UsageError where the catalogue at ``address`` lacks ``id``, ``image`` or one of ``columns``."""
+    """UsageError where the catalogue at ``address`` lacks ``id``, ``image`` or one of ``columns``, or where one of
+    these is ``regions``."""
+    if REGIONS in (columns or ()):
+        raise UsageError(
+            f"the column {REGIONS!r} of a catalogue holds the address of a product's label image and is no attribute; "
+            "leave it out of the columns, or give it another name if it means something else"
+        )
     found = rows.header(address)
     if missing := [column for column in (ID, IMAGE, *(columns or ())) if column not in found]:
         raise UsageError(
@@ -65,15 +73,16 @@ def _product(row: rows.Row | rows.BadRowAt, address: str, columns: Sequence[str]
     product_id, image = rows.identity(row, ID), rows.text(row, IMAGE)
     if product_id is None or image is None:
         raise BadRow(f"the product has no {ID if product_id is None else IMAGE}")
-    attributes = (
-        columns if columns is not None else [column for column in row.cells if column not in (ID, IMAGE, SPLIT)]
-    )
+    regions = rows.text(row, REGIONS)
+    reserved = (ID, IMAGE, SPLIT, REGIONS)
+    attributes = columns if columns is not None else [column for column in row.cells if column not in reserved]
     return Product(
         id=product_id,
         image=storage.resolve(image, address),
         attributes=tuple((column, str(value)) for column in attributes if (value := row.cells.get(column)) is not None),
         split=rows.text(row, SPLIT),
         source=row.source,
+        regions=None if regions is None else storage.resolve(regions, address),
     )
 
 

@@ -5,7 +5,7 @@ has its place in the picture (``products.py`` says which values there are, ``sha
 one brand's photographs carry a badge in a corner, while no brand shows in any other way. A network whose similarity
 is the brand can only have learnt the badge; a network that knows garments has no use for it.
 
-    catalogue.csv        id, image, split, and the columns of ``products.COLUMNS``
+    catalogue.csv        id, image, split, regions, and the columns of ``products.COLUMNS``
     pairs.csv            a manifest: what the ground truth would recommend, and two pairs that must fail
     truth.csv            id, top, left, height, width of the badge in original pixels; empty where there is none
     regions.json         label -> region, and attribute column -> the regions that show it

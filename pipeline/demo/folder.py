@@ -67,7 +67,7 @@ def draw(out: Path, *, products: int = 600, seed: int = 0, queries: int = 30, re
     pairs += broken(pairs)
     rows = [(pair.query_id, pair.reference_id, pair.rank, pair.served_score) for pair in pairs]
     _write(out / PAIRS, _table(("query_id", "reference_id", "rank", "served_score"), rows))
-    _write(out / CATALOGUE, _table(("id", "image", "split", *COLUMNS), _catalogue(garments, wrecks)))
+    _write(out / CATALOGUE, _table(("id", "image", "split", "regions", *COLUMNS), _catalogue(garments, wrecks)))
     return Drawn(
         catalogue=out / CATALOGUE,
         manifest=out / PAIRS,
@@ -116,7 +116,7 @@ def _jpeg(image: np.ndarray) -> bytes:
 def _catalogue(garments: Sequence[Garment], wrecks: Sequence[Garment]) -> Iterable[tuple[object, ...]]:
     for drawn in (*garments, *wrecks):
         part = "broken" if drawn in wrecks else split(drawn.id)
-        yield drawn.id, f"images/{drawn.id}.jpg", part, *drawn.cells().values()
+        yield drawn.id, f"images/{drawn.id}.jpg", part, f"regions/{drawn.id}.png", *drawn.cells().values()
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

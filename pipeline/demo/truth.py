@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
-import json
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 
 from pipeline.demo.drawing import Box
 from pipeline.demo.folder import LEGEND, TRUTH
 from transforms.core.errors import UsageError
+from transforms.core.images import Limits
+from transforms.core.regions import decode_labels
 from transforms.core.types import Image
+from transforms.regions import Legend, read_legend
 
 
 def badge_boxes(folder: Path) -> dict[str, Box]:
@@ -29,20 +30,18 @@ def region_mask(folder: Path, identifier: str, region: str) -> NDArray[np.bool_]
 
     Regions are disjoint and cover the picture; a badge hides what lies under it.
     """
-    labels: dict[str, int] = _legend(folder)["regions"]
-    if region not in labels:
-        raise UsageError(f"no region {region!r}; {folder / LEGEND} names {', '.join(labels)}")
-    with PillowImage.open(_existing(folder / "regions" / f"{identifier}.png"), formats=("PNG",)) as image:
-        return np.equal(np.asarray(image, np.uint8), labels[region])
+    legend = _legend(folder)
+    if region not in legend.regions:
+        raise UsageError(f"no region {region!r}; {folder / LEGEND} names {', '.join(legend.regions)}")
+    return _mask(folder, identifier, [legend.regions[region]])
 
 
 def attribute_mask(folder: Path, identifier: str, column: str) -> NDArray[np.bool_]:
     """The pixels that show the attribute ``column`` of one product: the union of its regions, bool [H0, W0]."""
-    columns: dict[str, list[str]] = _legend(folder)["columns"]
-    if column not in columns:
-        raise UsageError(f"no attribute {column!r}; {folder / LEGEND} names {', '.join(columns)}")
-    masks = [region_mask(folder, identifier, region) for region in columns[column]]
-    return np.asarray(np.any(masks, axis=0), np.bool_)
+    legend = _legend(folder)
+    if column not in legend.columns:
+        raise UsageError(f"no attribute {column!r}; {folder / LEGEND} names {', '.join(legend.columns)}")
+    return _mask(folder, identifier, [legend.regions[region] for region in legend.columns[column]])
 
 
 def hide(image: Image, box: Box, colour: tuple[int, int, int]) -> Image:
@@ -56,9 +55,13 @@ def hide(image: Image, box: Box, colour: tuple[int, int, int]) -> Image:
     return hidden
 
 
-def _legend(folder: Path) -> dict[str, Any]:
-    legend: dict[str, Any] = json.loads(_existing(folder / LEGEND).read_text(encoding="utf-8"))
-    return legend
+def _legend(folder: Path) -> Legend:
+    return read_legend(str(_existing(folder / LEGEND)))
+
+
+def _mask(folder: Path, identifier: str, labels: Collection[int]) -> NDArray[np.bool_]:
+    data = _existing(folder / "regions" / f"{identifier}.png").read_bytes()
+    return np.isin(decode_labels(data, Limits()), list(labels))
 
 
 def _existing(path: Path) -> Path:

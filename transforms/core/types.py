@@ -114,8 +114,8 @@ class Failure:
 class Product:
     """One catalogue row.
 
-    ``image`` is a resolved address. ``attributes`` holds ``(column, value)`` of every non-empty categorical cell,
-    in the catalogue's column order.
+    ``image`` is a resolved address, and so is ``regions``, that of its label image. ``attributes`` holds
+    ``(column, value)`` of every non-empty categorical cell, in the catalogue's column order.
     """
 
     id: str
@@ -123,6 +123,7 @@ class Product:
     attributes: tuple[tuple[str, str], ...] = ()
     split: str | None = None
     source: str = ""
+    regions: str | None = None
 
     def names(self) -> tuple[str, ...]:
         """Its attributes as names: ``column=value``."""
