@@ -140,11 +140,15 @@ def read_seed(plan: Real, supervision: Supervision, seed: int) -> Seed:
         collect(str(plan.audit(split).makes), bundle, catalogue, removal=removal, seen=seen, echo=_quiet)
         for split in SPLITS[1:]
     )
-    at = [seen.places[product] for product, split in queries.items() if split == "test" and product in seen.places]
+    at = [
+        seen.gallery.places[product]
+        for product, split in queries.items()
+        if split == "test" and product in seen.gallery.places
+    ]
     places = np.array([place for place in at if place in seen.confidence])
     attributes = len(valid.vocabulary)
     confidence = np.stack([seen.confidence[place] for place in places.tolist()]).astype(np.float64)
-    return Seed(valid, test, confidence, seen.has[places, :attributes], seen.known[places, :attributes])
+    return Seed(valid, test, confidence, seen.gallery.has[places, :attributes], seen.gallery.known[places, :attributes])
 
 
 def read_prior(plan: Real, supervision: Supervision, seed: int, among: str) -> Float64:

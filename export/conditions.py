@@ -19,7 +19,6 @@ from scipy import sparse
 from torch import Tensor
 
 from export.data import Echo, Indices, label_batches, label_ids
-from export.evaluation import average_precision
 from export.losses import (
     conditional_anchors,
     conditional_triplets,
@@ -27,6 +26,7 @@ from export.losses import (
     mask_penalty,
 )
 from transforms.core.errors import UsageError
+from transforms.core.retrieval import average_precision
 from transforms.core.types import Float32, Product
 from transforms.rows import MAX_ID
 
@@ -187,7 +187,7 @@ def conditional_retrieval(
     A query is a product and a type that a condition of ``table`` [T, T] joins with its own; it ranks the other products
     of that type by the cosine of the embeddings [I, D] under the condition's mask, of ``masks`` [C, D]. Queries without
     a product to find do not count; a label or type of −1 is no query, and such a label is never relevant. Returns what
-    ``export.evaluation.retrieval`` returns, means over queries.
+    ``transforms.core.retrieval.retrieval`` returns, means over queries.
     """
     vectors = embeddings.astype(np.float64)
     figures: list[tuple[float, float, float]] = []

@@ -188,7 +188,7 @@ def collect(
     of the query's own type stand for it, and types are not scored. UsageError where none is left, or a table cannot be
     read.
     """
-    described = require_attributes(seen.bundle if seen else bundles.read(bundle), bundle)
+    described = require_attributes(seen.gallery.bundle if seen else bundles.read(bundle), bundle)
     run = _find_run(tables, run_id, method, described)
     wanted = {query for some in run.batches(["query_id"]) for query in _values(some, "query_id")}
     if seen is None:
@@ -200,14 +200,14 @@ def collect(
     if not rows:
         raise UsageError(f"no pair of run {run.id} can be used with this catalogue: {counted(left_out)}")
     rows = [rows[at] for at in order]
-    queries = np.array([seen.places[row.query] for row in rows])
-    references = np.array([seen.places[row.reference] for row in rows])
+    queries = np.array([seen.gallery.places[row.query] for row in rows])
+    references = np.array([seen.gallery.places[row.reference] for row in rows])
     attributes = len(described.vocabulary)
     drops = np.empty((len(rows), attributes))
     for condition in dict.fromkeys(row.condition for row in rows):
         of = np.array([row.condition == condition for row in rows])
-        found = attribute_drops(seen.pool(condition), queries[of], references[of], removal)
-        found[:, seen.of_types(condition)] = np.nan
+        found = attribute_drops(seen.gallery.pool(condition), queries[of], references[of], removal)
+        found[:, seen.gallery.of_types(condition)] = np.nan
         drops[of] = found[:, :attributes]
     return Parts(
         pairs=tuple(row.pair for row in rows),
@@ -220,7 +220,7 @@ def collect(
         match=np.stack([row.match for row in rows]),
         prior=None if described.priors is None else np.array(described.priors, np.float64),
         drops=drops,
-        on_query=seen.has[queries, :attributes],
+        on_query=seen.gallery.has[queries, :attributes],
         vocabulary=described.vocabulary,
         run_id=run.id,
         method=run.method,
@@ -248,17 +248,17 @@ def _usable(run: _Run, seen: Seen) -> tuple[list[_Row], Counter[str]]:
     for batch in run.batches([*keys, "map", "map_height", "map_width"]):
         values = zip(*(_values(batch, key) for key in keys), _maps(batch), strict=True)
         for pair, query, reference, condition, audited, saliency in values:
-            if seen.places.get(query) not in seen.activations or reference not in seen.places:
+            if seen.gallery.places.get(query) not in seen.activations or reference not in seen.gallery.places:
                 left_out["query or reference is no usable product of the catalogue"] += 1
                 continue
-            if condition is not None and condition not in seen.bundle.conditions:
+            if condition is not None and condition not in seen.gallery.bundle.conditions:
                 left_out["the bundle has no such condition"] += 1
                 continue
             if saliency is None:
                 left_out["the map is none, or not of finite numbers"] += 1
                 continue
-            place = seen.places[query]
-            similarity = seen.similarity(place, seen.places[reference], condition)
+            place = seen.gallery.places[query]
+            similarity = seen.gallery.similarity(place, seen.gallery.places[reference], condition)
             # the other way round a NaN would pass
             if audited is None or not abs(similarity - audited) <= _CHANGED * max(1.0, abs(audited)):
                 left_out["similarity is not the audited one: an image has changed"] += 1

@@ -22,7 +22,6 @@ from export.backbones import backbone as make_backbone
 from export.checkpoint import Config
 from export.conditions import ConditionalLoss, condition_batches, conditional_retrieval, find_conditions
 from export.data import Dataset, Echo, Indices, label_batches, label_ids, load, plain_batches
-from export.evaluation import attribute_precision, retrieval
 from export.fitting import Epoch, Recipe, Task, fit, machine, predict, reproducible
 from export.losses import attribute_bce, cosine_distances, positive_weights, triplet_loss
 from export.progress import Checkpoints, check_seconds, settings_digest
@@ -33,6 +32,7 @@ from transforms import catalogue as catalogue_rows
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.images import Resize
+from transforms.core.retrieval import attribute_precision, retrieval
 from transforms.core.types import Float32, Product
 
 AttributeLoss = Literal["bce", "smooth-l1"]

@@ -28,7 +28,7 @@ from export.conditions import (
     find_conditions,
 )
 from export.data import Indices, label_ids
-from export.evaluation import retrieval
+from transforms.core.retrieval import retrieval
 from export.losses import conditional_triplets, cosine_distances, triplet_loss
 from export.onnx import export_command
 from export.similarity import EmbeddingNetwork, TypeSpecificNetwork

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from export.evaluation import attribute_precision, average_precision, retrieval
+from transforms.core.retrieval import attribute_precision, average_precision, retrieval
 from export.losses import (
     attribute_bce,
     batch_hard,

@@ -386,11 +386,11 @@ def test_splits_are_those_of_a_training(shop: Path, served: Path, tmp_path: Path
     (shop / "without.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n")
     seen = see(str(served), str(shop / "named.csv"), (), echo=quiet)
     assert set(seen.splits) == {"train", "valid", "holdout"}
-    assert seen.splits[seen.places["p01"]] == "valid"
+    assert seen.splits[seen.gallery.places["p01"]] == "valid"
     without = see(str(served), str(shop / "without.csv"), (), echo=quiet)
     products = _products(str(shop / "without.csv"), ["kind"], Counter())
     by_id = {product.id: product.split for product in with_splits(products)}
-    assert all(without.splits[place] == by_id[product] for product, place in without.places.items())
+    assert all(without.splits[place] == by_id[product] for product, place in without.gallery.places.items())
     assert set(without.splits) == {"train", "valid", "test"}
 
 
@@ -672,6 +672,6 @@ def test_images_of_other_folders_are_named(own: Path, shop: Path, tmp_path: Path
 
 def test_access_defaults_to_the_catalogues_folder(shop: Path, served: Path) -> None:
     allowed = see(str(served), str(shop / "products.csv"), (), echo=quiet)
-    assert len(allowed.places) == 56
+    assert len(allowed.gallery.places) == 56
     with pytest.raises(UsageError, match=r"no product .* can be used: .*address_refused"):
         see(str(served), str(shop / "products.csv"), (), access=storage.Access(), echo=quiet)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from export import training
 from export.data import load
-from export.evaluation import retrieval
+from transforms.core.retrieval import retrieval
 from export.fitting import Recipe, fit
 from export.losses import attribute_bce, cosine_distances
 from export.progress import Checkpoints
