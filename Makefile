@@ -11,7 +11,7 @@ DATA ?= ../shared/data/fashion-products
 PINS := setup.py pyproject.toml constraints.txt Makefile
 
 .DEFAULT_GOAL := help
-.PHONY: help audit test check demo-bundle fashion sane sane-search benchmark clean
+.PHONY: help audit test check demo-bundle fashion sane sane-search evaluation benchmark clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,10 @@ sane: $(VENV)/.test ## the tables of docs/sane.md, from nothing: real photograph
 
 sane-search: $(VENV)/.test ## search anew for what make sane reads from docs/benchmarks/sane-search.json
 	$(BIN)/python -m benchmarks.sane --catalogue $(DATA)/products.csv --out $(OUT)/sane/real --search
+
+evaluation: $(VENV)/.test ## docs/benchmarks/evaluation.md: are the maps of make fashion's bundle any good? Steps are kept
+	test -e $(OUT)/fashion/bundle/bundle.json || examples/fashion/run.sh $(DATA) $(OUT)/fashion
+	$(BIN)/python -m benchmarks.evaluation --catalogue $(DATA)/products.csv --bundle $(OUT)/fashion/bundle --out $(OUT)/evaluation
 
 benchmark: $(VENV)/.test ## the cost of explaining against the cost of bare forward passes
 	$(BIN)/python -m benchmarks.overhead

@@ -15,6 +15,7 @@ EXTRAS = {
     "s3": ["s3fs>=2025.3"],
     "gs": ["gcsfs>=2025.3"],
     "sql": ["duckdb>=1.4,<3"],
+    "report": ["matplotlib>=3.9,<4"],
     "dev": [
         "captum>=0.8",
         "efficientnet-lite-pytorch>=0.1",

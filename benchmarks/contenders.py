@@ -102,7 +102,7 @@ def whymatch(folder: Path, setting: Setting, references: int) -> Callable[[], No
     """(b) An explanation as a worker makes it, from the decoded query to the rows of its pairs."""
     from transforms.core.images import Limits
     from transforms.core.saliency.explainer import Explainer
-    from transforms.explain_queries import Explaining, PreparedImage, Task
+    from transforms.explain_image import Explaining, PreparedImage, Task
     from transforms.load_image import ImageLoader, LoadedImage
     from transforms.models import Models, Serving
     from transforms.storage import Access
@@ -124,6 +124,52 @@ def whymatch(folder: Path, setting: Setting, references: int) -> Callable[[], No
         prepared = PreparedImage.of(query, explaining, models, load)
         for _ in prepared.rows(matched):
             pass
+
+    return run
+
+
+PASSES_A_PAIR = 204
+"""Of insertion and deletion: 101 masked images each, the query and the reference."""
+
+
+def evaluation(folder: Path, setting: Setting, photographs: Path, pairs: int, all_pairs: int) -> Callable[[], None]:
+    """Insertion and deletion of ``pairs`` of ``all_pairs`` pairs of photographs of a folder, other ones in every run.
+
+    As a worker measures them, from the files of query and reference to the rows of the table. What a map looks like
+    changes no cost: maps are drawn. What the audit's table would say of a pair is found in the set-up.
+    """
+    from transforms.core.images import Limits
+    from transforms.core.similarity import similarities
+    from transforms.evaluate_image import measure
+    from transforms.explain_image import Explaining, Task
+    from transforms.load_image import ImageLoader
+    from transforms.measured_image import Networks, Passes, Reading
+    from transforms.measuring import Measuring
+    from transforms.models import Models, Serving
+    from transforms.read_explanations import Explained
+    from transforms.storage import Access
+
+    models = Models(Serving(str(folder / "bundle"), setting.device, setting.threads, setting.batch, attributes=False))
+    reading = Reading(ImageLoader(Access((str(photographs),)), Limits(), models.bundle.resize))
+    measuring = Measuring("cost", frozenset({"insertion", "deletion"}), Explaining(()))
+    files = sorted(map(str, photographs.iterdir()))[: 2 * all_pairs]
+    rng = np.random.default_rng(0)
+    explained = []
+    for number, (query, reference) in enumerate(zip(files[::2], files[1::2], strict=True)):
+        rows = models.similarity.embed(np.stack([reading.load(one).pixels for one in (query, reference)]))
+        similarity = float(similarities(rows[1:], rows[:1], models.bundle.similarity_function)[0, 0])
+        task = Task(Pair(f"p{number}", query, reference, query, reference), "query")
+        explained.append(Explained(task, "rise", "e", similarity, SIZE, rng.random((28, 28), np.float32)))
+    done = 0
+
+    def run() -> None:
+        nonlocal done
+        for _ in range(pairs):
+            one, passes = explained[done % len(explained)], Passes()
+            measured = list(measure(one.task.pair.query, [one], Networks(models), measuring, reading, passes))
+            assert [row["value"] is not None for row in measured] == [True] * 4
+            assert passes.count == PASSES_A_PAIR
+            done += 1
 
     return run
 

@@ -1,36 +1,32 @@
 """What explaining costs beyond bare forward passes: ``python -m benchmarks.overhead``.
 
-Contenders take turns, each in a process of its own, so that neither thread pools nor memory mix. A round runs every
-one of them once, the floor twice, in a balanced order; ratios are taken inside of a round. ``benchmarks.contenders``
-says what each of them does.
+Contenders take turns (``benchmarks.turns``), the floor twice in each round. ``benchmarks.contenders`` says what each of
+them does.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import tempfile
-import time
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks import contenders
 from benchmarks.contenders import ATTRIBUTES, DIMENSION, SIZE, Setting
 from benchmarks.machine import graphics, markdown_table, paragraph, processor, versions, write
-from benchmarks.statistics import Interval, balanced_orders, median_of_ratios
+from benchmarks.statistics import median_of_ratios
+from benchmarks.turns import Contender, Times, take_turns
+from transforms.core.bootstrap import Interval
 from transforms.core.errors import UsageError
 from transforms.runtime import resolve_device
 
-CONTENDERS: dict[str, Callable[[Path, Setting], Callable[[], None]]] = {
+CONTENDERS: dict[str, Contender] = {
     "floor": contenders.floor,
     "whymatch, 1 reference": partial(contenders.whymatch, references=1),
     "whymatch, 8 references": partial(contenders.whymatch, references=8),
@@ -46,11 +42,6 @@ RATIOS = (
     ("torch loop / whymatch, 8 references", "torch loop, 8 references", "whymatch, 8 references", None),
 )
 """What is divided by what, and the most that the interval's lower end may be on a CPU."""
-WARM_UP = 2
-PAUSE = 0.1
-"""Seconds between two runs: ONNX Runtime's idle threads spin for a while before they sleep."""
-
-Times = Mapping[str, list[float]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,35 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(setting: Setting, rounds: int, folder: Path, seed: int) -> tuple[Times, dict[str, tuple[int, int]]]:
     """Seconds of every run by contender, and each one's memory in bytes: with its libraries loaded, and at its peak."""
-    context = multiprocessing.get_context("spawn")
-    print("exporting the network ...", flush=True)
-    exporter = context.Process(target=contenders.prepare, args=(folder, setting))
-    exporter.start()
-    exporter.join()
-    if exporter.exitcode:
-        raise SystemExit(f"the network could not be exported (exit code {exporter.exitcode})")
-    workers: dict[str, Connection] = {}
-    for name in CONTENDERS:
-        print(f"setting up: {name} ...", flush=True)
-        workers[name], theirs = context.Pipe()
-        context.Process(target=_serve, args=(theirs, name, folder, setting), daemon=True).start()
-        theirs.close()
-        _answer(workers[name])
-    runs = [*CONTENDERS, AGAIN]
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for number, order in enumerate(balanced_orders(runs, rounds, seed=seed), 1):
-        for name in order:
-            time.sleep(PAUSE)
-            worker = workers["floor" if name == AGAIN else name]
-            worker.send("run")
-            times[name].append(_answer(worker))
-        took = ", ".join(f"{name} {times[name][-1]:.2f}" for name in runs)
-        print(f"round {number} of {rounds}: {took} s", flush=True)
-    memory = {}
-    for name, worker in workers.items():
-        worker.send("stop")
-        memory[name] = _answer(worker)
-    return times, memory
+    return take_turns(CONTENDERS, twice="floor", again=AGAIN, setting=setting, rounds=rounds, folder=folder, seed=seed)
 
 
 def report(
@@ -158,52 +121,6 @@ def report(
 
 {notes}
 """
-
-
-def _serve(connection: Connection, name: str, folder: Path, setting: Setting) -> None:
-    """A contender's process: sets up, then times a run whenever it is told to."""
-    try:
-        _import_libraries(name)
-        loaded = _memory("VmRSS")
-        run = CONTENDERS[name](folder, setting)
-        for _ in range(WARM_UP):
-            run()
-        connection.send(("ready", 0.0))
-        while connection.recv() == "run":
-            start = time.perf_counter()
-            run()
-            connection.send(("seconds", time.perf_counter() - start))
-        connection.send(("memory", (loaded, _memory("VmHWM"))))
-    except (EOFError, BrokenPipeError):
-        return  # the parent is gone
-    except UsageError as error:
-        connection.send(("error", str(error)))
-    except Exception:  # the parent says what a child died of
-        connection.send(("error", traceback.format_exc()))
-
-
-def _answer(worker: Connection) -> Any:
-    kind, value = worker.recv()
-    if kind == "error":
-        raise SystemExit(f"a contender failed:\n{value}")
-    return value
-
-
-def _import_libraries(name: str) -> None:
-    if name.startswith("torch"):
-        import torch  # noqa: F401
-    elif name.startswith("whymatch"):
-        import transforms.explain_queries  # noqa: F401
-    else:
-        import onnxruntime  # noqa: F401
-
-
-def _memory(field: str) -> int:
-    """Bytes of this process's memory. VmHWM is its own peak, where getrusage's would begin with its parent's."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}: memory is measured on Linux only")
 
 
 def _command(setting: Setting, rounds: int) -> str:

@@ -27,21 +27,11 @@ from export.losses import (
 )
 from transforms.core.errors import UsageError
 from transforms.core.retrieval import average_precision
+from transforms.core.similarity import condition_name
 from transforms.core.types import Float32, Product
 from transforms.rows import MAX_ID
 
-# A type as part of a condition's name. "://" too: a manifest takes a cell that has it for an address.
-_ESCAPES = {"%": "%25", "+": "%2B", "://": "%3A//"}
 _SHOWN = 5
-
-
-def condition_name(first: str, second: str) -> str:
-    """The name of the condition that joins two types: both with a plus between, in the order of their characters.
-
-    A percent sign, a plus and ``://`` within a type are written as in an address (``%25``, ``%2B``, ``%3A//``), so that
-    different pairs have different names and ``urllib.parse.unquote`` gives back the types.
-    """
-    return "+".join(_escaped(text) for text in sorted((first, second)))
 
 
 @dataclass(frozen=True)
@@ -212,12 +202,6 @@ def _unfit(positives: int, everything: int, least: int) -> str | None:
     if positives == everything:
         return "all of their products share one label"
     return f"fewer than {least} pairs of their products share a label" if positives < least else None
-
-
-def _escaped(text: str) -> str:
-    for character, escape in _ESCAPES.items():
-        text = text.replace(character, escape)
-    return text
 
 
 def _units(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

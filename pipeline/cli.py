@@ -12,7 +12,20 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.commands import audit, bundle, calibrate, demo, export, pairs, priors, show, sql, train
+from pipeline.commands import (
+    audit,
+    bundle,
+    calibrate,
+    catalogue,
+    demo,
+    evaluate,
+    export,
+    pairs,
+    priors,
+    show,
+    sql,
+    train,
+)
 from transforms.core.errors import RunError, UsageError
 
 DESCRIPTION = (
@@ -27,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     given, beam_args = _split(given)
     options = build_parser().parse_args(given)
-    if beam_args and options.command != "audit":
-        return _complain(UsageError("arguments after -- go to Beam's runner; only `audit` has one"))
+    if beam_args and options.command not in ("audit", "evaluate"):
+        return _complain(UsageError("arguments after -- go to Beam's runner; only `audit` and `evaluate` have one"))
     options.beam_args = tuple(beam_args)
     try:
         done: int = options.run(options)
@@ -78,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="whymatch", description=DESCRIPTION)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (demo, train, export, bundle, priors, calibrate, pairs, audit, sql, show):
+    for command in (demo, catalogue, train, export, bundle, priors, calibrate, pairs, audit, evaluate, sql, show):
         command.add(commands)
     return parser
 

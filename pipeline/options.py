@@ -158,7 +158,36 @@ class AuditOptions:
 
     def recorded(self) -> dict[str, Any]:
         """The options as they go into the run's row: every address without its credentials."""
-        return {name: _redacted(value) for name, value in asdict(self).items() if name != "beam_args"}
+        return {name: redacted(value) for name, value in asdict(self).items() if name != "beam_args"}
+
+
+EXPLAINING = (
+    "methods",
+    "masks",
+    "sampling",
+    "converge",
+    "settings",
+    "explain",
+    "perturb",
+    "reference_masks",
+    "fill",
+    "seed",
+    "map_size",
+)
+"""The options that say how a run explains, and nothing of what."""
+
+
+def explaining(configuration: Mapping[str, Any], **changes: Any) -> AuditOptions:
+    """How the run of that recorded ``configuration`` explained, with ``changes``, as options of an audit of nothing.
+
+    UsageError where the record holds what no audit can be asked for.
+    """
+    given = {name: configuration[name] for name in EXPLAINING if name in configuration} | changes
+    try:
+        given |= {name: tuple(given[name]) for name in ("methods", "map_size") if name in given}
+        return AuditOptions(("none",), "none", "none", "none", **given)
+    except (TypeError, ValueError, UsageError) as error:
+        raise UsageError(f"the run's record does not say how it explained: {error}") from None
 
 
 def check_bundle(options: AuditOptions, bundle: Bundle) -> None:
@@ -257,11 +286,12 @@ def _require(holds: bool, name: str, value: object, expected: str) -> None:
         raise UsageError(f"--{name.replace('_', '-')} must be {expected}, not {value!r}")
 
 
-def _redacted(value: Any) -> Any:
+def redacted(value: Any) -> Any:
+    """``value`` as it may stand in a table: texts in it, however deep in lists, without credentials."""
     if isinstance(value, str):
         return storage.redact(value)
     if isinstance(value, (tuple, list)):
-        return [_redacted(item) for item in value]
+        return [redacted(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     return value

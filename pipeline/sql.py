@@ -67,17 +67,19 @@ def query(out: str, sql: str) -> pa.Table:
 def dataset(out: str, table: str, run_ids: Collection[str]) -> ds.Dataset:
     """All files of ``table`` of the runs ``run_ids`` as one dataset in the table's schema, with ``run_id``.
 
-    Nothing is opened until it is scanned, and then only the files of the runs that the scan's filter leaves.
+    Nothing is opened until it is scanned, and then only the files of the runs that the scan's filter leaves. An
+    evaluation that has no row in ``evaluations`` does not exist.
     """
     # nullable throughout: files of an earlier schema lack columns
     fields: list[Any] = [field.with_nullable(True) for field in tables.SCHEMAS[table]]
     schema = pa.schema([*fields, pa.field("run_id", pa.string())])
     files: Any = LocalFileSystem() if is_local(out) else None
     form: Any = ds.ParquetFileFormat()
+    evaluated = runs.evaluations(out) if table == "metrics" else set()
     fragments = [
         form.make_fragment(address if files else _Remote(address), files, ds.field("run_id") == run_id)
         for run_id, address in runs.files(out, table)
-        if run_id in run_ids
+        if run_id in run_ids and (table != "metrics" or (run_id, runs.of(address)) in evaluated)
     ]
     return ds.FileSystemDataset(fragments, schema, form, files)
 

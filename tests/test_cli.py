@@ -12,6 +12,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.commands import values
+from pipeline.evaluation.options import EvaluateOptions
 from pipeline.options import AuditOptions
 
 
@@ -32,8 +33,8 @@ ALL = dict(commands(cli.build_parser()))
 
 def test_the_commands() -> None:
     assert {" ".join(name) for name in ALL} == {
-        "demo", "train similarity", "train attributes", "export", "bundle", "calibrate", "priors", "pairs", "audit",
-        "sql", "show",
+        "demo", "catalogue polyvore-outfits", "catalogue awa2", "train similarity", "train attributes", "export",
+        "bundle", "calibrate", "priors", "pairs", "audit", "evaluate", "sql", "show",
     }  # fmt: skip
 
 
@@ -75,6 +76,14 @@ def test_defaults_of_the_command_are_those_of_the_options() -> None:
         assert (tuple(found) if isinstance(found, list) else found) == expected, name
 
 
+def test_defaults_of_evaluate_are_those_of_its_options() -> None:
+    given = cli.build_parser().parse_args(["evaluate", "tables", "--bundle", "b"])
+    for name, field in EvaluateOptions.__dataclass_fields__.items():
+        if name not in ("tables", "bundle", "evaluation_id", "threads", "beam_args"):
+            found = getattr(given, name)
+            assert (tuple(found) if isinstance(found, list) else found) == field.default, name
+
+
 @pytest.mark.parametrize(
     ("parse", "text", "value"),
     [
@@ -112,4 +121,4 @@ def test_wrong_values_name_what_was_expected(parse: object, text: str) -> None:
 
 def test_beam_arguments_belong_to_audit(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "somewhere", "--", "--region=x"]) == 2
-    assert "only `audit`" in capsys.readouterr().err
+    assert "only `audit` and `evaluate`" in capsys.readouterr().err

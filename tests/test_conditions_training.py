@@ -23,12 +23,10 @@ from export.conditions import (
     ConditionalLoss,
     Conditions,
     condition_batches,
-    condition_name,
     conditional_retrieval,
     find_conditions,
 )
 from export.data import Indices, label_ids
-from transforms.core.retrieval import retrieval
 from export.losses import conditional_triplets, cosine_distances, triplet_loss
 from export.onnx import export_command
 from export.similarity import EmbeddingNetwork, TypeSpecificNetwork
@@ -36,6 +34,8 @@ from transforms import bundle as bundles
 from transforms import manifest, runtime
 from transforms.core.errors import UsageError
 from transforms.core.images import Resize
+from transforms.core.retrieval import retrieval
+from transforms.core.similarity import condition_name
 from transforms.core.types import Pair, Product
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

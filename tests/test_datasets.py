@@ -18,11 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.conditions import condition_name as trained_name
 from export.training import attribute_targets
 from pipeline import cli
 from pipeline.datasets import awa2, pair_lists, polyvore_outfits, reading
-from pipeline.datasets.writing import Dataset, Item, LeftOut, PairOf, condition_name
+from pipeline.datasets.writing import Dataset, Item, LeftOut, PairOf
 from transforms import catalogue, manifest, storage
 from transforms.core.errors import BadRow, UsageError
 from transforms.core.types import Failure, Pair, Product
@@ -237,11 +236,6 @@ def test_a_header_of_the_categories_is_no_category(polyvore: Path, tmp_path: Pat
     (polyvore / "categories.csv").write_text("category_id,fine,semantic\n" + CATEGORIES)
     run("catalogue", "polyvore-outfits", polyvore, "--out", tmp_path / "made")
     assert table(tmp_path / "made" / "catalogue.csv")[1][3:5] == ["tops", "shirt, long"]
-
-
-@given(st.text(st.sampled_from("ab%+:/ -é"), min_size=1), st.text(st.sampled_from("ab%+:/ -é"), min_size=1))
-def test_conditions_are_named_as_a_training_names_them(first: str, second: str) -> None:
-    assert condition_name(first, second) == trained_name(first, second)
 
 
 DEEP = "[" * 100_000

@@ -13,7 +13,7 @@ import transforms
 from transforms.core import errors
 from transforms.core.errors import REASONS, PairError, RunError, UsageError, WhymatchError
 
-STAGES = {"read", "load", "decode", "model"}
+STAGES = {"read", "load", "decode", "model", "evaluate"}
 
 CONTRACT = {
     "bad_row": "read",
@@ -34,6 +34,10 @@ CONTRACT = {
     "damaged_image": "decode",
     "model_failed": "model",
     "non_finite_embedding": "model",
+    "no_map": "evaluate",
+    "image_changed": "evaluate",
+    "no_region": "evaluate",
+    "not_scored": "evaluate",
 }
 """What ``failures`` tables of earlier runs hold. Reasons may be added; none of these may change or go."""
 

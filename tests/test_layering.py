@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for package in ("transforms", "pipeline", "export") for path in (ROOT / package).rglob("*.py"))
 
-NAME_EXPORT = {f"pipeline.commands.{command}" for command in ("bundle", "calibrate", "export", "priors", "train")}
+COMMANDS = ("bundle", "calibrate", "evaluate", "export", "priors", "train")
+NAME_EXPORT = {f"pipeline.commands.{command}" for command in COMMANDS}
 HEAVY = {"torch", "torchvision"}
 CORE = {"numpy", "scipy", "PIL"}
 

@@ -19,9 +19,10 @@ from transforms import storage, tables
 from transforms.core.errors import UsageError
 from transforms.core.types import Float32
 
-__all__ = ["Run", "complete", "files", "saliency_map"]
+__all__ = ["Run", "complete", "evaluations", "files", "find", "of", "read_batches", "saliency_map"]
 
 _RUN_ID = re.compile(r"/run_id=([^/]+)/[^/]+\.parquet$")
+_EVALUATION = re.compile(r"/part-([A-Za-z][A-Za-z0-9._-]*)-\d{5}\.parquet$")
 _BATCH_ROWS = 512
 
 
@@ -36,8 +37,8 @@ class Run:
     @cached_property
     def row(self) -> tables.Row:
         """Its row of the table runs; UsageError where the file does not hold exactly one."""
-        columns = ("started", "finished", "model_id", "explainer_ids")
-        rows = [row for batch in _read(self.address, "runs", columns, ()) for row in batch.to_pylist()]
+        columns = ("started", "finished", "model_id", "explainer_ids", "configuration")
+        rows = [row for batch in read_batches(self.address, "runs", columns, ()) for row in batch.to_pylist()]
         if len(rows) != 1:
             raise UsageError(f"{storage.shown(self.address)} holds {len(rows):,} rows; a complete run has one")
         row: tables.Row = rows[0]
@@ -55,7 +56,7 @@ class Run:
         """
         for address in storage.list_files(tables.folder(self.out, table, self.id)):
             if address.endswith(".parquet"):
-                yield from _read(address, table, columns, may_lack)
+                yield from read_batches(address, table, columns, may_lack)
 
 
 def files(out: str, table: str) -> list[tuple[str, str]]:
@@ -78,6 +79,26 @@ def complete(out: str) -> list[Run]:
     return [Run(out, run_id, address) for run_id, address in addresses.items()]
 
 
+def find(out: str, run_id: str | None) -> Run:
+    """The complete run ``run_id`` under ``out``, or the one that was started last; UsageError where it is not there."""
+    found = {run.id: run for run in complete(out)}
+    if run_id is not None and run_id not in found:
+        raise UsageError(f"{storage.shown(out)} holds no complete run {run_id!r}; it holds {', '.join(sorted(found))}")
+    some = found.values() if run_id is None else [found[run_id]]
+    return max(some, key=lambda each: (each.row["started"], each.id))
+
+
+def evaluations(out: str) -> set[tuple[str, str]]:
+    """``(run_id, evaluation_id)`` of the complete evaluations under ``out``: those that have a row in their table."""
+    return {(run_id, evaluation) for run_id, address in files(out, "evaluations") if (evaluation := of(address))}
+
+
+def of(address: str) -> str | None:
+    """The id of the evaluation that wrote the file at ``address``, None for another file's."""
+    found = _EVALUATION.search(address)
+    return found[1] if found else None
+
+
 def saliency_map(cells: pa.ListScalar, height: int | None, width: int | None) -> Float32 | None:
     """The map [height, width] that a row of explanations holds; None where it is none, or not of finite numbers."""
     if height is None or width is None or height < 1 or width < 1 or cells.values is None:
@@ -89,7 +110,10 @@ def saliency_map(cells: pa.ListScalar, height: int | None, width: int | None) ->
     return shaped
 
 
-def _read(address: str, table: str, columns: Sequence[str], may_lack: Collection[str]) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    address: str, table: str, columns: Sequence[str], may_lack: Collection[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """As :meth:`Run.batches`, of one file of ``table``."""
     schema = pa.schema([tables.SCHEMAS[table].field(name).with_nullable(True) for name in columns])
     name = storage.shown(address)
     filled = {field.name for field in tables.SCHEMAS[table] if not field.nullable}

@@ -20,10 +20,10 @@ from transforms import storage
 from transforms.bundle import Bundle
 from transforms.core.explanation import Explanation
 from transforms.core.saliency.explainer import Explainer, Side
-from transforms.core.types import EmbeddedImage, Failure, Float32, Frame, Pair, Product
+from transforms.core.types import EmbeddedImage, Failure, Float32, Frame, LoadFailure, Pair, Product
 from transforms.rows import public
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Row = dict[str, Any]
 
@@ -164,6 +164,58 @@ SCHEMAS: dict[str, pa.Schema] = {
         {"product_id": pa.string(), "image": pa.string(), "attributes": pa.list_(pa.string())},  # "column=value"
         {"split": pa.string()},
     ),
+    "evaluations": _schema(
+        {
+            "evaluation_id": pa.string(),
+            "started": _STAMP,
+            "finished": _STAMP,
+            "whymatch_version": pa.string(),
+            "versions": pa.string(),  # JSON: what the measures were taken with
+            "configuration": pa.string(),  # JSON: the options, redacted
+            "model_id": pa.string(),
+            "sampling_seed": pa.int64(),
+            "sample_rate": pa.float64(),  # of queries; 1: all of them
+            "explanations_read": pa.int64(),  # = explanations_measured + explanations_not_sampled
+            "explanations_measured": pa.int64(),
+            "explanations_not_sampled": pa.int64(),
+            "queries": pa.int64(),  # images whose explanations are measured
+            "measurements": pa.int64(),  # rows of the table metrics
+            "measurements_failed": pa.int64(),  # those without a value
+            "forward_passes": pa.int64(),  # of the similarity network and of its randomised copies
+        },
+        {},
+    ),
+    "metrics": _schema(
+        {
+            "evaluation_id": pa.string(),
+            "metric": pa.string(),
+            "method": pa.string(),  # of the explainer, or the name of a control
+            "control": pa.bool_(),  # a map that explains nothing, measured for comparison
+            "stratum": pa.string(),
+            "weight": pa.float64(),
+        },
+        {
+            "pair_id": pa.string(),
+            "query_id": pa.string(),
+            "reference_id": pa.string(),
+            "condition": pa.string(),
+            "side": pa.string(),
+            "explainer_id": pa.string(),
+            "model_id": pa.string(),
+            "value": pa.float64(),  # null where it could not be measured: see reason
+            "count": pa.int64(),  # what it is over: masked images, pixels of a region, products
+            "fill": pa.string(),  # what hides pixels
+            "map": pa.string(),  # which map is measured: "stored", as the table has it, or "full"
+            "block": pa.string(),  # the lowest of the network's blocks that are random
+            "depth": pa.float64(),  # the share of them, from the top
+            "judged": pa.bool_(),  # false: random, but only a linear head, which keeps cosines
+            "attribute": pa.string(),
+            "curve": pa.list_(pa.float32()),  # similarities over equal steps from no pixel to all
+            "passes": pa.int32(),
+            "reason": pa.string(),
+            "message": pa.string(),
+        },
+    ),
 }
 
 
@@ -172,9 +224,9 @@ def folder(out: str, table: str, run_id: str) -> str:
     return storage.join(out, table, f"run_id={run_id}")
 
 
-def part(shard: int) -> str:
-    """The name of a shard's file."""
-    return f"part-{shard:05d}.parquet"
+def part(shard: int, of: str | None = None) -> str:
+    """The name of a shard's file; ``of`` is the evaluation's id, where a run may have several."""
+    return f"part-{shard:05d}.parquet" if of is None else f"part-{of}-{shard:05d}.parquet"
 
 
 def to_arrow(table: str, rows: Sequence[Row]) -> pa.Table:
@@ -301,4 +353,36 @@ def product_row(product: Product) -> Row:
         "image": public(product.image),
         "attributes": [storage.redact(name) for name in product.names()],
         "split": None if product.split is None else storage.redact(product.split),
+    }
+
+
+def metric_row(
+    evaluation_id: str,
+    metric: str,
+    method: str,
+    pair: Pair,
+    value: float | LoadFailure,
+    *,
+    side: Side,
+    control: bool = False,
+    **more: Any,
+) -> Row:
+    """The row of one measure of one explanation, or of why it could not be taken. ``more`` are nullable columns."""
+    failure = value if isinstance(value, LoadFailure) else None
+    return {
+        "evaluation_id": evaluation_id,
+        "metric": metric,
+        "method": method,
+        "control": control,
+        "pair_id": pair.pair_id,
+        "query_id": pair.query_id,
+        "reference_id": pair.reference_id,
+        "condition": pair.condition,
+        "side": side,
+        "stratum": pair.stratum,
+        "weight": pair.weight,
+        "value": None if isinstance(value, LoadFailure) else float(value),
+        "reason": failure.reason if failure else None,
+        "message": storage.redact(failure.message) if failure else None,
+        **more,
     }

@@ -26,6 +26,7 @@ _SHARD_BY = {
     "images": "address",
     "products": "product_id",
     "strata": "stratum",
+    "metrics": "query_id",
 }
 _SORT_BY = {
     "explanations": ("query_id", "pair_id", "method"),
@@ -33,6 +34,7 @@ _SORT_BY = {
     "images": ("address", "image_sha256"),
     "products": ("product_id", "image", "attributes", "split"),
     "strata": ("stratum",),
+    "metrics": ("metric", "query_id", "pair_id", "side", "method", "fill", "depth", "attribute"),
 }
 
 
@@ -40,13 +42,15 @@ _SORT_BY = {
 class WriteTables(beam.PTransform):  # type: ignore[misc]
     """``(table, row)`` to files under ``out``; yields ``("rows:<table>", n)`` for every file written.
 
-    Every table that is named in ``present`` gets at least one file, so that readers always find its schema.
+    Every table that is named in ``present`` gets at least one file, so that readers always find its schema. ``of`` is
+    an evaluation's id, which goes into the files' names.
     """
 
     out: str
     run_id: str
     shards: int
     present: tuple[str, ...]
+    of: str | None = None
 
     def expand(self, rows: Any) -> Any:
         keyed = rows | "Shard" >> beam.MapTuple(lambda table, row: ((table, shard_of(table, row, self.shards)), row))
@@ -61,7 +65,7 @@ class WriteTables(beam.PTransform):  # type: ignore[misc]
     def _write(self, key: tuple[str, int], rows: Iterable[tables.Row | None]) -> tuple[str, int]:
         table, shard = key
         content = sorted((row for row in rows if row is not None), key=lambda row: _sort_key(table, row))
-        address = storage.join(tables.folder(self.out, table, self.run_id), tables.part(shard))
+        address = storage.join(tables.folder(self.out, table, self.run_id), tables.part(shard, self.of))
         data = to_parquet(tables.to_arrow(table, content))
         try:
             storage.publish(address, data)
@@ -97,16 +101,18 @@ def to_parquet(table: pa.Table) -> bytes:
 
 @dataclass(eq=False)
 class FinishRun(beam.PTransform):  # type: ignore[misc]
-    """Adds up all counts and, when every manifest row is accounted for, writes the run's row: a run exists from then
-    on.
+    """Adds up all counts and, when every row that was read is accounted for, writes the one row of the table ``table``:
+    a run, or the evaluation ``of`` one, exists from then on.
 
-    Applied to a tuple of PCollections of ``(name, n)``. ``complete`` turns the sums into the row of the table runs; it
-    raises RunError where they do not add up.
+    Applied to a tuple of PCollections of ``(name, n)``. ``complete`` turns the sums into that row; it raises RunError
+    where they do not add up.
     """
 
     out: str
     run_id: str
     complete: Callable[[dict[str, int]], tables.Row]
+    table: str = "runs"
+    of: str | None = None
 
     def expand(self, counts: tuple[Any, ...]) -> Any:
         return (
@@ -119,13 +125,13 @@ class FinishRun(beam.PTransform):  # type: ignore[misc]
 
     def _write(self, counts: dict[str, int]) -> Iterator[tables.Row]:
         row = self.complete(counts)
-        address = storage.join(tables.folder(self.out, "runs", self.run_id), tables.part(0))
+        address = storage.join(tables.folder(self.out, self.table, self.run_id), tables.part(0, self.of))
         try:
-            storage.publish(address, to_parquet(tables.to_arrow("runs", [row])))
+            storage.publish(address, to_parquet(tables.to_arrow(self.table, [row])))
         except storage.AlreadyPublished:
             # likewise: all but the time at which it was finished is the same
             (found,) = pq.read_table(pa.BufferReader(storage.read_file(address)), partitioning=None).to_pylist()
-            (wanted,) = tables.to_arrow("runs", [row]).to_pylist()
+            (wanted,) = tables.to_arrow(self.table, [row]).to_pylist()
             if found != {**wanted, "finished": found["finished"]}:
                 raise
         yield row

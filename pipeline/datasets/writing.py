@@ -18,6 +18,7 @@ from pipeline.datasets.reading import local_place
 from transforms import catalogue, storage
 from transforms.addresses import checked, join, resolve
 from transforms.core.errors import AddressRefused, UsageError
+from transforms.core.similarity import condition_name
 
 SPLITS = ("train", "valid", "test")
 
@@ -107,24 +108,6 @@ class Written:
     crossing: int
     files: tuple[str, ...]
     roots: tuple[str, ...]
-
-
-# A type as part of a condition's name, in the order in which they are replaced.
-_ESCAPES = {"%": "%25", "+": "%2B", "://": "%3A//"}
-
-
-def condition_name(first: str, second: str) -> str:
-    """The name of the condition that joins two types, letter for letter that of ``export.conditions``.
-
-    It is said twice since ``export`` needs torch, and a catalogue does not; a test holds the two together.
-    """
-    return "+".join(_escaped(text) for text in sorted((first, second)))
-
-
-def _escaped(text: str) -> str:
-    for character, escape in _ESCAPES.items():
-        text = text.replace(character, escape)
-    return text
 
 
 def targets(out: str, kind: Format) -> dict[str, str]:

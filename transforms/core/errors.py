@@ -27,13 +27,19 @@
         │   ├── NotAnImage                  not_an_image
         │   ├── ImageTooLarge               image_too_large
         │   └── DamagedImage                damaged_image
-        └── ModelError             stage model
-            ├── ModelFailed                 model_failed
-            ├── NonFiniteEmbedding          non_finite_embedding
-            └── NonFiniteMap                non_finite_map
+        ├── ModelError             stage model
+        │   ├── ModelFailed                 model_failed
+        │   ├── NonFiniteEmbedding          non_finite_embedding
+        │   └── NonFiniteMap                non_finite_map
+        └── EvaluationError        stage evaluate
+            ├── NoMap                       no_map
+            ├── ImageChanged                image_changed
+            ├── NoRegion                    no_region
+            └── NotScored                   not_scored
 
-A :class:`PairError` becomes a row of the ``failures`` table with its class's ``stage``, ``reason`` and
-``retryable``. Reasons are part of the tables' contract: they may be added to, never renamed.
+A :class:`PairError` becomes a row of the ``failures`` table, or of ``metrics`` when an evaluation raises it, with its
+class's ``reason``, and in ``failures`` its ``stage`` and ``retryable``. Reasons are part of the tables' contract: they
+may be added to, never renamed.
 """
 
 from __future__ import annotations
@@ -214,6 +220,36 @@ class NonFiniteMap(ModelError):
     """A saliency map holds NaN or infinity."""
 
     reason = "non_finite_map"
+
+
+class EvaluationError(PairError):
+    """One measure of an explanation cannot be taken; the others are."""
+
+    stage = "evaluate"
+
+
+class NoMap(EvaluationError):
+    """The table holds no map of finite numbers for the pair."""
+
+    reason = "no_map"
+
+
+class ImageChanged(EvaluationError):
+    """The images are not those that were audited: their similarity is another."""
+
+    reason = "image_changed"
+
+
+class NoRegion(EvaluationError):
+    """The catalogue shows no pixel of the asked region on the product, or nothing else."""
+
+    reason = "no_region"
+
+
+class NotScored(EvaluationError):
+    """Attribute removal cannot judge the pair: no attribute can be removed, or none makes the similarity drop."""
+
+    reason = "not_scored"
 
 
 def _leaves(kind: type[PairError]) -> list[type[PairError]]:

@@ -23,8 +23,26 @@ from transforms.core.types import Float32, Float64
 
 SimilarityFunction = Literal["cosine", "dot", "euclidean"]
 
+# A type as part of a condition's name. "://" too: a manifest takes a cell that has it for an address.
+_ESCAPES = {"%": "%25", "+": "%2B", "://": "%3A//"}
+
 _TERMS = 4096
 """Terms that one einsum sums. Above its buffer of 8,192 the order of a sum would depend on how many rows there are."""
+
+
+def condition_name(first: str, second: str) -> str:
+    """The name of the condition that joins two types: both with a plus between, in the order of their characters.
+
+    A percent sign, a plus and ``://`` within a type are written as in an address (``%25``, ``%2B``, ``%3A//``), so that
+    different pairs have different names and ``urllib.parse.unquote`` gives back the types.
+    """
+    return "+".join(_escaped(text) for text in sorted((first, second)))
+
+
+def _escaped(text: str) -> str:
+    for character, escape in _ESCAPES.items():
+        text = text.replace(character, escape)
+    return text
 
 
 def similarities(references: Float32, perturbed: Float32, function: SimilarityFunction) -> Float64:

@@ -1,0 +1,79 @@
+"""Insertion and deletion where the truth is known: a perfect map, a random one and an inverted one.
+
+The drawn catalogue says which pixels a network can have matched by: the badge, where a network knows brands, and the
+garment, where it knows categories. A measure that does not rank these three maps measures something else.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import demo
+from transforms import storage
+from transforms.core.fill import make_fill
+from transforms.core.images import Limits
+from transforms.core.metrics import PixelSteps, curve, deletion, insertion
+from transforms.core.saliency.contract import References
+from transforms.core.saliency.controls import RandomControl
+from transforms.core.similarity import similarities
+from transforms.core.types import Float32, Float64
+from transforms.load_image import ImageLoader, LoadedImage
+from transforms.models import Models, Serving
+from transforms.regions import RegionReader, read_legend
+from transforms.subject import Shared, Subject
+
+TRUE_REGION = {"brand": "badge", "category": "category"}
+"""The embedded bundles, and the region that decides their similarity."""
+KINDS = ("perfect", "random", "inverted")
+
+_ONE = References(np.ones((1, 1), np.float32))
+"""A control looks at no reference, but makes a map for each."""
+
+Areas = Mapping[str, Float64]
+"""By kind of map: areas of insertion and deletion, float64 [P, 2]."""
+
+
+def areas(catalogue: Path, bundle: str, pairs: int) -> Areas:
+    """The areas of ``pairs`` pairs of the drawn ``catalogue`` for one of the embedded bundles."""
+    folder, access = str(catalogue), storage.Access((str(catalogue),))
+    models = Models(Serving(str(demo.embedded(bundle)), attributes=False))
+    load = ImageLoader(access, Limits(), models.bundle.resize)
+    legend = read_legend(f"{folder}/regions.json")
+    reader = RegionReader(access, Limits(), legend)
+    products = {row["id"]: row for row in _rows(catalogue / "catalogue.csv") if row["split"] != "broken"}
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    for query_id, reference_id in _pairs(catalogue, bundle, list(products))[:pairs]:
+        query = load(f"{folder}/{products[query_id]['image']}")
+        reference = models.similarity.embed(load(f"{folder}/{products[reference_id]['image']}").pixels[None])
+        address = f"{folder}/{products[query_id]['regions']}"
+        truth = reader.region(address, query.frame, legend.labels(TRUE_REGION[bundle])).astype(np.float64)
+        random = RandomControl().prepare(Subject(Shared(query, models), "mean")).maps(_ONE).saliency[0]
+        for kind, saliency in zip(KINDS, (truth, random, -truth), strict=True):
+            designs = insertion(saliency), deletion(saliency)
+            shown, hidden = (_area(models, query, reference, design) for design in designs)
+            found[kind].append((shown, hidden))
+    return {kind: np.array(each) for kind, each in found.items()}
+
+
+def _area(models: Models, query: LoadedImage, reference: Float32, design: PixelSteps) -> float:
+    fill = make_fill("#ffffff", query.pixels, models.bundle.fill_mean)
+    rows = models.similarity.perturbed(query.pixels, models.similarity.bank(design, hold=False), fill)
+    return curve(similarities(reference, rows, models.bundle.similarity_function)[0]).area
+
+
+def _pairs(catalogue: Path, bundle: str, products: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs that match by the region: both with the badge, or those that the manifest recommends."""
+    if bundle == "brand":
+        badged = [row["id"] for row in _rows(catalogue / "truth.csv") if row["top"] and row["id"] in products]
+        return list(zip(badged[::2], badged[1::2], strict=False))
+    rows = [(row["query_id"], row["reference_id"]) for row in _rows(catalogue / "pairs.csv")]
+    return [pair for pair in rows if set(pair) <= set(products)]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))

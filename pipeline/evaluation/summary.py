@@ -1,0 +1,563 @@
+"""What the rows of an evaluation say: means with intervals, paired differences, and the sanity verdict of each method.
+
+The unit is the query: its pairs are nearly one observation, so every interval is a bootstrap over queries
+(:mod:`transforms.core.bootstrap`), and methods are compared on the pairs that both have.
+
+The **verdict** is that of J. Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3: a map that
+stays the same when the network's blocks are replaced by random ones, from the head down, does not explain what the
+network has learned. It is read off where at least half of the blocks are random.
+
+:mod:`pipeline.evaluation.text` puts a summary into words and tables.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.answers import cut, printable
+from transforms.core.bootstrap import Index, Interval, bootstrap, mean_by_query, means_by_query
+from transforms.core.errors import NotScored
+from transforms.core.types import Float64
+from transforms.tables import Row
+
+Better: TypeAlias = Literal["higher", "lower"]
+
+HEAD_SHARE = 0.5
+"""The verdict falls at the first judged network with at least this share of its blocks random."""
+SAME = 0.95
+"""Maps that fail with at least this agreement are said not to depend on the network; below, to depend little on it."""
+SHARE = "removal_share"
+"""The metric that is made here: the sum of ``removal`` over the sum of ``removal_oracle`` of the same pairs."""
+CURVES = ("insertion", "deletion", "insertion_raw", "deletion_raw")
+REGIONS = ("pointing", "iou", "pixel_auc")
+ATTRIBUTES = (SHARE, "oracle_first", "oracle_among_five", "removal", "removal_oracle")
+AVERAGE_PRECISION = "average_precision"
+LEVELS = ("seeds", "noise", "shuffled", "stranger")
+"""The agreements that ``sanity`` is read against, from high to low."""
+BETTER: Mapping[str, Better] = {
+    **dict.fromkeys(("insertion", "insertion_raw", *REGIONS, *ATTRIBUTES[:4]), "higher"),
+    **dict.fromkeys(("deletion", "deletion_raw", "sanity"), "lower"),
+    **dict.fromkeys((AVERAGE_PRECISION, "seeds", "noise"), "higher"),
+}
+"""Which way a metric is good; what stands beside the others (a floor, an oracle) is neither."""
+
+_ROUNDING = 1e-9  # equal values that were added up in another order differ by less
+_NOTHING = Interval(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The mean of one metric; of ``removal_share``, the ratio of two sums.
+
+    ``queries`` and ``pairs`` have a value, ``failed`` rows have none. Of these, ``not_scored`` are those that nothing
+    can be said about (:class:`transforms.core.errors.NotScored`): why, and how many rows, most first.
+    ``average_precision`` is a mean over ``attributes``, which are no sample of anything: it has no queries, pairs or
+    interval. ``judged`` is None but for ``sanity``; bounds are NaN where there is no interval, the estimate where there
+    is no value.
+    """
+
+    metric: str
+    method: str
+    control: bool
+    side: str | None
+    fill: str | None
+    map: str | None
+    block: str | None
+    depth: float | None
+    judged: bool | None
+    queries: int
+    pairs: int
+    attributes: int
+    failed: int
+    not_scored: tuple[tuple[str, int], ...]
+    interval: Interval
+    better: Better | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of ``first`` less that of ``second`` over the pairs that both have.
+
+    ``second`` is a control where ``control`` is set. ``separated`` says whether ``first`` is better or worse in the
+    metric's direction; None where the interval holds 0 or there is none.
+    """
+
+    metric: str
+    first: str
+    second: str
+    control: bool
+    side: str | None
+    fill: str | None
+    map: str | None
+    queries: int
+    pairs: int
+    interval: Interval
+    separated: Literal["better", "worse"] | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a method's maps follow what the network has learned; ``passes`` None: nothing there to judge it by.
+
+    Judged is the mean ``agreement`` at ``depth``; ``straddles`` says that its interval holds the limit.
+    """
+
+    method: str
+    control: bool
+    side: str | None
+    fill: str | None
+    map: str | None
+    block: str | None
+    depth: float | None
+    queries: int
+    agreement: Interval | None
+    passes: bool | None
+    straddles: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What :func:`summarise` found, in an order that does not depend on that of the rows.
+
+    ``reasons`` counts the rows without a value; ``examples`` has a message for each reason.
+    """
+
+    measures: tuple[Measure, ...]
+    differences: tuple[Difference, ...]
+    verdicts: tuple[Verdict, ...]
+    reasons: Counter[str]
+    examples: Mapping[str, str]
+    sanity_limit: float
+
+
+def summarise(rows: Iterable[Row], *, sanity_limit: float = 0.5, resamples: int = 10_000, seed: int = 0) -> Summary:
+    """The summary of one evaluation's ``rows``, as of the table ``metrics``.
+
+    Several rows of one pair, metric and method (draws of a random control) count as their mean. A row's ``weight``
+    weights its pair in every mean; without one it is 1. Rows without a finite value are counted under their reason.
+
+    Args:
+      rows: in any order; read once, one number of each is kept.
+      sanity_limit: a mean agreement below it passes.
+      resamples: of the bootstrap over queries.
+      seed: of the bootstrap.
+    """
+    kept = _Kept()
+    for row in rows:
+        kept.add(row)
+    samples, queries, weights = kept.sorted()
+    draws = _Draws(queries, weights, resamples, seed)
+    measures = [_measure(key, samples[key], kept, draws) for key in sorted(samples, key=key_order)]
+    measures += _shares(samples, draws)
+    return Summary(
+        measures=tuple(sorted(measures, key=lambda one: (*metric_order(one.metric), *key_order(one)))),
+        differences=tuple(_differences(samples, draws)),
+        verdicts=tuple(_verdicts(measures, sanity_limit)),
+        reasons=kept.reasons,
+        examples=MappingProxyType(dict(sorted(kept.examples.items()))),
+        sanity_limit=sanity_limit,
+    )
+
+
+class _Key(NamedTuple):
+    """What has one mean."""
+
+    metric: str
+    method: str
+    control: bool
+    side: str | None
+    fill: str | None
+    map: str | None
+    block: str | None
+    depth: float | None
+
+
+class Place(NamedTuple):
+    """Where something was measured."""
+
+    side: str | None
+    fill: str | None
+    map: str | None
+
+
+class _Sample(NamedTuple):
+    """One value a unit, a pair or an attribute: ``units`` int64 [P], rising, and ``values`` float64 [P]."""
+
+    units: NDArray[np.int64]
+    values: Float64
+
+
+@dataclass
+class _Kept:
+    """Of each row a number in its group; of each pair its ids, once."""
+
+    units: dict[tuple[str, str], int] = field(default_factory=dict)
+    weights: array[float] = field(default_factory=lambda: array("d"))
+    groups: dict[_Key, tuple[array[int], array[float]]] = field(default_factory=dict)
+    failed: Counter[_Key] = field(default_factory=Counter)
+    not_scored: defaultdict[_Key, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    unjudged: set[_Key] = field(default_factory=set)
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        key = _Key(
+            row["metric"], row["method"] or "", bool(row["control"]), *(row.get(name) for name in _Key._fields[3:])
+        )
+        units, values = self.groups.setdefault(key, (array("q"), array("d")))
+        if row.get("judged") is False:
+            self.unjudged.add(key)
+        value = row["value"]
+        if value is None or not math.isfinite(value):
+            self._fail(key, row)
+            return
+        unit = (row.get("query_id") or "", row.get("pair_id") or row.get("attribute") or "")
+        at = self.units.setdefault(unit, len(self.units))
+        if at == len(self.weights):
+            self.weights.append(math.nan)
+        if row.get("weight") is not None:
+            self.weights[at] = float(np.fmax(self.weights[at], row["weight"]))
+        units.append(at)
+        values.append(value)
+
+    def _fail(self, key: _Key, row: Row) -> None:
+        reason = row.get("reason") or ("no value" if row["value"] is None else "not finite")
+        message = row.get("message") or ""
+        self.failed[key] += 1
+        self.reasons[reason] += 1
+        self.examples[reason] = min(self.examples.get(reason, message), message)
+        if reason == NotScored.reason:
+            self.not_scored[key][message] += 1
+
+    def sorted(self) -> tuple[dict[_Key, _Sample], NDArray[np.int64], Float64]:
+        """The groups with units numbered in the order of their ids, and of each unit its query's number and weight."""
+        ids = sorted(self.units)
+        order = np.array([self.units[one] for one in ids], np.int64)
+        place = np.empty(len(ids), np.int64)
+        place[order] = np.arange(len(ids))
+        queries = np.cumsum([at > 0 and ids[at][0] != ids[at - 1][0] for at in range(len(ids))], dtype=np.int64)
+        weights = np.array(self.weights, np.float64)[order]
+        samples = {
+            key: _sample(place[np.array(units, np.int64)], np.array(values, np.float64))
+            for key, (units, values) in self.groups.items()
+        }
+        return samples, queries, np.where(np.isnan(weights), 1.0, weights)
+
+
+def _sample(units: NDArray[np.int64], values: Float64) -> _Sample:
+    """One value a unit, the mean of its own: summed in their order of size, so that no order of rows shows."""
+    order = np.lexsort((values, units))
+    found, starts, counts = np.unique(units[order], return_index=True, return_counts=True)
+    return _Sample(found, np.add.reduceat(values[order], starts) / counts if len(found) else values)
+
+
+def key_order(one: _Key | Measure) -> tuple[tuple[bool, Any], ...]:
+    """What keys are sorted by; the depth goes before the block, so from the head down."""
+    return sortable((one.metric, one.method, one.control, one.side, one.fill, one.map, one.depth, one.block))
+
+
+def sortable(parts: Iterable[Any]) -> tuple[tuple[bool, Any], ...]:
+    """What tuples with None in them are sorted by: None is the first."""
+    return tuple((part is not None, part) for part in parts)
+
+
+def metric_order(metric: str) -> tuple[int, str]:
+    """What metrics are sorted by: the known ones as they are shown, then others by name."""
+    known = (*CURVES, *REGIONS, *ATTRIBUTES, AVERAGE_PRECISION, "sanity", *LEVELS)
+    return (known.index(metric) if metric in known else len(known), metric)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Means over units: ``queries`` int64 [U] and ``weights`` float64 [U] of every unit, and how to resample."""
+
+    queries: NDArray[np.int64]
+    weights: Float64
+    resamples: int
+    seed: int
+
+    def mean(self, sample: _Sample) -> Interval:
+        return mean_by_query(sample.values, self.queries[sample.units], **self._how(sample.units))
+
+    def means(self, units: NDArray[np.int64], values: Float64) -> Iterator[Interval]:
+        """Of each column of ``values`` [P, T], from the same draws."""
+        found = means_by_query(values, self.queries[units], **self._how(units))
+        return (Interval(*map(float, one)) for one in zip(*found, strict=True))
+
+    def ratio(self, above: _Sample, below: _Sample) -> Interval:
+        """The sum of ``above`` over that of ``below``, on the same units, where single parts of either may be below 0.
+
+        NaN where the sum below is not above 0; without bounds for one query, or where a resample has no ratio.
+        """
+        queries, place = np.unique(self.queries[above.units], return_inverse=True)
+        weights = self.weights[above.units]
+        parts = np.stack([np.bincount(place, weights * one.values, len(queries)) for one in (above, below)])
+        total = parts.sum(axis=1)
+        if not total[1] > 0:
+            return _NOTHING
+        alone = replace(_NOTHING, estimate=float(total[0] / total[1]))
+        if len(queries) == 1:
+            return alone
+
+        def ratio(drawn: Index) -> float:
+            drawn_above, drawn_below = parts[:, drawn].sum(axis=1)
+            return float(drawn_above / drawn_below) if drawn_below > 0 else math.nan
+
+        try:
+            return bootstrap(ratio, len(queries), resamples=self.resamples, seed=self.seed)
+        except ValueError:
+            return alone
+
+    def count(self, units: NDArray[np.int64]) -> int:
+        """Distinct queries."""
+        return len(np.unique(self.queries[units]))
+
+    def _how(self, units: NDArray[np.int64]) -> dict[str, Any]:
+        return {"weights": self.weights[units], "resamples": self.resamples, "seed": self.seed}
+
+
+def _measure(key: _Key, sample: _Sample, kept: _Kept, draws: _Draws) -> Measure:
+    units, over_attributes = len(sample.units), key.metric == AVERAGE_PRECISION
+    interval = _NOTHING
+    if units:
+        interval = replace(_NOTHING, estimate=float(sample.values.mean())) if over_attributes else draws.mean(sample)
+    return Measure(
+        *key,
+        judged=key not in kept.unjudged if key.metric == "sanity" else None,
+        queries=0 if over_attributes else draws.count(sample.units),
+        pairs=0 if over_attributes else units,
+        attributes=units if over_attributes else 0,
+        failed=kept.failed[key],
+        not_scored=tuple(sorted(kept.not_scored[key].items(), key=lambda item: (-item[1], item[0]))),
+        interval=interval,
+        better=BETTER.get(key.metric),
+    )
+
+
+def _shares(samples: Mapping[_Key, _Sample], draws: _Draws) -> Iterator[Measure]:
+    """The removal of each method as a share of the oracle's on the same pairs.
+
+    The oracle's is that of the same method; where it stands under one name for all, that of the pair.
+    """
+    for key in (key for key in samples if key.metric == "removal"):
+        own = key._replace(metric="removal_oracle")
+        alike = [other for other in samples if other.metric == own.metric and other[3:5] == own[3:5]]
+        oracles = [samples[one] for one in ([own] if own in samples else alike)]
+        if not oracles:
+            continue
+        oracle = _sample(
+            np.concatenate([one.units for one in oracles]), np.concatenate([one.values for one in oracles])
+        )
+        above, below = _shared(samples[key], oracle)
+        if not len(above.units):
+            continue
+        yield Measure(
+            *key._replace(metric=SHARE),
+            judged=None,
+            queries=draws.count(above.units),
+            pairs=len(above.units),
+            attributes=0,
+            failed=0,
+            not_scored=(),
+            interval=draws.ratio(above, below),
+            better=BETTER[SHARE],
+        )
+
+
+def _shared(one: _Sample, other: _Sample) -> tuple[_Sample, _Sample]:
+    """Both on the units that both have."""
+    units, left, right = np.intersect1d(one.units, other.units, assume_unique=True, return_indices=True)
+    return _Sample(units, one.values[left]), _Sample(units, other.values[right])
+
+
+def _differences(samples: Mapping[_Key, _Sample], draws: _Draws) -> list[Difference]:
+    """Each method less each control, then each two methods, for each metric, side, fill and map.
+
+    A control that names no side, fill or map is compared under every one.
+    """
+    keys = sorted((key for key in samples if key.metric in (*CURVES, *REGIONS)), key=key_order)
+    places: dict[tuple[str, Place], list[_Key]] = defaultdict(list)
+    for key in keys:
+        if not key.control:
+            places[key.metric, place_of(key)].append(key)
+    found: list[Difference] = []
+    for metric, where in sorted(places, key=lambda place: (metric_order(place[0]), sortable(place[1]))):
+        methods = places[metric, where]
+        controls = [
+            key
+            for key in keys
+            if key.control
+            and key.metric == metric
+            and all(own in (None, wanted) for own, wanted in zip(place_of(key), where, strict=True))
+        ]
+        pairs = [(one, control) for one in methods for control in controls] + list(combinations(methods, 2))
+        found += _compared(metric, where, pairs, samples, draws)
+    return found
+
+
+def _compared(
+    metric: str,
+    where: Place,
+    pairs: Sequence[tuple[_Key, _Key]],
+    samples: Mapping[_Key, _Sample],
+    draws: _Draws,
+) -> list[Difference]:
+    """The differences of ``pairs``; those that lie on the same units, most often all, are resampled together."""
+    together: dict[bytes, list[tuple[int, NDArray[np.int64], Float64]]] = defaultdict(list)
+    for at, (first, second) in enumerate(pairs):
+        one, other = _shared(samples[first], samples[second])
+        if len(one.units):
+            together[one.units.tobytes()].append((at, one.units, one.values - other.values))
+    found: dict[int, Difference] = {}
+    for parts in together.values():
+        units = parts[0][1]
+        intervals = draws.means(units, np.stack([values for _, _, values in parts], axis=1))
+        for (at, _, _), interval in zip(parts, intervals, strict=True):
+            found[at] = _difference(metric, where, *pairs[at], units, interval, draws)
+    return [found[at] for at in sorted(found)]
+
+
+def _difference(
+    metric: str, where: Place, first: _Key, second: _Key, units: NDArray[np.int64], interval: Interval, draws: _Draws
+) -> Difference:
+    return Difference(
+        metric=metric,
+        first=first.method,
+        second=second.method,
+        control=second.control,
+        side=where.side,
+        fill=where.fill,
+        map=where.map,
+        queries=draws.count(units),
+        pairs=len(units),
+        interval=interval,
+        separated=_separated(interval, BETTER[metric]),
+    )
+
+
+def _separated(interval: Interval, better: Better) -> Literal["better", "worse"] | None:
+    if not (interval.low > _ROUNDING or interval.high < -_ROUNDING):
+        return None
+    return "better" if (interval.low > 0) == (better == "higher") else "worse"
+
+
+def _verdicts(measures: Sequence[Measure], limit: float) -> list[Verdict]:
+    """The verdict of everything whose sanity was measured, and that of any other method: none.
+
+    There are no verdicts where nobody's sanity was measured.
+    """
+    cascades: dict[tuple[bool, str, Place], list[Measure]] = defaultdict(list)
+    for one in measures:
+        if one.metric == "sanity":
+            cascades[one.control, one.method, place_of(one)].append(one)
+    if not cascades:
+        return []
+    several = len({where for _, _, where in cascades}) > 1
+    tried = {method for control, method, _ in cascades if not control}
+    for one in measures:
+        if not one.control and one.metric in (*CURVES, *REGIONS) and one.method not in tried:
+            cascades[False, one.method, Place(None, None, None)] = []
+    found = []
+    for control, method, where in sorted(cascades, key=lambda key: (*key[:2], sortable(key[2]))):
+        place = f" ({described(where)})" if several and described(where) else ""
+        label = name_of(method, control) + place
+        found.append(_verdict(label, (method, control), where, cascades[control, method, where], limit))
+    return found
+
+
+def _verdict(label: str, whose: tuple[str, bool], where: Place, cascade: Sequence[Measure], limit: float) -> Verdict:
+    """The verdict by the first network of ``cascade`` that is judged and random enough."""
+    judged = [
+        one
+        for one in cascade
+        if one.judged and one.depth is not None and one.depth >= HEAD_SHARE and math.isfinite(one.interval.estimate)
+    ]
+    if not judged:
+        text = f"{label}: nothing to judge: no agreement measured with {HEAD_SHARE:.0%} or more of the blocks random"
+        return Verdict(*whose, *where, None, None, 0, None, None, False, text.replace("%", " %"))
+    one = min(judged, key=depth_order)
+    agreement, depth = one.interval, depth_order(one)[0]
+    passes, straddles = agreement.estimate < limit, agreement.low < limit <= agreement.high
+    text = (
+        f"{label}: agreement with the original {interval_text(agreement, 2)} once {percent(depth)} of the blocks are "
+        f"random, {'under' if passes else 'not under'} {limit:g}: "
+    )
+    text += "passes" if passes else f"FAILS: its maps {_dependence(agreement)} what the network has learned"
+    if straddles:
+        text += f" (not certain: the interval straddles {limit:g})"
+    return Verdict(*whose, *where, one.block, depth, one.queries, agreement, passes, straddles, text)
+
+
+def _dependence(agreement: Interval) -> str:
+    return "do not depend on" if agreement.estimate >= SAME else "depend little on"
+
+
+def record(summary: Summary) -> dict[str, Any]:
+    """All numbers of ``summary``, as JSON takes them: None where there is no number."""
+    return {
+        "sanity_limit": summary.sanity_limit,
+        "measures": [_plain(asdict(one)) for one in summary.measures],
+        "differences": [_plain(asdict(one)) for one in summary.differences],
+        "verdicts": [_plain(asdict(one)) for one in summary.verdicts],
+        "reasons": dict(sorted(summary.reasons.items())),
+        "examples": dict(summary.examples),
+    }
+
+
+def depth_order(one: Measure) -> tuple[float, str]:
+    """What the networks of a cascade are sorted by: from the head down, what names no depth first."""
+    return (-1.0 if one.depth is None else one.depth, one.block or "")
+
+
+def name_of(method: str, control: bool) -> str:
+    """A method or control as it is shown, cut where it is long, with nothing in it that acts on a terminal."""
+    return cut(printable(method), 28) + (" (control)" if control else "")
+
+
+def interval_text(interval: Interval, digits: int, sign: str = "") -> str:
+    """An interval; without bounds the estimate alone, and "-" where nothing was measured."""
+    form = f"{sign}.{digits}f"
+    if not math.isfinite(interval.estimate):
+        return "-"
+    estimate = f"{interval.estimate:{form}}"
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return estimate
+    return f"{estimate} ({interval.low:{form}} to {interval.high:{form}})"
+
+
+def percent(share: float) -> str:
+    """Such as "53 %"."""
+    return f"{100 * share:.0f} %"
+
+
+def place_of(one: Measure | Difference | _Key) -> Place:
+    """Where ``one`` was measured."""
+    return Place(one.side, one.fill, one.map)
+
+
+def described(where: Place) -> str:
+    """Such as "reference side, fill white, stored maps"; the query's side goes without saying."""
+    parts = (
+        f"{where.side} side" if where.side not in (None, "query") else "",
+        f"fill {where.fill}" if where.fill else "",
+        f"{where.map} maps" if where.map else "",
+    )
+    return printable(", ".join(filter(None, parts)))
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,348 @@
+"""A summary in words: tables, verdicts and what has no value, for a terminal and as Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
+
+from pipeline.answers import columns, cut, printable
+from pipeline.evaluation.summary import (
+    ATTRIBUTES,
+    AVERAGE_PRECISION,
+    CURVES,
+    LEVELS,
+    REGIONS,
+    SHARE,
+    Difference,
+    Measure,
+    Place,
+    Summary,
+    depth_order,
+    described,
+    interval_text,
+    key_order,
+    metric_order,
+    name_of,
+    percent,
+    place_of,
+    sortable,
+)
+from transforms.core.errors import NotScored
+
+FEW_QUERIES = 6
+"""Of fewer, all differ in one direction by chance in more than 1 of 20 cases, and the interval excludes 0 then."""
+WIDTH = 110
+"""Columns of a terminal that :func:`lines` fills at most."""
+
+_INTERVALS = "Intervals are 95 % bootstraps over queries."
+_NAMES = {
+    "insertion_raw": "insertion, raw",
+    "deletion_raw": "deletion, raw",
+    "iou": "IoU",
+    "pixel_auc": "pixel AUC",
+    SHARE: "removal, share of the oracle's",
+    "oracle_first": "oracle's first",
+    "oracle_among_five": "oracle's among five",
+    "removal_oracle": "oracle's removal",
+    AVERAGE_PRECISION: "mean average precision",
+}
+_FAMILIES = {"Insertion and deletion": CURVES, "Regions": REGIONS, "Attributes": ATTRIBUTES}
+_LEVELS = {
+    "seeds": "other seed of the masks: the ceiling",
+    "noise": "a little noise on the query",
+    "shuffled": "another query's reference",
+    "stranger": "another query's map: the floor",
+}
+_NOTES = {
+    "Insertion and deletion": "Area under the curve of similarities, which is normalised to [0, 1] unless raw. "
+    "Insertion is better high, deletion low.",
+    "Regions": "How a map finds a known region: its peak lies in it (pointing), its highest pixels overlap it (IoU), a "
+    "pixel inside ranks above one outside (pixel AUC, 0.5 by chance). Higher is better.",
+    "Attributes": "Removal is the similarity lost with the explanation's first attribute; the oracle's is the largest "
+    "loss of any attribute. Higher is better.",
+    "Not judged": "These are no failures: attribute removal has nothing to say about such pairs.",
+    "Sanity": "Rank correlation of a map with the pair's own. From the head down the network's blocks are made random: "
+    "agreement must fall. A network marked * is not judged: a linear head that is random alone nearly keeps cosines.",
+    "Differences": "Paired, over the pairs that both have. Better and worse: the first, where the interval excludes 0. "
+    "Each interval is for itself: of 20 differences between equals, one lies outside by chance. A ? stands where fewer "
+    f"than {FEW_QUERIES} queries speak, which agree by chance too often.",
+}
+
+_Found = TypeVar("_Found", Measure, Difference)
+
+
+class _Cell(NamedTuple):
+    text: str
+    queries: int
+    pairs: int
+    failed: int = 0
+    not_judged: int = 0
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Cells by row and column label; a label pair without a cell is empty."""
+
+    corner: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: Mapping[tuple[str, str], _Cell]
+
+    def of(self, chosen: Sequence[str]) -> list[list[str]]:
+        """The header and rows, as text, with the columns ``chosen``, then counts.
+
+        Those of rows without a value stand only where there are any.
+        """
+        rows = [label for label in self.rows if any((label, name) in self.cells for name in chosen)]
+        found = {label: [self.cells[label, name] for name in chosen if (label, name) in self.cells] for label in rows}
+        missing = (
+            name
+            for name in ("failed", "not_judged")
+            if any(getattr(one, name) for cells in found.values() for one in cells)
+        )
+        counts = ["queries", "pairs", *missing]
+        lines = [[self.corner, *chosen, *(name.replace("_", " ") for name in counts)]]
+        for label in rows:
+            texts = [self.cells[label, name].text if (label, name) in self.cells else "" for name in chosen]
+            lines.append([label, *texts, *(_counted(found[label], name) for name in counts)])
+        return lines
+
+
+@dataclass(frozen=True)
+class _Section:
+    title: str
+    note: str
+    tables: tuple[_Table, ...] = ()
+    items: tuple[str, ...] = ()
+
+
+def lines(summary: Summary) -> list[str]:
+    """What the terminal shows, in lines of at most ``WIDTH`` columns: tables, verdicts, failures.
+
+    The differences of raw areas are left to :func:`markdown` and :func:`pipeline.evaluation.summary.record`.
+    """
+    found, noted = [_INTERVALS], ""
+    for section in _sections(summary, raw_differences=False):
+        found += ["", section.title, *(_wrapped(section.note) if section.note != noted else [])]
+        noted = section.note
+        for table in section.tables:
+            for chunk in _chunks(table):
+                found += ["", *_aligned(table.of(chunk))]
+        found += [""] if section.tables and section.items else []
+        found += [line for item in section.items for line in _wrapped(item, "  ")]
+    return found
+
+
+def markdown(summary: Summary) -> str:
+    """The same as Markdown, for the file of a report; it ends with a line end."""
+    found, noted = [_INTERVALS], ""
+    for section in _sections(summary, raw_differences=True):
+        found.append(f"## {_escaped(section.title)}")
+        if section.note not in ("", noted):
+            found.append(_escaped(section.note))
+        noted = section.note
+        for table in section.tables:
+            head, *body = ([_escaped(cell) for cell in line] for line in table.of(table.columns))
+            rule = ["---", *["---:"] * (len(head) - 1)]
+            found.append("\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body)))
+        if section.items:
+            found.append("\n".join(f"- {_escaped(item)}" for item in section.items))
+    return "\n\n".join(found) + "\n"
+
+
+def _sections(summary: Summary, raw_differences: bool) -> Iterator[_Section]:
+    for title, metrics in _FAMILIES.items():
+        yield from _family(title, metrics, summary)
+    if precisions := [one for one in summary.measures if one.metric == AVERAGE_PRECISION]:
+        yield _Section("Average precision of the attributes", "", items=tuple(map(_precision, precisions)))
+    yield from _sanity(summary)
+    known = {metric for metrics in _FAMILIES.values() for metric in metrics} | {AVERAGE_PRECISION, "sanity", *LEVELS}
+    others = _distinct(one.metric for one in summary.measures if one.metric not in known)
+    yield from _family("Other metrics", others, summary)
+    for metrics in (CURVES if raw_differences else CURVES[:2], REGIONS):
+        yield from _compared(metrics, summary)
+    if summary.verdicts:
+        yield _Section("Sanity verdicts", "", items=tuple(printable(one.text) for one in summary.verdicts))
+    yield from _without_a_value(summary)
+
+
+def _family(title: str, metrics: Sequence[str], summary: Summary) -> Iterator[_Section]:
+    """A section a place (side, fill, map): methods, then controls, against metrics."""
+    measures = [one for one in summary.measures if one.metric in metrics]
+    for place in _places(measures):
+        here = _at(measures, place)
+        cells = {(_row_label(one), _name(one.metric)): _cell(one) for one in here}
+        ordered = sorted(here, key=lambda one: (one.control, key_order(one)[1:]))
+        table = _Table(
+            "method", _distinct(map(_row_label, ordered)), _distinct(_name(one.metric) for one in here), cells
+        )
+        yield _Section(_titled(title, place), _NOTES.get(title, ""), (table,), tuple(_not_judged(here)))
+
+
+def _not_judged(measures: Iterable[Measure]) -> Iterator[str]:
+    """How many pairs attribute removal cannot judge, and why; methods of which the same holds together."""
+    alike: dict[tuple[tuple[str, int], ...], list[str]] = defaultdict(list)
+    for one in measures:
+        if one.metric == "removal" and one.not_scored:
+            alike[one.not_scored].append(_row_label(one))
+    for reasons, labels in alike.items():
+        pairs = sum(count for _, count in reasons)
+        shares = [f"{why} ({count:,})" if len(reasons) > 1 else why for why, count in reasons]
+        text = f"{', '.join(labels)}: {pairs:,} {'pair' if pairs == 1 else 'pairs'} cannot be judged"
+        yield ": ".join(filter(None, (text, printable("; ".join(shares)))))
+
+
+def _sanity(summary: Summary) -> Iterator[_Section]:
+    agreements = _once([one for one in summary.measures if one.metric in ("sanity", *LEVELS)])
+    for place in _places(agreements):
+        yield _Section(_titled("Sanity", place), _NOTES["Sanity"], (_cascades(_at(agreements, place)),))
+
+
+def _once(agreements: Sequence[Measure]) -> list[Measure]:
+    """``agreements`` less those of images that cannot be read, where the same was measured on others.
+
+    Such rows name neither map nor network: they would show every metric again, without any value, in a table of their
+    own. They are counted among the failures.
+    """
+    mapped = {(one.metric, one.method, one.control, one.side) for one in agreements if one.map is not None}
+    return [
+        one
+        for one in agreements
+        if one.pairs
+        or one.map is not None
+        or one.depth is not None
+        or (one.metric, one.method, one.control, one.side) not in mapped
+    ]
+
+
+def _cascades(measures: Sequence[Measure]) -> _Table:
+    """Networks from the head down, then the levels to read them against; a column a method."""
+    cells = {(_network(one), name_of(one.method, one.control)): _cell(one) for one in measures}
+    methods = sorted({(one.control, one.method) for one in measures})
+    return _Table(
+        "the map of, or with",
+        _distinct(
+            _network(one) for one in sorted(measures, key=lambda one: (metric_order(one.metric), depth_order(one)))
+        ),
+        tuple(name_of(method, control) for control, method in methods),
+        cells,
+    )
+
+
+def _compared(metrics: Sequence[str], summary: Summary) -> Iterator[_Section]:
+    differences = [one for one in summary.differences if one.metric in metrics]
+    for place in _places(differences):
+        table = _compared_table(_at(differences, place))
+        yield _Section(_titled("Differences", place), _NOTES["Differences"], (table,))
+
+
+def _compared_table(differences: Sequence[Difference]) -> _Table:
+    cells = {}
+    for one in differences:
+        text = " ".join(filter(None, (interval_text(one.interval, 3, sign="+"), one.separated)))
+        if one.separated and one.queries < FEW_QUERIES:
+            text += "?"
+        row = f"{name_of(one.first, False)} − {name_of(one.second, one.control)}"
+        cells[row, _name(one.metric)] = _Cell(text, one.queries, one.pairs)
+    return _Table("first − second", _distinct(row for row, _ in cells), _distinct(name for _, name in cells), cells)
+
+
+def _without_a_value(summary: Summary) -> Iterator[_Section]:
+    """What failed, and apart from it what cannot be judged."""
+    counts = sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0]))
+    for title, unjudged in (("Failures", False), ("Not judged", True)):
+        chosen = [(reason, count) for reason, count in counts if (reason == NotScored.reason) is unjudged]
+        items = tuple(_missing(reason, count, summary.examples.get(reason)) for reason, count in chosen)
+        if items:
+            yield _Section(title, _NOTES.get(title, ""), items=items)
+
+
+def _missing(reason: str, count: int, example: str | None) -> str:
+    return printable(f"{count:,} without a value: {reason}" + (f", such as: {example}" if example else ""))
+
+
+def _precision(one: Measure) -> str:
+    where = f"{name_of(one.method, one.control)}: " if one.method else ""
+    failed = f", {one.failed:,} more failed" if one.failed else ""
+    return f"{where}mean {interval_text(one.interval, 3)} of {one.attributes:,} attributes{failed}"
+
+
+def _network(one: Measure) -> str:
+    """A row of the sanity table."""
+    if one.metric != "sanity":
+        return _LEVELS[one.metric]
+    block = f", from {cut(printable(one.block), 28)} up" if one.block else ""
+    return f"{percent(one.depth)} random{block}{'' if one.judged else ' *'}" if one.depth is not None else "random"
+
+
+def _row_label(one: Measure) -> str:
+    details = [one.block or "", "" if one.depth is None else percent(one.depth)]
+    return " ".join(filter(None, (name_of(one.method, one.control), *map(printable, details))))
+
+
+def _name(metric: str) -> str:
+    return _NAMES.get(metric, printable(metric))
+
+
+def _cell(one: Measure) -> _Cell:
+    not_judged = sum(count for _, count in one.not_scored)
+    return _Cell(interval_text(one.interval, 3), one.queries, one.pairs, one.failed - not_judged, not_judged)
+
+
+def _counted(cells: Sequence[_Cell], name: str) -> str:
+    """The count of all cells of a row; where they differ, each."""
+    counts = [f"{getattr(cell, name):,}" for cell in cells]
+    return counts[0] if len(set(counts)) == 1 else " / ".join(counts)
+
+
+def _places(found: Iterable[Measure | Difference]) -> list[Place]:
+    return sorted({place_of(one) for one in found}, key=sortable)
+
+
+def _at(found: Iterable[_Found], where: Place) -> list[_Found]:
+    return [one for one in found if place_of(one) == where]
+
+
+def _titled(title: str, where: Place) -> str:
+    return f"{title} ({described(where)})" if described(where) else title
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _chunks(table: _Table) -> list[tuple[str, ...]]:
+    """The columns of ``table`` in the fewest groups, about equal, that fit into ``WIDTH``; at least one each."""
+    total = len(table.columns)
+    for groups in range(1, total + 1):
+        bounds = [round(at * total / groups) for at in range(groups + 1)]
+        chunks = [table.columns[start:stop] for start, stop in pairwise(bounds)]
+        if all(columns(line) <= WIDTH for chunk in chunks for line in _aligned(table.of(chunk))):
+            break
+    return chunks
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table: labels to the left, all others to the right, a rule under the header."""
+    widths = [max(map(columns, column)) for column in zip(*table, strict=True)]
+    shown = []
+    for line in (table[0], ["-" * width for width in widths], *table[1:]):
+        spaces = [" " * (width - columns(cell)) for cell, width in zip(line, widths, strict=True)]
+        first, *others = zip(line, spaces, strict=True)
+        shown.append("  ".join(["".join(first), *(space + cell for cell, space in others)]).rstrip())
+    return shown
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    # a number and its percent sign stay on one line
+    broken = textwrap.wrap(text.replace(" %", "\xa0%"), WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace("\xa0", " ") for line in broken]
+
+
+def _escaped(text: str) -> str:
+    """``text`` with what Markdown would read in it taken literally."""
+    return "".join(f"\\{letter}" if letter in "\\`*[]<|" else letter for letter in text)

@@ -1,0 +1,117 @@
+"""The evaluating step: all explanations of an image are measured together, as they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import apache_beam as beam
+from apache_beam import pvalue
+from apache_beam.utils import shared
+
+from transforms.core.memory import CHUNK
+from transforms.core.types import Product
+from transforms.evaluate_image import measure
+from transforms.measured_image import Networks, Passes, Reading
+from transforms.measuring import Measuring
+from transforms.metrics import StageMetrics
+from transforms.models import Models, Serving
+from transforms.progress import Progress
+from transforms.read_explanations import Explained
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """What the evaluating step needs on a worker; all of it can be pickled."""
+
+    serving: Serving
+    measuring: Measuring
+    reading: Reading
+    handle: shared.Shared
+    progress: Progress = Progress()
+
+    def open(self) -> Networks:
+        """The networks of the bundle and of its randomised copies, which embed images and do nothing else."""
+        serving = replace(self.serving, attributes=False)
+        stages = (Models(replace(serving, bundle=stage.bundle)) for stage in self.measuring.stages)
+        return Networks(Models(serving), tuple(stages))
+
+
+@dataclass(eq=False)
+class EvaluateQueries(beam.PTransform):  # type: ignore[misc]
+    """:class:`Explained` to ``rows`` of the table metrics, and ``counts``.
+
+    Where regions are asked for it is applied to a tuple of these and the catalogue's products.
+    """
+
+    evaluator: Evaluator
+
+    def expand(self, explained: Any) -> Any:
+        return (
+            explained
+            | "ByImage" >> beam.Map(lambda one: (one.task.explained, one))
+            | "GroupByImage" >> beam.GroupByKey()
+            | "Measure" >> beam.ParDo(_Measure(self.evaluator)).with_outputs("counts", main="rows")
+        )
+
+
+class _Measure(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self._metrics = StageMetrics("evaluate")
+
+    def setup(self) -> None:
+        with self._metrics.loading():
+            self._networks: Networks = self._evaluator.handle.acquire(self._evaluator.open)
+
+    def process(self, element: tuple[str, Iterable[Explained]]) -> Iterator[Any]:
+        address, explained = element
+        evaluator, passes, failed, count = self._evaluator, Passes(), 0, 0
+        # sorted: which pair comes first must not depend on how the runner grouped them
+        items = iter(sorted(explained, key=lambda one: (one.task.pair.pair_id, one.task.side, one.method)))
+        while chunk := list(islice(items, CHUNK)):
+            count += len(chunk)
+            for row in measure(address, chunk, self._networks, evaluator.measuring, evaluator.reading, passes):
+                failed += row["value"] is None
+                yield row
+            evaluator.progress.add("done", len(chunk))
+            self._metrics.items(len(chunk))
+        self._metrics.failures(failed)
+        self._metrics.passes(passes.count)
+        for name, number in (
+            ("explanations_measured", count),
+            ("forward_passes", passes.count),
+            ("queries", 1),
+        ):
+            yield pvalue.TaggedOutput("counts", (name, number))
+
+
+@dataclass(eq=False)
+class JoinRegions(beam.PTransform):  # type: ignore[misc]
+    """Applied to a tuple of :class:`Explained` and products: every explanation with its product's label image."""
+
+    def expand(self, inputs: tuple[Any, Any]) -> Any:
+        explained, products = inputs
+        keyed = explained | "ByProduct" >> beam.Map(lambda one: (product_id(one), one))
+        known = products | "RegionsById" >> beam.Map(lambda product: (product.id, product))
+        return (
+            {"explained": keyed, "products": known}
+            | "JoinRegions" >> beam.CoGroupByKey()
+            | "WithRegions" >> beam.FlatMapTuple(_with_regions).with_output_types(Explained)
+        )
+
+
+def product_id(explained: Explained) -> str:
+    """The id of the product whose image is explained."""
+    pair = explained.task.pair
+    return pair.query_id if explained.task.side == "query" else pair.reference_id
+
+
+def _with_regions(_: str, joined: dict[str, Iterable[Any]]) -> Iterator[Explained]:
+    # of several products with one id none is known to be the explained one
+    products: list[Product] = list(islice(joined["products"], 2))
+    regions = products[0].regions if len(products) == 1 else None
+    for explained in joined["explained"]:
+        yield replace(explained, regions=regions)

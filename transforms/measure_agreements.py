@@ -1,0 +1,100 @@
+"""How an image's maps agree with those that the explainer makes when something else has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from transforms import tables
+from transforms.core.errors import NoMap
+from transforms.core.metrics import map_agreement
+from transforms.core.types import Image, LoadFailure, content_id
+from transforms.explain_image import Task
+from transforms.measured_image import Candidate, Key, MeasuredImage, Outcome, each, key_of
+
+
+def agreement_rows(image: MeasuredImage) -> Iterator[tables.Row]:
+    """Rows of the agreement of every explanation with what the explainer makes when something else has changed."""
+    measuring = image.measuring
+    if "sanity" in measuring.measures:
+        for stage, models in zip(measuring.stages, image.networks.stages, strict=True):
+            explainers = (*measuring.explaining.explainers, *measuring.controls)
+            varied = image.made(explainers, models, image.comparable)
+            more = {"block": stage.block, "depth": stage.depth, "judged": stage.judged}
+            yield from _agreements(image, "sanity", varied, model_id=models.bundle.model_id, **more)
+            yield from _control_agreements(image, varied, model_id=models.bundle.model_id, **more)
+    if "seeds" in measuring.measures:
+        yield from _agreements(image, "seeds", image.made(measuring.seeds, image.models, image.comparable))
+    if "noise" in measuring.measures:
+        noisy = replace(image.image, pixels=_noisy(image))
+        explainers = measuring.explaining.explainers
+        yield from _agreements(image, "noise", image.made(explainers, image.models, image.comparable, image=noisy))
+    if "shuffled" in measuring.measures:
+        yield from _agreements(image, "shuffled", _shuffled(image))
+    if "stranger" in measuring.measures:
+        strangers: dict[Key, Outcome] = {
+            key_of(one): each(image.stranger_map(one.task.pair.query_id, one.method), image.as_measured)
+            for one in image.explained
+        }
+        yield from _agreements(image, "stranger", strangers)
+
+
+def _agreements(
+    image: MeasuredImage, metric: str, varied: Mapping[Key, Outcome], **more: object
+) -> Iterator[tables.Row]:
+    for one in image.explained:
+        if key_of(one) not in varied:
+            continue  # an explainer that draws nothing has no other seed
+        value = _agreement(image.map_of(one), varied[key_of(one)])
+        candidate = Candidate(one.method, False, one.explainer_id, np.empty(0), image.measuring.source, ())
+        yield image.row(one.task, metric, candidate, value, map=image.measuring.source, **more)
+
+
+def _control_agreements(image: MeasuredImage, varied: Mapping[Key, Outcome], **more: object) -> Iterator[tables.Row]:
+    for control in image.measuring.controls:
+        for task in image.tasks:
+            key: Key = (task.pair.pair_id, task.side, control.method.name)
+            value = _agreement(each(image.control_maps[key], image.comparable), varied[key])
+            candidate = Candidate(control.method.name, True, control.id, np.empty(0), image.measuring.source, ())
+            yield image.row(task, "sanity", candidate, value, map=image.measuring.source, **more)
+
+
+def _shuffled(image: MeasuredImage) -> dict[Key, Outcome]:
+    """The maps of the same images against another query's reference: one a query, so few passes more."""
+    explainers = image.measuring.explaining.explainers
+    own = {task.other for task in image.tasks}
+    tasks: list[Task] = []
+    missing: dict[Key, Outcome] = {}
+    for task in image.tasks:
+        stranger = image.measuring.stranger(task.pair.query_id, but=own)
+        if stranger is None:
+            failure = LoadFailure.of(NoMap("no other query of the run has another reference to compare with"))
+            missing |= {(task.pair.pair_id, task.side, one.method.name): failure for one in explainers}
+            continue
+        if task.side == "query":
+            pair = replace(task.pair, reference=stranger.other)
+        else:
+            pair = replace(task.pair, query=stranger.other)
+        tasks.append(Task(pair, task.side))
+    return missing | image.made(explainers, image.models, image.comparable, tasks=tasks)
+
+
+def _noisy(image: MeasuredImage) -> Image:
+    rng = np.random.default_rng(int(content_id(str(image.measuring.seed), image.image.sha256, letter="")[:12], 16))
+    noise = rng.normal(0, image.measuring.noise, image.image.pixels.shape)
+    noisy: Image = np.clip(np.rint(image.image.pixels + noise), 0, 255).astype(np.uint8)
+    return noisy
+
+
+def _agreement(one: Outcome, other: Outcome) -> float | LoadFailure:
+    """Spearman's correlation of two maps, or why there is none.
+
+    A map that is the same everywhere agrees with nothing; as the explanation it would pass every check of sanity.
+    """
+    if isinstance(one, LoadFailure):
+        return one
+    if one.min() == one.max():
+        return LoadFailure.of(NoMap("the explanation's map is the same everywhere: it does not say where"))
+    return other if isinstance(other, LoadFailure) else map_agreement(one, other).spearman

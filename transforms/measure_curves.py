@@ -1,0 +1,57 @@
+"""Insertion and deletion of an image's maps; the masked images are made in the network's graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from transforms import tables
+from transforms.core.fill import make_fill
+from transforms.core.metrics import curve, deletion, insertion
+from transforms.core.types import EmbeddedImage, Float32, LoadFailure
+from transforms.measured_image import Candidate, MeasuredImage, Outcome, attempt
+from transforms.measuring import CURVES
+from transforms.subject import finite
+
+
+def curve_rows(image: MeasuredImage) -> Iterator[tables.Row]:
+    """Rows of insertion and deletion, raw and normalised, for every candidate and fill."""
+    for fill in image.measuring.fills:
+        for candidate in image.candidates:
+            for metric in CURVES:
+                if metric in image.measuring.measures:
+                    yield from _curve(image, metric, fill, candidate)
+
+
+def _curve(image: MeasuredImage, metric: str, fill: str, candidate: Candidate) -> Iterator[tables.Row]:
+    """The passes depend on the map and not on the reference: one set of them serves all pairs of a control."""
+    usable = any(isinstance(image.other(task), EmbeddedImage) for task in candidate.of)
+    embeddings = _embedded(image, metric, fill, candidate.map) if usable else None
+    for task in candidate.of:
+        other = image.other(task)
+        more: dict[str, object] = {"fill": fill, "map": candidate.source}
+        if isinstance(other, LoadFailure) or embeddings is None or isinstance(embeddings, LoadFailure):
+            failure = other if isinstance(other, LoadFailure) else embeddings
+            assert isinstance(failure, LoadFailure)
+            for name in (metric, f"{metric}_raw"):
+                yield image.row(task, name, candidate, failure, **more)
+            continue
+        found = curve(image.scores(task, embeddings, other))
+        more |= {"count": len(found.scores), "passes": len(found.scores)}
+        scores = found.scores.astype(np.float32)
+        yield image.row(task, metric, candidate, found.area, curve=scores, **more)
+        yield image.row(task, f"{metric}_raw", candidate, found.raw_area, **more)
+
+
+def _embedded(image: MeasuredImage, metric: str, fill: str, saliency: Outcome) -> Float32 | LoadFailure:
+    """Embeddings of the image's masked versions, or why there are none."""
+    if isinstance(saliency, LoadFailure):
+        return saliency
+    design = insertion(saliency) if metric == "insertion" else deletion(saliency)
+    colour = make_fill(fill, image.image.pixels, image.models.bundle.fill_mean)
+    similarity = image.models.similarity
+    image.passes.count += design.n
+    return attempt(
+        lambda: finite(similarity.perturbed(image.image.pixels, similarity.bank(design, hold=False), colour))
+    )

@@ -1,0 +1,96 @@
+"""What an evaluation measures, and how: what its workers are told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.types import Float32, content_id
+from transforms.explain_image import Explaining
+
+CURVES = ("insertion", "deletion")
+REGIONS = ("pointing", "iou", "pixel_auc")
+AGREEMENTS = ("sanity", "shuffled", "stranger", "seeds", "noise")
+ATTRIBUTES = ("removal", "map")
+MEASURES = (*CURVES, *REGIONS, *ATTRIBUTES, *AGREEMENTS)
+
+STRANGER = "stranger"
+"""The control that is another query's map of the same method."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A randomised copy of the bundle: the network's blocks from the top down to ``block`` are random, a share
+    ``depth`` of them; ``judged`` is False where that is a linear head alone."""
+
+    bundle: str
+    block: str
+    depth: float
+    judged: bool
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A pair of another query: the address of its unexplained image, and its stored maps by method."""
+
+    query_id: str
+    explained: str
+    other: str
+    side: Side
+    maps: Mapping[str, Float32] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured, and how.
+
+    Attributes:
+      evaluation_id: goes into every row.
+      measures: some of ``MEASURES``.
+      explaining: the run's explainers, those that are measured.
+      controls: maps that explain nothing, as explainers; ``strangers`` is one more where ``with_strangers`` says so.
+      fills: what hides pixels for insertion and deletion.
+      full: whether maps are made again at the frame's size; else those of the table are measured.
+      seeds: the run's explainers with another seed, those that have one.
+      noise: standard deviation of the noise, in pixel units, 0 to 255.
+      stages: the cascade of randomised bundles, from the top.
+      strangers: pairs of other queries, among which a query's is chosen by its id.
+      labels, tolerance: the region that maps should find, and how far from it a peak may be, in the frame's pixels.
+      seed: of the noise.
+    """
+
+    evaluation_id: str
+    measures: frozenset[str]
+    explaining: Explaining
+    controls: tuple[Explainer, ...] = ()
+    with_strangers: bool = False
+    fills: tuple[str, ...] = ("#ffffff",)
+    full: bool = False
+    seeds: tuple[Explainer, ...] = ()
+    noise: float = 5.0
+    stages: tuple[Stage, ...] = ()
+    strangers: tuple[Stranger, ...] = ()
+    labels: frozenset[int] = frozenset()
+    tolerance: float = 0.0
+    seed: int = 0
+
+    def asks(self, *measures: str) -> bool:
+        """Whether one of ``measures`` is wanted."""
+        return not self.measures.isdisjoint(measures)
+
+    @property
+    def source(self) -> Literal["stored", "full"]:
+        """Which maps are measured."""
+        return "full" if self.full else "stored"
+
+    def stranger(self, query_id: str, but: Collection[str] = ()) -> Stranger | None:
+        """A pair of another query than ``query_id``, whose unexplained image is none of the addresses ``but``.
+
+        It is chosen by that id; None where there is none.
+        """
+        others = [one for one in self.strangers if one.query_id != query_id and one.other not in but]
+        if not others:
+            return None
+        return others[int(content_id(query_id, letter="")[:12], 16) % len(others)]
