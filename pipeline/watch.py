@@ -15,14 +15,22 @@ Echo = Callable[[str], None]
 class Watch:
     """Prints a local run's progress: what is being done, how far, and when it will be done.
 
-    On a terminal one line is rewritten; elsewhere a line is printed when a tenth more is done.
+    On a terminal one line is rewritten; elsewhere a line is printed when a tenth more is done. ``what`` is counted,
+    ``doing`` says what is done to it, and ``before`` what comes first.
     """
 
     def __init__(
-        self, progress: Progress, echo: Echo, interval: float = 0.5, what: str = "pairs", doing: str = "explaining"
+        self,
+        progress: Progress,
+        echo: Echo,
+        interval: float = 0.5,
+        *,
+        what: str = "pairs",
+        doing: str = "explaining",
+        before: str = "reading the manifest",
     ) -> None:
         self._progress, self._echo, self._interval = progress, echo, interval
-        self._what, self._doing = what, doing
+        self._what, self._doing, self._before = what, doing, before
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._first: tuple[float, int] | None = None
@@ -55,7 +63,7 @@ class Watch:
         totals = self._progress.totals()
         done, pairs, embedded = totals["done"], totals["pairs"], totals["images"]
         if not done:
-            return f"embedding images: {embedded:,}" if embedded else "reading the manifest", 0
+            return f"embedding images: {embedded:,}" if embedded else self._before, 0
         now = time.monotonic()
         if self._first is None:
             self._first = (now, done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import apache_beam as beam
@@ -69,9 +69,7 @@ class _Measure(beam.DoFn):  # type: ignore[misc]
     def process(self, element: tuple[str, Iterable[Explained]]) -> Iterator[Any]:
         address, explained = element
         evaluator, passes, failed, count = self._evaluator, Passes(), 0, 0
-        # sorted: which pair comes first must not depend on how the runner grouped them
-        items = iter(sorted(explained, key=lambda one: (one.task.pair.pair_id, one.task.side, one.method)))
-        while chunk := list(islice(items, CHUNK)):
+        for chunk in _chunks(explained):
             count += len(chunk)
             for row in measure(address, chunk, self._networks, evaluator.measuring, evaluator.reading, passes):
                 failed += row["value"] is None
@@ -83,9 +81,24 @@ class _Measure(beam.DoFn):  # type: ignore[misc]
         for name, number in (
             ("explanations_measured", count),
             ("forward_passes", passes.count),
-            ("queries", 1),
+            ("images", 1),
         ):
             yield pvalue.TaggedOutput("counts", (name, number))
+
+
+def _chunks(explained: Iterable[Explained]) -> Iterator[list[Explained]]:
+    """The explanations of ``CHUNK`` pairs at a time, all methods of a pair together: controls are measured once a pair.
+
+    They are sorted, since which pair comes first must not depend on how the runner grouped them.
+    """
+    ordered = sorted(explained, key=lambda one: (*_pair(one), one.method))
+    pairs = (list(methods) for _, methods in groupby(ordered, key=_pair))
+    while chunk := [one for methods in islice(pairs, CHUNK) for one in methods]:
+        yield chunk
+
+
+def _pair(explained: Explained) -> tuple[str, str]:
+    return explained.task.pair.pair_id, explained.task.side
 
 
 @dataclass(eq=False)

@@ -13,11 +13,11 @@ from transforms.explain_image import Explaining
 CURVES = ("insertion", "deletion")
 REGIONS = ("pointing", "iou", "pixel_auc")
 AGREEMENTS = ("sanity", "shuffled", "stranger", "seeds", "noise")
-ATTRIBUTES = ("removal", "map")
+ATTRIBUTES = ("removal", "average_precision")
 MEASURES = (*CURVES, *REGIONS, *ATTRIBUTES, *AGREEMENTS)
 
 STRANGER = "stranger"
-"""The control that is another query's map of the same method."""
+"""The control that is another query's map of the same method; its rows are of the method ``stranger_<method>``."""
 
 
 @dataclass(frozen=True)

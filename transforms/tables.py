@@ -178,12 +178,12 @@ SCHEMAS: dict[str, pa.Schema] = {
             "explanations_read": pa.int64(),  # = explanations_measured + explanations_not_sampled
             "explanations_measured": pa.int64(),
             "explanations_not_sampled": pa.int64(),
-            "queries": pa.int64(),  # images whose explanations are measured
+            "images": pa.int64(),  # images whose explanations are measured
             "measurements": pa.int64(),  # rows of the table metrics
             "measurements_failed": pa.int64(),  # those without a value
             "forward_passes": pa.int64(),  # of the similarity network and of its randomised copies
         },
-        {},
+        {"products_left_out": pa.int64()},  # of the catalogue: no image, or an id that another has too
     ),
     "metrics": _schema(
         {

@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
         type=values.names,
         default=("insertion", "deletion"),
         metavar="NAME,…",
-        help="insertion, deletion; pointing, iou, pixel_auc (need regions); removal, map (need attributes); sanity, "
+        help="insertion, deletion; pointing, iou, pixel_auc (need regions); removal, average_precision (need attributes); sanity, "
         "shuffled, stranger, seeds, noise (default: insertion,deletion)",
     )
     what.add_argument("--method", type=values.names, default=(), dest="methods", metavar="NAME,…", help="whose maps")
@@ -76,7 +76,7 @@ def add(commands: Any) -> None:
     known.add_argument("--region", help="the region, or attribute column, that a map should find")
     known.add_argument("--legend", help="JSON file that names labels; regions.json beside the catalogue when left out")
     known.add_argument("--tolerance", type=float, default=0.0, help="pointing: pixels that a peak may miss by")
-    known.add_argument("--split", help="removal, map: only products of this split of the catalogue")
+    known.add_argument("--split", help="removal, average_precision: only products of this split of the catalogue")
     known.add_argument(
         "--neighbours", type=int, default=5, help="removal: products that stand for a query without an attribute"
     )
@@ -126,7 +126,7 @@ def _run_evaluate(options: argparse.Namespace) -> int:
 
 def _cascade(bundle: Path, out: Path, stages: int | None, seed: int) -> Sequence[Stage]:
     """Randomised copies of a bundle, as the evaluation is told of them."""
-    from export.randomise import cascade
+    from export.cascade import cascade
     from transforms.measuring import Stage
 
     made = cascade(bundle, out, stages=stages, seed=seed)

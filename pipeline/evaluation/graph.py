@@ -22,7 +22,7 @@ from transforms.evaluate_queries import EvaluateQueries, Evaluator, JoinRegions
 from transforms.gallery import columns_of
 from transforms.load_image import ImageLoader
 from transforms.measured_image import Reading
-from transforms.measuring import AGREEMENTS, CURVES, REGIONS, Measuring
+from transforms.measuring import AGREEMENTS, ATTRIBUTES, CURVES, REGIONS, Measuring
 from transforms.models import Serving
 from transforms.progress import Progress
 from transforms.read_explanations import Explained, ReadExplanations
@@ -68,7 +68,7 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
     )
     explained, rows, counts = read.explained, [], [read.counts]
     products = None
-    if options.catalogue and measuring.asks(*REGIONS, "removal", "map"):
+    if options.catalogue and measuring.asks(*REGIONS, *ATTRIBUTES):
         products = pipeline | "Catalogue" >> beam.Create([options.catalogue]) | "Products" >> beam.FlatMap(_products)
     if measuring.asks(*REGIONS):
         explained = (explained, products) | "Regions" >> JoinRegions()
@@ -78,7 +78,7 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
         measured = explained | "Queries" >> EvaluateQueries(evaluator)
         rows.append(measured.rows)
         counts.append(measured.counts)
-    if measuring.asks("removal", "map"):
+    if measuring.asks(*ATTRIBUTES):
         shown = _shown(pipeline, plan, products, load)
         counts.append(shown["counts"])
         rows += list(_of_catalogue(pipeline, plan, explained, beam.pvalue.AsSingleton(shown["catalogue"])))
@@ -124,7 +124,7 @@ def _of_catalogue(pipeline: Any, plan: EvaluationPlan, explained: Any, catalogue
             | "GroupQueries" >> beam.GroupByKey()
             | "Remove" >> beam.FlatMap(removed, shown=catalogue_view)
         )
-    if plan.measuring.asks("map"):
+    if plan.measuring.asks("average_precision"):
         yield (
             pipeline
             | "Once" >> beam.Create([None])
@@ -176,7 +176,8 @@ def evaluation_row(plan: EvaluationPlan) -> Callable[[dict[str, int]], tables.Ro
             **fixed,
             "finished": datetime.now(UTC),
             **dict(zip(names, (read, measured, left_out), strict=True)),
-            "queries": counts.get("queries", 0),
+            "images": counts.get("images", 0),
+            "products_left_out": counts.get("products_left_out") if options.asks(*ATTRIBUTES) else None,
             "measurements": counts.get("rows:metrics", 0),
             "measurements_failed": counts.get("measurements_failed", 0),
             "forward_passes": counts.get("forward_passes", 0),

@@ -61,7 +61,7 @@ def run(options: EvaluateOptions, cascade: Cascade, echo: Echo = print) -> bool:
             folder = held.enter_context(tempfile.TemporaryDirectory(prefix="whymatch-progress-"))
             planned = replace(planned, progress=Progress(str(Path(folder) / "progress")))
             planned.progress.add("pairs", planned.expected)
-            with Watch(planned.progress, echo, what="explanations", doing="measuring"):
+            with Watch(planned.progress, echo, what="explanations", doing="measuring", before="reading the tables"):
                 submit(options, lambda pipeline: build(pipeline, planned))
         else:
             submit(options, lambda pipeline: build(pipeline, planned))
