@@ -37,11 +37,11 @@ _LINEAR: dict[str, tuple[int, ...]] = {
 }
 """Operators that are linear, up to a constant, in these of their inputs while all others are constants."""
 _PRODUCTS = frozenset(("Gemm", "MatMul", "Mul", "Conv"))  # of the first two inputs: one of them has to be constant
-_AVERAGES = frozenset(("GlobalAveragePool", "AveragePool", "ReduceMean"))
+AVERAGES = frozenset(("GlobalAveragePool", "AveragePool", "ReduceMean"))
 _OTHER_POOLS = frozenset(("GlobalMaxPool", "GlobalLpPool", "MaxPool", "LpPool", "ReduceMax", "ReduceL1"))
 _LENGTHS = frozenset(("ReduceL2", "ReduceSumSquare", "ReduceL1"))
 _OF_LENGTHS = _VIEWS | {"Clip", "Max", "Expand", "Add", "Sqrt", "Reciprocal", "Pow", "Mul", "Abs"}
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _OPSET, _IR_VERSION = 13, 7  # of the projection's own graph, which any ONNX Runtime of the last years reads
 _SCALE = 1024.0  # of the unit vectors: a large bias then costs W none of its digits
 
@@ -115,7 +115,7 @@ def project(
 
 def find_pooling(network: onnx.ModelProto, input: str, output: str, *, normalise: bool) -> Pooling:
     """Walks back from ``output`` through what is linear, to the average pooling; NoProjection where that fails."""
-    graph = _Graph(network, input)
+    graph = Graph(network, input)
     target, norm = graph.without_norm(output)
     if norm is not None and not normalise:
         raise NoProjection(
@@ -126,7 +126,7 @@ def find_pooling(network: onnx.ModelProto, input: str, output: str, *, normalise
     for node in reversed(network.graph.node):
         if not wanted.intersection(node.output):
             continue
-        if node.op_type in _AVERAGES and graph.layout(node) is not None:
+        if node.op_type in AVERAGES and graph.layout(node) is not None:
             pools.append(node)
             continue
         graph.check_linear(node)
@@ -178,7 +178,7 @@ def projection_graph(projection: Projection) -> onnx.ModelProto:
     )
 
 
-class _Graph:
+class Graph:
     """What the walk asks of a network's outer graph."""
 
     def __init__(self, network: onnx.ModelProto, input: str) -> None:
@@ -271,7 +271,7 @@ class _Graph:
         if node.op_type in _PRODUCTS:
             good = good and not {0, 1} <= set(moving)
         if node.op_type == "Cast":
-            good = good and _attribute(node, "to") in _FLOATS
+            good = good and _attribute(node, "to") in FLOATS
         if node.op_type == "BatchNormalization":
             good = good and not _attribute(node, "training_mode")
         if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
@@ -286,7 +286,7 @@ class _Graph:
         if node.op_type == "ReduceMean":
             return f"the embedding is pooled by {_label(node)}, which does not average over rows and columns of a map"
         for other in self._shortly_before(node):
-            if other.op_type in _AVERAGES and self.layout(other) is not None:
+            if other.op_type in AVERAGES and self.layout(other) is not None:
                 return f"between the pooling and the embedding stands {_label(node)}, which is not linear"
             if other.op_type in _OTHER_POOLS:
                 return (

@@ -109,7 +109,7 @@ def cut(
     Raises:
       BundleError: there is no such value, it cannot be a cut, or the parts do not compute what the whole does.
     """
-    graph = _Graph(network)
+    graph = Graph(network)
     probe = _Probe(network, record, size, record.batch or rows, open_session)
     names = graph.cuts()
     if layer is not None:
@@ -151,7 +151,7 @@ def whole(path: Any) -> onnx.ModelProto:
     return source.model
 
 
-def _cut(graph: _Graph, probe: _Probe, layer: str, value: NDArray[Any], features: Layout | None) -> Cut:
+def _cut(graph: Graph, probe: _Probe, layer: str, value: NDArray[Any], features: Layout | None) -> Cut:
     nodes, beside = graph.tail(layer)
     tail = graph.model(layer, nodes, probe.frozen(beside), (probe.rows, *value.shape[1:]))
     if probe.record.precision == "float16":
@@ -160,7 +160,7 @@ def _cut(graph: _Graph, probe: _Probe, layer: str, value: NDArray[Any], features
         axis = _axis(features, value.ndim)
     else:
         axis = graph.channel_axis(layer, value.ndim) or _usual_axis(probe.record, value.ndim)
-    trunk = _with_outputs(graph.network, [_EMBEDDING, layer])
+    trunk = with_outputs(graph.network, [_EMBEDDING, layer])
     made = Cut(layer, value.shape[1:], axis, trunk, tail, probe.rows)
     probe.verify(made)
     return made
@@ -175,7 +175,7 @@ def _usual_axis(record: Network, rank: int) -> int:
     return _axis("nhwc" if rank == 3 else record.preprocessing.get("layout", "nchw"), rank)
 
 
-class _Graph:
+class Graph:
     """What a cut asks of a similarity graph: its paths, and which nodes stand behind a value."""
 
     def __init__(self, network: onnx.ModelProto) -> None:
@@ -288,7 +288,7 @@ class _Probe:
         rows = self.record.batch or 2
         for start in range(0, len(left), _AT_ONCE):
             some = left[start : start + _AT_ONCE]
-            for name, value in zip(some, self.run(_with_outputs(self.network, some), some, rows), strict=True):
+            for name, value in zip(some, self.run(with_outputs(self.network, some), some, rows), strict=True):
                 floats = isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float16)
                 if floats and value.ndim > 1 and len(value) == rows and value[0].size > 1:
                     yield name, value
@@ -297,13 +297,13 @@ class _Probe:
         """What ``names`` are in batches of ``rows``, to be stored."""
         if not names:
             return []
-        found = self.run(_with_outputs(self.network, names), names, self.rows)
+        found = self.run(with_outputs(self.network, names), names, self.rows)
         if odd := [name for name, value in zip(names, found, strict=True) if not isinstance(value, np.ndarray)]:
             raise BundleError(f"behind the layer stands {odd[0]!r}, which is no tensor")
         return [numpy_helper.from_array(value, name) for name, value in zip(names, found, strict=True)]
 
     def run(self, model: onnx.ModelProto, names: Sequence[str], rows: int) -> list[Any]:
-        return _run(self.open(model), names, self.images[np.arange(rows) % len(self.images)])
+        return run_network(self.open(model), names, self.images[np.arange(rows) % len(self.images)])
 
     def verify(self, made: Cut) -> None:
         """BundleError where the tail of what the trunk gives is not the network's embedding."""
@@ -320,8 +320,8 @@ class _Probe:
 def run_trunk(session: Any, made: Cut, images: Image, batch: int | None = None) -> tuple[Float32, Float32]:
     """Embeddings [I,D] of ``images`` uint8 [I,H,W,3], and the layer's values [I,...]; in full batches of ``batch``."""
     parts = []
-    for block, count in _blocks(images, batch or len(images)):
-        embeddings, values = _run(session, [_EMBEDDING, made.layer], block)
+    for block, count in full_batches(images, batch or len(images)):
+        embeddings, values = run_network(session, [_EMBEDDING, made.layer], block)
         parts.append((embeddings[:count], values[:count].astype(np.float32)))
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
@@ -329,25 +329,25 @@ def run_trunk(session: Any, made: Cut, images: Image, batch: int | None = None) 
 def run_tail(session: Any, made: Cut, values: Float32) -> Float32:
     """Embeddings [B,D] of the layer's ``values`` [B,...], in the tail's batches."""
     parts = []
-    for block, count in _blocks(values, made.rows):
+    for block, count in full_batches(values, made.rows):
         try:
             parts.append(session.run([_EMBEDDING], {made.layer: block})[0][:count])
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            raise BundleError(f"the part behind {made.layer!r} fails: {_first_line(error)}") from None
+            raise BundleError(f"the part behind {made.layer!r} fails: {first_line(error)}") from None
     return np.concatenate(parts)
 
 
-def _run(session: Any, names: Sequence[str], images: Image) -> list[Any]:
+def run_network(session: Any, names: Sequence[str], images: Image) -> list[Any]:
     """The outputs ``names`` for ``images``, unmasked."""
     mask, fill = np.ones((1, *images.shape[1:3], 1), np.float32), np.zeros((1, 1, 1, 3), np.float32)
     try:
         found: list[Any] = session.run(list(names), {"image": images, "mask": mask, "fill": fill})
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        raise BundleError(f"the network fails on images of shape {images.shape}: {_first_line(error)}") from None
+        raise BundleError(f"the network fails on images of shape {images.shape}: {first_line(error)}") from None
     return found
 
 
-def _blocks(rows: NDArray[_Kind], size: int) -> Iterator[tuple[NDArray[_Kind], int]]:
+def full_batches(rows: NDArray[_Kind], size: int) -> Iterator[tuple[NDArray[_Kind], int]]:
     """Full batches of ``rows``, the last one filled up with its last row, and how many rows of each are real."""
     for start in range(0, len(rows), size):
         block = rows[start : start + size]
@@ -369,7 +369,7 @@ def _taken(node: onnx.NodeProto) -> set[str]:
     return taken - made - {""}
 
 
-def _with_outputs(network: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+def with_outputs(network: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     """``network`` with the values ``names`` among its outputs."""
     model = onnx.ModelProto()
     model.CopyFrom(network)
@@ -398,5 +398,5 @@ def _shape_text(shape: Sequence[int]) -> str:
     return f"[I,{','.join(map(str, shape[1:]))}]"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

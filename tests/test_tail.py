@@ -320,7 +320,7 @@ def test_cuts_are_the_values_without_which_nothing_arrives(model: onnx.ModelProt
 
     names = [one.output[0] for one in model.graph.node][:-1]
     expected = [name for name in names if arrives(None) and not arrives(name)]
-    assert tails._Graph(model).cuts() == expected
+    assert tails.Graph(model).cuts() == expected
 
 
 # Transformers from torch
@@ -382,7 +382,7 @@ def test_every_cut_of_a_transformer_with_a_class_token(transformers: dict[str, t
     made = halved(folder, bundle)
     assert (made.shape, made.axis) == ((7, 8), 2)
     is_whole(folder, bundle, made)
-    names = tails._Graph(whole(folder / bundle.similarity.file)).cuts()
+    names = tails.Graph(whole(folder / bundle.similarity.file)).cuts()
     assert names.index(made.layer) > 3
     shapes = []
     for name in names:
