@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from transforms.core.retrieval import attribute_precision, average_precision, retrieval
 from export.losses import (
     attribute_bce,
     batch_hard,
@@ -26,6 +25,7 @@ from export.losses import (
     triplet_loss,
 )
 from transforms.core.errors import UsageError
+from transforms.core.retrieval import attribute_precision, average_precision, retrieval
 
 MARGIN = 0.25
 

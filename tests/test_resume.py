@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from export import training
 from export.data import load
-from transforms.core.retrieval import retrieval
 from export.fitting import Recipe, fit
 from export.losses import attribute_bce, cosine_distances
 from export.progress import Checkpoints
@@ -31,6 +30,7 @@ from tests.photographs import SIZE, Photographs, take
 from tests.test_supervision import row, write
 from transforms.core.errors import RunError, UsageError
 from transforms.core.images import Resize, frame_of
+from transforms.core.retrieval import retrieval
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

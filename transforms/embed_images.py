@@ -16,7 +16,7 @@ from transforms.core.memory import DEFAULT_BATCH
 from transforms.core.saliency.explainer import ReferenceMasks, Side
 from transforms.core.similarity import keep
 from transforms.core.types import EmbeddedImage, LoadFailure, Pair
-from transforms.load_image import ImageLoader, LoadedImage
+from transforms.load_image import ImageLoader, Load, LoadedImage
 from transforms.metrics import StageMetrics
 from transforms.models import Models, Serving
 from transforms.progress import Progress
@@ -89,7 +89,7 @@ class _Embed(beam.DoFn):  # type: ignore[misc]
 
 def embed(
     addresses: list[str],
-    load: ImageLoader,
+    load: Load,
     models: Models,
     masked: ReferenceMasks | None = None,
     wanted: Collection[str] = (),

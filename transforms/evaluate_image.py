@@ -10,13 +10,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transforms import tables
-from transforms.core.types import LoadFailure
+from transforms.check_images import check
+from transforms.core.types import EmbeddedImage, LoadFailure
+from transforms.embed_images import embed
+from transforms.load_image import Remembered
 from transforms.measure_agreements import agreement_rows
 from transforms.measure_curves import curve_rows
 from transforms.measure_regions import region_rows
 from transforms.measured_image import MeasuredImage, Networks, Passes, Reading, attempt
 from transforms.measuring import AGREEMENTS, CURVES, REGIONS, Measuring
 from transforms.read_explanations import Explained
+from transforms.subject import finite
 
 
 def measure(
@@ -31,11 +35,28 @@ def measure(
 
     ``explained`` are explanations of one image: of its pairs, by any of the methods.
     """
-    image = attempt(lambda: reading.load(address))
+    load, models = Remembered(reading.load), networks.models
+    image = attempt(lambda: load(address))
     if isinstance(image, LoadFailure):
-        yield from _all_failed(explained, measuring, networks, image)
+        yield from _failed(explained, image, measuring, networks)
         return
-    measured = MeasuredImage(image, tuple(explained), networks, measuring, reading, passes)
+    addresses = list(dict.fromkeys(one.task.other for one in explained))
+    passes.count += 1 + len(addresses)
+    base = attempt(lambda: finite(models.similarity.embed(image.pixels[None])))
+    if isinstance(base, LoadFailure):
+        yield from _failed(explained, base, measuring, networks)
+        return
+    others = dict(embed(addresses, load, models))
+    usable = []
+    for one, failure in zip(explained, check(image, base, others, explained, models), strict=True):
+        if failure is None:
+            usable.append(one)
+        else:
+            yield from _failed([one], failure, measuring, networks)
+    if not usable:
+        return
+    known = {name: other for name, other in others.items() if isinstance(other, EmbeddedImage)}
+    measured = MeasuredImage(image, tuple(usable), known, networks, measuring, load, reading.regions, passes)
     if measuring.asks(*CURVES):
         yield from curve_rows(measured)
     if measuring.asks(*REGIONS):
@@ -44,13 +65,13 @@ def measure(
         yield from agreement_rows(measured)
 
 
-def _all_failed(
-    explained: Sequence[Explained], measuring: Measuring, networks: Networks, failure: LoadFailure
+def _failed(
+    explained: Sequence[Explained], failure: LoadFailure, measuring: Measuring, networks: Networks
 ) -> Iterator[tables.Row]:
-    """A row for every explanation and measure of an image that cannot be read; its controls would say no more."""
+    """A row for every measure of explanations whose images cannot be used; their controls would say no more."""
     redrawn = {explainer.method.name for explainer in measuring.seeds}
     for one in explained:
-        for metric, more in _asked(measuring):
+        for metric, more in _asked(measuring, networks):
             if metric != "seeds" or one.method in redrawn:
                 yield tables.metric_row(
                     measuring.evaluation_id,
@@ -60,22 +81,22 @@ def _all_failed(
                     failure,
                     side=one.task.side,
                     explainer_id=one.explainer_id,
-                    model_id=networks.models.bundle.model_id,
                     map=measuring.source,
                     **more,
                 )
 
 
-def _asked(measuring: Measuring) -> Iterator[tuple[str, dict[str, Any]]]:
+def _asked(measuring: Measuring, networks: Networks) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is measured of each explanation: the metric, and the columns that tell its rows apart."""
+    own = {"model_id": networks.models.bundle.model_id}
     for metric in CURVES:
         if metric in measuring.measures:
             for fill in measuring.fills:
-                yield metric, {"fill": fill}
-                yield f"{metric}_raw", {"fill": fill}
+                yield metric, {**own, "fill": fill}
+                yield f"{metric}_raw", {**own, "fill": fill}
     for metric in (*REGIONS, *AGREEMENTS):
         if metric == "sanity" and metric in measuring.measures:
-            for stage in measuring.stages:
-                yield metric, {"block": stage.block, "depth": stage.depth, "judged": stage.judged}
+            for stage, models in zip(measuring.stages, networks.stages, strict=True):
+                yield metric, {**stage.columns, "model_id": models.bundle.model_id}
         elif metric in measuring.measures:
-            yield metric, {}
+            yield metric, own

@@ -20,7 +20,7 @@ from transforms.core.saliency.contract import Gradient, Maps, References, Salien
 from transforms.core.saliency.explainer import Explainer, Side
 from transforms.core.similarity import conditioned, kept_under, similarities
 from transforms.core.types import EmbeddedImage, Failure, Float32, Float64, LoadFailure, Pair
-from transforms.load_image import ImageLoader, LoadedImage
+from transforms.load_image import Load, LoadedImage
 from transforms.models import Models
 from transforms.subject import Shared, Subject
 
@@ -91,7 +91,7 @@ class PreparedImage:
 
     shared: Shared
     explaining: Explaining
-    load: ImageLoader
+    load: Load
     saliencies: tuple[Saliency | PairError, ...]
 
     @classmethod
@@ -100,7 +100,7 @@ class PreparedImage:
         image: LoadedImage,
         explaining: Explaining,
         models: Models,
-        load: ImageLoader,
+        load: Load,
         matched: Sequence[Matched] = (),
     ) -> PreparedImage:
         """Runs the passes; raises PairError where not even the whole image can be embedded.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from transforms import storage
 from transforms.core import images
@@ -18,6 +19,10 @@ class LoadedImage:
     sha256: str
 
 
+Load = Callable[[str], LoadedImage]
+"""Reads the image at an address; raises PairError, and nothing else, for bad input."""
+
+
 @dataclass(frozen=True)
 class ImageLoader:
     """Reads, decodes and resizes images under limits; calling it raises PairError, and nothing else, for bad input."""
@@ -30,3 +35,16 @@ class ImageLoader:
         data = storage.read_image(address, self.access)
         pixels, frame = images.resize(images.decode(data, self.limits), self.resize)
         return LoadedImage(pixels, frame, images.sha256(data))
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A loader that decodes each image once. It keeps them all: for the images of some hundred pairs, not of a run."""
+
+    load: Load
+    _seen: dict[str, LoadedImage] = field(default_factory=dict, repr=False)
+
+    def __call__(self, address: str) -> LoadedImage:
+        if address not in self._seen:
+            self._seen[address] = self.load(address)
+        return self._seen[address]

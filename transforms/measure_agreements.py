@@ -14,6 +14,9 @@ from transforms.core.types import Image, LoadFailure, content_id
 from transforms.explain_image import Task
 from transforms.measured_image import Candidate, Key, MeasuredImage, Outcome, each, key_of
 
+_NOTHING = 1e-6
+"""A map whose values differ by no more than this part of the other's is one of rounding errors."""
+
 
 def agreement_rows(image: MeasuredImage) -> Iterator[tables.Row]:
     """Rows of the agreement of every explanation with what the explainer makes when something else has changed."""
@@ -22,9 +25,9 @@ def agreement_rows(image: MeasuredImage) -> Iterator[tables.Row]:
         for stage, models in zip(measuring.stages, image.networks.stages, strict=True):
             explainers = (*measuring.explaining.explainers, *measuring.controls)
             varied = image.made(explainers, models, image.comparable)
-            more = {"block": stage.block, "depth": stage.depth, "judged": stage.judged}
-            yield from _agreements(image, "sanity", varied, model_id=models.bundle.model_id, **more)
-            yield from _control_agreements(image, varied, model_id=models.bundle.model_id, **more)
+            more = {**stage.columns, "model_id": models.bundle.model_id}
+            yield from _agreements(image, "sanity", varied, **more)
+            yield from _control_agreements(image, varied, **more)
     if "seeds" in measuring.measures:
         yield from _agreements(image, "seeds", image.made(measuring.seeds, image.models, image.comparable))
     if "noise" in measuring.measures:
@@ -35,8 +38,7 @@ def agreement_rows(image: MeasuredImage) -> Iterator[tables.Row]:
         yield from _agreements(image, "shuffled", _shuffled(image))
     if "stranger" in measuring.measures:
         strangers: dict[Key, Outcome] = {
-            key_of(one): each(image.stranger_map(one.task.pair.query_id, one.method), image.as_measured)
-            for one in image.explained
+            key_of(one): each(image.stranger_map(one.task, one.method), image.as_measured) for one in image.explained
         }
         yield from _agreements(image, "stranger", strangers)
 
@@ -62,22 +64,19 @@ def _control_agreements(image: MeasuredImage, varied: Mapping[Key, Outcome], **m
 
 
 def _shuffled(image: MeasuredImage) -> dict[Key, Outcome]:
-    """The maps of the same images against another query's reference: one a query, so few passes more."""
+    """The maps of the same image against an image of another query's pair, in the role of its own: one a query."""
     explainers = image.measuring.explaining.explainers
-    own = {task.other for task in image.tasks}
     tasks: list[Task] = []
     missing: dict[Key, Outcome] = {}
     for task in image.tasks:
-        stranger = image.measuring.stranger(task.pair.query_id, but=own)
+        stranger = image.measuring.stranger(task, but=image.others)
         if stranger is None:
-            failure = LoadFailure.of(NoMap("no other query of the run has another reference to compare with"))
+            failure = LoadFailure.of(NoMap("no other query of the run that compares alike has another image"))
             missing |= {(task.pair.pair_id, task.side, one.method.name): failure for one in explainers}
-            continue
-        if task.side == "query":
-            pair = replace(task.pair, reference=stranger.other)
+        elif task.side == "query":
+            tasks.append(Task(replace(task.pair, reference=stranger.image("reference")), task.side))
         else:
-            pair = replace(task.pair, query=stranger.other)
-        tasks.append(Task(pair, task.side))
+            tasks.append(Task(replace(task.pair, query=stranger.image("query")), task.side))
     return missing | image.made(explainers, image.models, image.comparable, tasks=tasks)
 
 
@@ -89,12 +88,17 @@ def _noisy(image: MeasuredImage) -> Image:
 
 
 def _agreement(one: Outcome, other: Outcome) -> float | LoadFailure:
-    """Spearman's correlation of two maps, or why there is none.
+    """Spearman's correlation of a map and what became of it, or why there is none.
 
-    A map that is the same everywhere agrees with nothing; as the explanation it would pass every check of sanity.
+    A map that is the same everywhere agrees with nothing, and so do the last digits of one: as the explanation it would
+    pass every check of sanity, and as a random network's map it would let others pass.
     """
     if isinstance(one, LoadFailure):
         return one
+    if isinstance(other, LoadFailure):
+        return other
     if one.min() == one.max():
         return LoadFailure.of(NoMap("the explanation's map is the same everywhere: it does not say where"))
-    return other if isinstance(other, LoadFailure) else map_agreement(one, other).spearman
+    if np.ptp(other) <= _NOTHING * np.ptp(one):
+        return LoadFailure.of(NoMap("the map that it is compared with is the same everywhere: it says nothing"))
+    return map_agreement(one, other).spearman

@@ -9,7 +9,7 @@ import numpy as np
 from transforms import tables
 from transforms.core.fill import make_fill
 from transforms.core.metrics import curve, deletion, insertion
-from transforms.core.types import EmbeddedImage, Float32, LoadFailure
+from transforms.core.types import Float32, LoadFailure
 from transforms.measured_image import Candidate, MeasuredImage, Outcome, attempt
 from transforms.measuring import CURVES
 from transforms.subject import finite
@@ -26,22 +26,17 @@ def curve_rows(image: MeasuredImage) -> Iterator[tables.Row]:
 
 def _curve(image: MeasuredImage, metric: str, fill: str, candidate: Candidate) -> Iterator[tables.Row]:
     """The passes depend on the map and not on the reference: one set of them serves all pairs of a control."""
-    usable = any(isinstance(image.other(task), EmbeddedImage) for task in candidate.of)
-    embeddings = _embedded(image, metric, fill, candidate.map) if usable else None
+    embeddings = _embedded(image, metric, fill, candidate.map)
+    more = {"fill": fill, "map": candidate.source}
     for task in candidate.of:
-        other = image.other(task)
-        more: dict[str, object] = {"fill": fill, "map": candidate.source}
-        if isinstance(other, LoadFailure) or embeddings is None or isinstance(embeddings, LoadFailure):
-            failure = other if isinstance(other, LoadFailure) else embeddings
-            assert isinstance(failure, LoadFailure)
+        if isinstance(embeddings, LoadFailure):
             for name in (metric, f"{metric}_raw"):
-                yield image.row(task, name, candidate, failure, **more)
+                yield image.row(task, name, candidate, embeddings, **more)
             continue
-        found = curve(image.scores(task, embeddings, other))
-        more |= {"count": len(found.scores), "passes": len(found.scores)}
-        scores = found.scores.astype(np.float32)
-        yield image.row(task, metric, candidate, found.area, curve=scores, **more)
-        yield image.row(task, f"{metric}_raw", candidate, found.raw_area, **more)
+        found = curve(image.scores(task, embeddings))
+        scores, count = found.scores.astype(np.float32), len(found.scores)
+        yield image.row(task, metric, candidate, found.area, curve=scores, count=count, **more)
+        yield image.row(task, f"{metric}_raw", candidate, found.raw_area, count=count, **more)
 
 
 def _embedded(image: MeasuredImage, metric: str, fill: str, saliency: Outcome) -> Float32 | LoadFailure:

@@ -42,7 +42,7 @@ def _found(image: MeasuredImage, metric: str, saliency: Float64, region: NDArray
 
 
 def _region(image: MeasuredImage, address: str | None) -> NDArray[np.bool_] | LoadFailure:
-    reader = image.reading.regions
+    reader = image.regions
     if address is None or reader is None:
         return LoadFailure.of(NoRegion("the catalogue gives no label image for this product"))
 

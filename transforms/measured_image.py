@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from transforms import tables
-from transforms.core.errors import ImageChanged, NoMap, PairError
+from transforms.core.errors import NoMap, PairError
 from transforms.core.images import restore
 from transforms.core.maps import area_average
 from transforms.core.saliency.explainer import Explainer, Side
@@ -18,15 +18,11 @@ from transforms.core.similarity import conditioned, similarities
 from transforms.core.types import EmbeddedImage, Float32, Float64, Frame, LoadFailure
 from transforms.embed_images import embed
 from transforms.explain_image import PreparedImage, Task
-from transforms.load_image import ImageLoader, LoadedImage
+from transforms.load_image import ImageLoader, Load, LoadedImage
 from transforms.measuring import STRANGER, Measuring
 from transforms.models import Models
 from transforms.read_explanations import Explained
 from transforms.regions import RegionReader
-from transforms.subject import finite
-
-_CHANGED = 1e-2
-"""A similarity that differs by more than this part from the audited one is of other images: devices differ by less."""
 
 Key = tuple[str, Side, str]
 """A pair's id, the side that is explained, and the method."""
@@ -71,13 +67,18 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredImage:
-    """The image that was explained, and what is known of its explanations."""
+    """The image that was explained, and its explanations, whose images are those that were audited.
+
+    ``others`` are the pairs' other images by address. ``load`` remembers what it decoded.
+    """
 
     image: LoadedImage
     explained: tuple[Explained, ...]
+    others: Mapping[str, EmbeddedImage]
     networks: Networks
     measuring: Measuring
-    reading: Reading
+    load: Load
+    regions: RegionReader | None
     passes: Passes
 
     @property
@@ -95,42 +96,9 @@ class MeasuredImage:
         found = {(one.task.pair.pair_id, one.task.side): one.task for one in self.explained}
         return tuple(found.values())
 
-    @cached_property
-    def others(self) -> Mapping[str, EmbeddedImage | LoadFailure]:
-        """The pairs' other images by address."""
-        addresses = list(dict.fromkeys(task.other for task in self.tasks))
-        self.passes.count += len(addresses)
-        return dict(embed(addresses, self.reading.load, self.models))
-
-    @cached_property
-    def checked(self) -> Mapping[tuple[str, Side], EmbeddedImage | LoadFailure]:
-        """The other image of each task, or why the task cannot be measured: as where an image is not the audited one.
-
-        Without this an image that was replaced since would make a good map look bad.
-        """
-        self.passes.count += 1
-        base = attempt(lambda: finite(self.models.similarity.embed(self.image.pixels[None])))
-        audited = {(one.task.pair.pair_id, one.task.side): one.similarity for one in self.explained}
-        found: dict[tuple[str, Side], EmbeddedImage | LoadFailure] = {}
-        for task in self.tasks:
-            key, other = (task.pair.pair_id, task.side), self.others[task.other]
-            if isinstance(base, LoadFailure) or isinstance(other, LoadFailure):
-                found[key] = base if isinstance(base, LoadFailure) else other
-                continue
-            now = float(self.scores(task, base, other)[0])
-            found[key] = changed_since(audited[key], now) or other
-        return found
-
-    def scores(self, task: Task, embeddings: Float32, other: EmbeddedImage) -> Float64:
-        """Similarities [N] of ``embeddings`` [N, D] to the other image, under the pair's condition."""
-        function, mask = self.models.bundle.similarity_function, self._mask(task)
-        rows = conditioned(other.embedding[None], mask, function)
-        scores: Float64 = similarities(rows, conditioned(embeddings, mask, function), function)[0]
-        return scores
-
-    def _mask(self, task: Task) -> Float32 | None:
-        condition = task.pair.condition
-        return None if condition is None else np.array(self.models.bundle.conditions[condition], np.float32)
+    def scores(self, task: Task, embeddings: Float32) -> Float64:
+        """Similarities [N] of ``embeddings`` [N, D] to the task's other image, under the pair's condition."""
+        return similarities_of(task, embeddings, self.others[task.other], self.models)
 
     @cached_property
     def full_maps(self) -> Mapping[Key, Outcome]:
@@ -148,6 +116,9 @@ class MeasuredImage:
             return self.full_maps[explained.task.pair.pair_id, explained.task.side, explained.method]
         if explained.map is None:
             return LoadFailure.of(NoMap("the table has no map of finite numbers for this pair. Audit it again."))
+        if explained.map.shape != (size := self.measuring.explaining.map_size):
+            found = f"the table's map is {explained.map.shape}, the run's are {size}. Audit it again."
+            return LoadFailure.of(NoMap(found))
         return explained.map.astype(np.float64)
 
     def made(
@@ -166,10 +137,9 @@ class MeasuredImage:
             return made
         masked = next((one.references for one in explainers if one.references), None)
         addresses = list(dict.fromkeys(task.other for task in tasks))
-        if models is self.models and tasks is self.tasks and not masked:
-            others = self.others
-        else:
-            others = dict(embed(addresses, self.reading.load, models, masked, addresses if masked else ()))
+        others: Mapping[str, EmbeddedImage | LoadFailure] = self.others
+        if models is not self.models or tasks is not self.tasks or masked:
+            others = dict(embed(addresses, self.load, models, masked, addresses if masked else ()))
             self.passes.count += len(addresses) * (1 + (masked.masks if masked else 0))
         matched = []
         for task in tasks:
@@ -180,9 +150,7 @@ class MeasuredImage:
                 matched.append((task, other))
         if not matched:
             return made
-        prepared = attempt(
-            lambda: PreparedImage.of(image or self.image, explaining, models, self.reading.load, matched)
-        )
+        prepared = attempt(lambda: PreparedImage.of(image or self.image, explaining, models, self.load, matched))
         if isinstance(prepared, LoadFailure):
             return made | {
                 (task.pair.pair_id, task.side, one.method.name): prepared for task, _ in matched for one in explainers
@@ -210,11 +178,10 @@ class MeasuredImage:
             )
             for one in self.explained
         ]
+        first = self.tasks[0]
         for control in self.measuring.controls:
             name = control.method.name
-            maps = [self.control_maps[task.pair.pair_id, task.side, name] for task in self.tasks]
-            # one that fails has a reference that cannot be read
-            made = next((one for one in maps if not isinstance(one, LoadFailure)), maps[0])
+            made = self.control_maps[first.pair.pair_id, first.side, name]
             # through the same cells as the explanations' maps, so that none is sharper than another
             alike = each(made, lambda saliency: self.enlarged(self.comparable(saliency)))
             found.append(Candidate(name, True, control.id, alike, self.measuring.source, self.tasks))
@@ -223,29 +190,22 @@ class MeasuredImage:
         return tuple(found)
 
     def _strangers(self) -> Iterator[Candidate]:
-        several = len(self.measuring.explaining.explainers) > 1
         for explainer in self.measuring.explaining.explainers:
             method = explainer.method.name
-            of: dict[str, list[Task]] = {}
-            for one in self.explained:
-                if one.method == method:
-                    of.setdefault(one.task.pair.query_id, []).append(one.task)
-            for query_id, tasks in of.items():
-                made = self.stranger_map(query_id, method)
-                yield Candidate(
-                    f"{STRANGER}_{method}" if several else STRANGER,
-                    True,
-                    explainer.id,
-                    each(made, self.enlarged),
-                    self.measuring.source,
-                    tuple(tasks),
-                )
+            tasks = [one.task for one in self.explained if one.method == method]
+            # a query's pairs of one condition and side have one stranger, and so one set of passes
+            alike = {(task.pair.query_id, task.pair.condition, task.side): task for task in tasks}
+            for key, first in alike.items():
+                of = tuple(one for one in tasks if (one.pair.query_id, one.pair.condition, one.side) == key)
+                made = each(self.stranger_map(first, method), self.enlarged)
+                name = f"{STRANGER}_{method}"
+                yield Candidate(name, True, explainer.id, made, self.measuring.source, of)
 
-    def stranger_map(self, query_id: str, method: str) -> Outcome:
+    def stranger_map(self, task: Task, method: str) -> Outcome:
         """Another query's stored map of ``method``, [h, w]."""
-        stranger = self.measuring.stranger(query_id)
+        stranger = self.measuring.stranger(task)
         if stranger is None or method not in stranger.maps:
-            return LoadFailure.of(NoMap(f"no other query of the run has a map of {method}"))
+            return LoadFailure.of(NoMap(f"no other query of the run that compares alike has a map of {method}"))
         return stranger.maps[method].astype(np.float64)
 
     def enlarged(self, saliency: Float64) -> Float64:
@@ -254,9 +214,6 @@ class MeasuredImage:
             return saliency
         frame = Frame(self.size, self.size, (0.0, 0.0, float(self.size[0]), float(self.size[1])))
         return restore(saliency, frame).astype(np.float64)
-
-    def other(self, task: Task) -> EmbeddedImage | LoadFailure:
-        return self.checked[task.pair.pair_id, task.side]
 
     def comparable(self, saliency: Float64) -> Float64:
         """``saliency`` [H, W] at the size of the maps that are measured."""
@@ -282,16 +239,13 @@ class MeasuredImage:
         )
 
 
-def changed_since(then: float | None, now: float) -> LoadFailure | None:
-    """Why a pair whose similarity was ``then`` in the audit and is ``now`` another cannot be measured, else None."""
-    # the other way round a NaN would pass
-    if then is not None and abs(now - then) <= _CHANGED * max(1.0, abs(then)):
-        return None
-    error = ImageChanged(
-        f"the similarity is {now:.4f} and was {'none' if then is None else f'{then:.4f}'} in the audit: one of the "
-        "images has changed since. Audit again, or give the images that were audited."
-    )
-    return LoadFailure.of(error)
+def similarities_of(task: Task, embeddings: Float32, other: EmbeddedImage, models: Models) -> Float64:
+    """Similarities [N] of ``embeddings`` [N, D] and ``other``, as the pair's condition compares them."""
+    condition, function = task.pair.condition, models.bundle.similarity_function
+    mask = None if condition is None else np.array(models.bundle.conditions[condition], np.float32)
+    rows = conditioned(other.embedding[None], mask, function)
+    scores: Float64 = similarities(rows, conditioned(embeddings, mask, function), function)[0]
+    return scores
 
 
 def key_of(explained: Explained) -> Key:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from transforms.core.saliency.explainer import Explainer, Side
 from transforms.core.types import Float32, content_id
-from transforms.explain_image import Explaining
+from transforms.explain_image import Explaining, Task
 
 CURVES = ("insertion", "deletion")
 REGIONS = ("pointing", "iou", "pixel_auc")
@@ -30,16 +30,26 @@ class Stage:
     depth: float
     judged: bool
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What tells its rows of the table metrics apart."""
+        return {"block": self.block, "depth": self.depth, "judged": self.judged}
+
 
 @dataclass(frozen=True)
 class Stranger:
-    """A pair of another query: the address of its unexplained image, and its stored maps by method."""
+    """A pair of another query: the addresses of its images, its condition, and its stored maps by method."""
 
     query_id: str
     explained: str
     other: str
     side: Side
     maps: Mapping[str, Float32] = field(repr=False)
+    condition: str | None = None
+
+    def image(self, side: Side) -> str:
+        """The address of its query or its reference."""
+        return self.explained if side == self.side else self.other
 
 
 @dataclass(frozen=True)
@@ -85,12 +95,20 @@ class Measuring:
         """Which maps are measured."""
         return "full" if self.full else "stored"
 
-    def stranger(self, query_id: str, but: Collection[str] = ()) -> Stranger | None:
-        """A pair of another query than ``query_id``, whose unexplained image is none of the addresses ``but``.
+    def stranger(self, task: Task, but: Collection[str] = ()) -> Stranger | None:
+        """A pair of another query, of the condition of ``task`` and of another image than the one that it explains.
 
-        It is chosen by that id; None where there is none.
+        It is chosen by the query's id, among those none of whose images is at one of the addresses ``but``; None where
+        there is none.
         """
-        others = [one for one in self.strangers if one.query_id != query_id and one.other not in but]
+        others = [
+            one
+            for one in self.strangers
+            if one.query_id != task.pair.query_id
+            and one.condition == task.pair.condition
+            and one.explained != task.explained
+            and not {one.explained, one.other} & set(but)
+        ]
         if not others:
             return None
-        return others[int(content_id(query_id, letter="")[:12], 16) % len(others)]
+        return others[int(content_id(task.pair.query_id, letter="")[:12], 16) % len(others)]

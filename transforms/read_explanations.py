@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import apache_beam as beam
@@ -27,7 +28,8 @@ class Explained:
 
     ``map`` is float32 [h, w], None where the row has none of finite numbers; ``similarity`` is the audited one;
     ``frame`` (H, W) is the model's. ``top`` names the attributes that were kept, best first, None of a run without.
-    ``regions`` is the address of the label image of the explained product, where the catalogue has one.
+    ``regions`` is the address of the label image of the explained product, where the catalogue has one. ``audited`` are
+    the sha256 of the explained and of the other image in the audit, None where its table images does not say.
     """
 
     task: Task
@@ -38,6 +40,7 @@ class Explained:
     map: Float32 | None = field(repr=False)
     top: tuple[str, ...] | None = None
     regions: str | None = None
+    audited: tuple[str | None, str | None] = (None, None)
 
 
 def read(address: str, methods: Collection[str], *, attributes: bool = False) -> Iterator[Explained]:
@@ -100,3 +103,42 @@ class ReadExplanations(beam.PTransform):  # type: ignore[misc]
                 left_out += 1
         yield pvalue.TaggedOutput("counts", ("explanations_read", count))
         yield pvalue.TaggedOutput("counts", ("explanations_not_sampled", left_out))
+
+
+@dataclass(eq=False)
+class JoinImages(beam.PTransform):  # type: ignore[misc]
+    """:class:`Explained` with the sha256 of both images, from the ``files`` of the run's table images."""
+
+    files: tuple[str, ...]
+
+    def expand(self, explained: Any) -> Any:
+        files = explained.pipeline | "ImageFiles" >> beam.Create(list(self.files), reshuffle=False)
+        images = files | "Images" >> beam.FlatMap(_images)
+        for name, address, place in (("explained", _explained_address, 0), ("other", _other_address, 1)):
+            keyed = explained | f"By {name}" >> beam.Map(lambda one, address=address: (address(one), one))
+            explained = (
+                {"explained": keyed, "images": images}
+                | f"Join {name}" >> beam.CoGroupByKey()
+                | f"Audited {name}" >> beam.FlatMap(_audited, place)
+            )
+        return explained
+
+
+def _images(file: str) -> Iterator[tuple[str, str]]:
+    for batch in runs.read_batches(file, "images", ("address", "image_sha256")):
+        yield from zip(batch.column("address").to_pylist(), batch.column("image_sha256").to_pylist(), strict=True)
+
+
+def _explained_address(explained: Explained) -> str:
+    return explained.task.explained
+
+
+def _other_address(explained: Explained) -> str:
+    return explained.task.other
+
+
+def _audited(group: tuple[str, dict[str, Iterable[Any]]], place: int) -> Iterator[Explained]:
+    digests = list(islice(group[1]["images"], 2))
+    digest = digests[0] if len(digests) == 1 else None
+    for one in group[1]["explained"]:
+        yield replace(one, audited=(digest, one.audited[1]) if place == 0 else (one.audited[0], digest))

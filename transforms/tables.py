@@ -211,7 +211,6 @@ SCHEMAS: dict[str, pa.Schema] = {
             "judged": pa.bool_(),  # false: random, but only a linear head, which keeps cosines
             "attribute": pa.string(),
             "curve": pa.list_(pa.float32()),  # similarities over equal steps from no pixel to all
-            "passes": pa.int32(),
             "reason": pa.string(),
             "message": pa.string(),
         },

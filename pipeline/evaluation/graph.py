@@ -25,7 +25,7 @@ from transforms.measured_image import Reading
 from transforms.measuring import AGREEMENTS, ATTRIBUTES, CURVES, REGIONS, Measuring
 from transforms.models import Serving
 from transforms.progress import Progress
-from transforms.read_explanations import Explained, ReadExplanations
+from transforms.read_explanations import Explained, JoinImages, ReadExplanations
 from transforms.regions import RegionReader
 from transforms.write_tables import FinishRun, WriteTables
 
@@ -34,8 +34,9 @@ from transforms.write_tables import FinishRun, WriteTables
 class EvaluationPlan:
     """A validated evaluation: what the launcher found out before it builds the pipeline.
 
-    ``files`` are the run's tables of explanations, ``methods`` those that are measured. ``type_column`` is the
-    catalogue's, where the bundle's conditions join its values. ``expected`` is how many explanations are measured.
+    ``files`` are the run's tables of explanations, ``image_files`` of images, ``methods`` those that are measured.
+    ``type_column`` is the catalogue's, where the bundle's conditions join its values. ``expected`` is how many
+    explanations are measured.
     """
 
     options: EvaluateOptions
@@ -49,6 +50,7 @@ class EvaluationPlan:
     regions: RegionReader | None = None
     type_column: str | None = None
     expected: int = 0
+    image_files: tuple[str, ...] = ()
     progress: Progress = Progress()
 
     @property
@@ -67,6 +69,8 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
         plan.files, plan.methods, options.sample, options.sampling_seed, attributes=asks_removal
     )
     explained, rows, counts = read.explained, [], [read.counts]
+    if plan.by_image and plan.image_files:
+        explained = explained | "Audited" >> JoinImages(plan.image_files)
     products = None
     if options.catalogue and measuring.asks(*REGIONS, *ATTRIBUTES):
         products = pipeline | "Catalogue" >> beam.Create([options.catalogue]) | "Products" >> beam.FlatMap(_products)
