@@ -139,9 +139,9 @@ def _truth(drawn: Path) -> str:
             rows.append([f"{bundle}: {region}", kind, shown.text(), hidden.text(), str(len(found[kind]))])
     told = paragraph(
         """The drawn catalogue, where it is known what the networks match by. Perfect: the region itself; inverted: all
-        but it. White fill."""
+        but it. White fill, one pair of each query."""
     )
-    table = markdown_table(["network: region", "map", "insertion", "deletion", "pairs"], rows)
+    table = markdown_table(["network: region", "map", "insertion", "deletion", "queries"], rows)
     return f"## Where the truth is known\n\n{told}\n\n{table}"
 
 

@@ -34,11 +34,11 @@ _ONE = References(np.ones((1, 1), np.float32))
 """A control looks at no reference, but makes a map for each."""
 
 Areas = Mapping[str, Float64]
-"""By kind of map: areas of insertion and deletion, float64 [P, 2]."""
+"""By kind of map: areas of insertion and deletion, float64 [Q, 2], of one pair of each query."""
 
 
 def areas(catalogue: Path, bundle: str, pairs: int) -> Areas:
-    """The areas of ``pairs`` pairs of the drawn ``catalogue`` for one of the embedded bundles."""
+    """The areas for one of the embedded bundles: of pairs of the drawn ``catalogue``, ``pairs`` queries at most."""
     folder, access = str(catalogue), storage.Access((str(catalogue),))
     models = Models(Serving(str(demo.embedded(bundle)), attributes=False))
     load = ImageLoader(access, Limits(), models.bundle.resize)
@@ -46,7 +46,7 @@ def areas(catalogue: Path, bundle: str, pairs: int) -> Areas:
     reader = RegionReader(access, Limits(), legend)
     products = {row["id"]: row for row in _rows(catalogue / "catalogue.csv") if row["split"] != "broken"}
     found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
-    for query_id, reference_id in _pairs(catalogue, bundle, list(products))[:pairs]:
+    for query_id, reference_id in pairs_of(catalogue, bundle, list(products))[:pairs]:
         query = load(f"{folder}/{products[query_id]['image']}")
         reference = models.similarity.embed(load(f"{folder}/{products[reference_id]['image']}").pixels[None])
         address = f"{folder}/{products[query_id]['regions']}"
@@ -65,13 +65,20 @@ def _area(models: Models, query: LoadedImage, reference: Float32, design: PixelS
     return curve(similarities(reference, rows, models.bundle.similarity_function)[0]).area
 
 
-def _pairs(catalogue: Path, bundle: str, products: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs that match by the region: both with the badge, or those that the manifest recommends."""
+def pairs_of(catalogue: Path, bundle: str, products: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs (query, reference) of ``products`` that match by the region, the first of each query.
+
+    Both have the badge, or the manifest recommends them. A query's pairs are nearly one observation: means over one
+    of each have intervals over queries.
+    """
     if bundle == "brand":
         badged = [row["id"] for row in _rows(catalogue / "truth.csv") if row["top"] and row["id"] in products]
         return list(zip(badged[::2], badged[1::2], strict=False))
-    rows = [(row["query_id"], row["reference_id"]) for row in _rows(catalogue / "pairs.csv")]
-    return [pair for pair in rows if set(pair) <= set(products)]
+    first: dict[str, str] = {}
+    for row in _rows(catalogue / "pairs.csv"):
+        if {row["query_id"], row["reference_id"]} <= set(products):
+            first.setdefault(row["query_id"], row["reference_id"])
+    return list(first.items())
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

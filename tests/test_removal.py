@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.core.removal import Oracle, Pool, Removal, attribute_drops, judge
+from transforms.core.removal import UNNAMED, Oracle, Pool, Removal, attribute_drops, judge
 from transforms.core.types import Float64
 
 NAMES = ("type=shirt", "type=shoe", "colour=black", "colour=red")
@@ -126,6 +126,31 @@ def test_columns_of_several_values_count_by_what_they_hold() -> None:
     # the first two are values of one column: it holds {first, second}, and products 1 and 2 hold {second}
     both = Pool(has, np.ones_like(has), np.array([0, 0, 1]), vectors)
     assert [places.tolist() for _, places in both.without(0, settings)] == [[3, 1], [3]]
+
+
+def test_under_a_condition_other_embeddings_are_compared() -> None:
+    given = pool()
+    turned = given.embeddings[:, ::-1].copy() * np.array([2, 0.5], np.float32)
+    groups = np.array([0, 0, 0, 1, 0, 0, 0, 0, 0])
+    found, fresh = given.under(turned, groups), replace(given, embeddings=turned, groups=groups)
+    pairs, settings = (np.array([0, 0, 5, 2]), np.array([6, 1, 6, 8])), Removal(2, 1, 1)
+    np.testing.assert_array_equal(attribute_drops(found, *pairs, settings), attribute_drops(fresh, *pairs, settings))
+    assert (attribute_drops(found, *pairs, settings) != attribute_drops(given, *pairs, settings)).any()
+    assert found.values is given.values, "not found again"
+    with pytest.raises(ValueError, match="embeddings"):
+        given.under(turned[1:])
+
+
+def test_what_a_condition_takes_for_equal_is_not_one_photograph() -> None:
+    # the mask leaves one dimension, in which the red shirts at 60 and at -60 degrees are the same
+    table: list[Item] = [("shirt", "black", 0), ("shirt", "red", 60), ("shirt", "red", -60), ("shoe", "red", 10)]
+    given = pool(table)
+    of = given.under((given.embeddings * np.array([1, 0], np.float32)).astype(np.float32))
+    assert math.isfinite(drops(0, 3, of=of, least=2)[2])
+    copied: list[Item] = [*table[:2], table[1], table[3]]
+    given = pool(copied)
+    of = given.under((given.embeddings * np.array([1, 0], np.float32)).astype(np.float32))
+    assert math.isnan(drops(0, 3, of=of, least=2)[2])
 
 
 @pytest.mark.parametrize("wrong", [{"neighbours": 2}, {"least": 0}, {"max_distance": -1}])
@@ -258,6 +283,27 @@ def test_judged_by_hand() -> None:
     assert oracle.best[oracle.judged].tolist() == [0, 0, 3]
 
 
+def test_named_judged_by_hand() -> None:
+    found = Oracle(DROPS).judge_named([[3, 1, 0], [1], [0], [0], [1, 0, 2]])
+    # of the first the fourth is passed over; the fifth names no oracle, which is its fourth
+    assert found.judged.tolist() == [True, True, False, False, True]
+    np.testing.assert_array_equal(found.first, [0.1, 0.0, NAN, NAN, 0.0])
+    np.testing.assert_array_equal(found.oracle, [0.4, 0.2, NAN, NAN, 0.3])
+    assert found.rank.tolist() == [2, UNNAMED, 0, 0, UNNAMED]
+    assert found.removal == pytest.approx(0.1 / 0.9)
+    assert found.top1 == 0.0
+    assert found.top5 == pytest.approx(1 / 3)
+
+
+def test_what_names_nothing_that_is_scored_is_judged_all_the_same() -> None:
+    found = Oracle(DROPS).judge_named([[3], [], [], [3], [1]])
+    assert found.judged.tolist() == [True, True, False, False, True]
+    np.testing.assert_array_equal(found.first, [0.0, 0.0, NAN, NAN, 0.0])
+    assert (found.removal, found.top1, found.top5) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="names of 5 pairs, got 2"):
+        Oracle(DROPS).judge_named([[3], []])
+
+
 def test_top5_needs_more_than_five() -> None:
     drops = np.zeros((2, 7))
     drops[:, 6] = 1.0
@@ -289,6 +335,9 @@ def test_ranks_are_places_in_the_stable_order(seed: int) -> None:
     drops[rng.random((6, 5)) < 0.3] = NAN
     scores = rng.integers(0, 4, (6, 5)) / 3  # many ties
     found = judge(scores, drops)
+    named = Oracle(drops).judge_named(np.argsort(-scores, axis=1, kind="stable").tolist())
+    for one, other in ((found.first, named.first), (found.oracle, named.oracle), (found.rank, named.rank)):
+        np.testing.assert_array_equal(one, other)
     for pair in range(6):
         ranked = [a for a in np.argsort(-scores[pair], kind="stable").tolist() if not math.isnan(drops[pair, a])]
         most = max((drops[pair, a] for a in ranked), default=NAN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -14,20 +14,25 @@ from apache_beam.utils import shared
 
 from transforms import tables
 from transforms.bundle import Bundle
+from transforms.check_images import changed_since
 from transforms.core.errors import NotScored, UnknownCondition, UnknownProduct
-from transforms.core.removal import Removal, attribute_drops
+from transforms.core.removal import Judgement, Oracle, Removal, attribute_drops
 from transforms.core.retrieval import attribute_precision
-from transforms.core.types import EmbeddedImage, Float32, Float64, LoadFailure, Product
+from transforms.core.types import EmbeddedImage, Float32, Float64, LoadFailure, Pair, Product
 from transforms.embed_images import embed
 from transforms.gallery import Gallery
 from transforms.load_image import ImageLoader
-from transforms.measured_image import changed_since
 from transforms.models import Models, Serving
 from transforms.progress import Progress
 from transforms.read_explanations import Explained
 
 REMOVAL = ("removal", "removal_oracle", "oracle_first", "oracle_among_five")
 """Metrics of attribute removal: the first attribute's drop, the largest drop of any, and where the oracle is ranked."""
+RANDOM, CONFIDENCE = "random", "confidence"
+"""Controls of attribute removal: rankings that know nothing of the pair, and nothing of the reference."""
+
+Measured = Mapping[str, float | LoadFailure]
+"""By metric of ``REMOVAL``: what one ranking of one pair is worth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,85 +52,147 @@ class ShownCatalogue:
     type_column: str | None
     shown: tuple[Shown, ...] = field(repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields: what was made of them is made again where it is needed, and does not travel."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
     @cached_property
     def gallery(self) -> Gallery:
-        """The products as attribute removal needs them."""
+        """The products as attribute removal needs them, perhaps none."""
         products = [one.product for one in self.shown]
-        embeddings = np.stack([one.embedding for one in self.shown])
+        # not np.stack, which knows no shape of nothing
+        embeddings = np.array([one.embedding for one in self.shown], np.float32)
+        embeddings = embeddings.reshape(len(products), self.bundle.embedding_size)
         return Gallery.of(self.bundle, products, embeddings, self.type_column)
 
-    def drops(self, removal: Removal, condition: str | None, rows: Sequence[Explained]) -> Float64:
-        """Drops float64 [P, A] of pairs of one condition, all of whose products are in the gallery."""
-        places = self.gallery.places
-        queries = np.array([places[one.task.pair.query_id] for one in rows])
-        references = np.array([places[one.task.pair.reference_id] for one in rows])
-        found = attribute_drops(self.gallery.pool(condition), queries, references, removal)
-        found[:, self.gallery.of_types(condition)] = np.nan
-        return found[:, : len(self.bundle.vocabulary)]
+    def drops(self, removal: Removal, pairs: Sequence[Pair]) -> Float64:
+        """Drops float64 [P, A] of ``pairs``, all of whose products are in the gallery and whose conditions are known.
+
+        NaN also for the types that a pair's condition joins: they are not removed.
+        """
+        gallery, attributes = self.gallery, len(self.bundle.vocabulary)
+        queries = np.array([gallery.places[pair.query_id] for pair in pairs], np.int64)
+        references = np.array([gallery.places[pair.reference_id] for pair in pairs], np.int64)
+        drops = np.empty((len(pairs), attributes))
+        for condition in dict.fromkeys(pair.condition for pair in pairs):
+            of = np.array([pair.condition == condition for pair in pairs])
+            found = attribute_drops(gallery.pool(condition), queries[of], references[of], removal)
+            found[:, gallery.of_types(condition)] = np.nan
+            drops[of] = found[:, :attributes]
+        return drops
 
 
 def removal_rows(
     evaluation_id: str, catalogue: ShownCatalogue, removal: Removal, explained: Sequence[Explained]
 ) -> Iterator[tables.Row]:
-    """The rows of ``REMOVAL`` of each explanation of ``explained`` whose query is explained, or why there are none."""
-    failures: dict[int, LoadFailure] = {}
-    usable: dict[str | None, list[int]] = {}
-    for at, one in enumerate(explained):
-        if isinstance(reason := _usable(catalogue, one), LoadFailure):
-            failures[at] = reason
-        else:
-            usable.setdefault(one.task.pair.condition, []).append(at)
-    values: dict[int, Mapping[str, float] | LoadFailure] = dict(failures)
-    for condition, places in usable.items():
-        drops = catalogue.drops(removal, condition, [explained[at] for at in places])
-        for at, line in zip(places, drops, strict=True):
-            values[at] = judged(line, _ranking(catalogue.bundle, explained[at]))
-    for at, one in enumerate(explained):
-        found = values[at]
+    """The rows of ``REMOVAL`` of the explanations of one query, and of the controls, or why they have no value.
+
+    Which pairs are judged is read off their drops alone (:class:`transforms.core.removal.Oracle`), the same for all
+    explainers and controls: one that names nothing that can be scored is worth nothing there, and not left out.
+
+    A pair whose query's explanation names attributes has a set of rows of each control, whatever the number of methods:
+
+    ``random``: what an attribute is worth that is drawn from those of the query that can be scored. Its expectation,
+    nothing is drawn. It reads the catalogue: an explainer that is no better names any attribute that the query has.
+
+    ``confidence``: the attribute network's scores of the query, highest first, as if the map said nothing. It ranks the
+    whole vocabulary, also where the run keeps fewer attributes.
+    """
+    reasons = [_unusable(catalogue, one) for one in explained]
+    pairs = {one.task.pair.pair_id: one.task.pair for one, reason in zip(explained, reasons, strict=True) if not reason}
+    drops = catalogue.drops(removal, list(pairs.values()))
+    oracles = {pair_id: oracle_of(line) for pair_id, line in zip(pairs, drops, strict=True)}
+
+    def rows(of: Explained, method: str, measured: Measured | LoadFailure, **more: Any) -> Iterator[tables.Row]:
         for metric in REMOVAL:
+            value = measured if isinstance(measured, LoadFailure) else measured[metric]
             yield tables.metric_row(
                 evaluation_id,
                 metric,
-                one.method,
-                one.task.pair,
-                found if isinstance(found, LoadFailure) else found[metric],
-                side=one.task.side,
-                explainer_id=one.explainer_id,
+                method,
+                of.task.pair,
+                value,
+                side=of.task.side,
                 model_id=catalogue.bundle.model_id,
+                **more,
             )
 
+    compared: set[str] = set()
+    for one, reason in zip(explained, reasons, strict=True):
+        pair = one.task.pair
+        oracle = reason or oracles[pair.pair_id]
+        measured = oracle if isinstance(oracle, LoadFailure) else of_named(oracle, catalogue.bundle, one.top or ())
+        yield from rows(one, one.method, measured, explainer_id=one.explainer_id)
+        if _names_attributes(one) and pair.pair_id not in compared:
+            compared.add(pair.pair_id)
+            for control, measure in ((RANDOM, of_random), (CONFIDENCE, of_confidence)):
+                found = oracle if isinstance(oracle, LoadFailure) else measure(oracle, catalogue, pair.query_id)
+                yield from rows(one, control, found, control=True)
 
-def judged(drops: Float64, ranking: Sequence[int]) -> Mapping[str, float] | LoadFailure:
-    """What one pair's explanation is worth.
 
-    Args:
-      drops: of attribute removal, float64 [A], NaN where an attribute cannot be scored.
-      ranking: the attributes that the explanation names, best first; those that cannot be scored are passed over.
+def oracle_of(drops: Float64) -> Oracle | LoadFailure:
+    """What the rankings of one pair are measured by, or why they cannot be; ``drops`` float64 [A]."""
+    oracle = Oracle(drops[None])
+    if oracle.judged[0]:
+        return oracle
+    return LoadFailure.of(
+        NotScored(
+            "too few products are like the query without one of its attributes"
+            if oracle.unscored
+            else "no attribute of the query makes the similarity drop"
+        )
+    )
+
+
+def of_named(oracle: Oracle, bundle: Bundle, top: Sequence[str]) -> Measured:
+    """What the attributes ``top`` that a run keeps of one judged pair, best first, are worth.
+
+    Those that cannot be scored are passed over. Where none is left, the pair is explained by nothing that can be
+    checked: ``removal``, ``oracle_first`` and ``oracle_among_five`` are 0. Of fewer than five that are kept the oracle
+    might have been the next, so that ``oracle_among_five`` has no value, unless the vocabulary has no more.
     """
-    scored = ~np.isnan(drops)
-    if not scored.any() or not (best := float(np.nanmax(drops))) > 0:
-        return LoadFailure.of(
-            NotScored(
-                "no attribute of the query makes the similarity drop"
-                if (scored & (drops != 0)).any()
-                else "too few products are like the query without one of its attributes"
-            )
-        )
-    named = [at for at in ranking if scored[at]]
-    if not named:
-        return LoadFailure.of(
-            NotScored("none of the attributes that the table keeps can be scored: audit with a larger --top")
-        )
-    oracle = int(np.nanargmax(drops))
+    places = {name: at for at, name in enumerate(bundle.vocabulary)}
+    measured = _measured(oracle.judge_named([[places[name] for name in top if name in places]]))
+    if len(top) >= min(5, len(bundle.vocabulary)):
+        return measured
+    few = NotScored("the run keeps fewer than five attributes of a pair: audit with --top 5 or more")
+    return {**measured, "oracle_among_five": LoadFailure.of(few)}
+
+
+def of_random(oracle: Oracle, catalogue: ShownCatalogue, query_id: str) -> Measured:
+    """What the query's attributes that can be scored are worth in random order, of one judged pair: expectations.
+
+    Of n of them, the oracle is one: it comes first with probability 1 / n, and among five with min(1, 5 / n).
+    """
+    place, attributes = catalogue.gallery.places[query_id], len(catalogue.bundle.vocabulary)
+    own = oracle.drops[0][oracle.ranked[0] & catalogue.gallery.has[place, :attributes]]
     return {
-        "removal": float(drops[named[0]]),
-        "removal_oracle": best,
-        "oracle_first": float(named[0] == oracle),
-        "oracle_among_five": float(oracle in named[:5]),
+        "removal": float(own.mean()),
+        "removal_oracle": float(own.max()),
+        "oracle_first": 1 / len(own),
+        "oracle_among_five": min(1.0, 5 / len(own)),
     }
 
 
-def _usable(catalogue: ShownCatalogue, explained: Explained) -> LoadFailure | None:
+def of_confidence(oracle: Oracle, catalogue: ShownCatalogue, query_id: str) -> Measured | LoadFailure:
+    """What the attribute network's ranking of the query is worth, of one judged pair."""
+    scores = catalogue.shown[catalogue.gallery.places[query_id]].scores
+    if scores is None:
+        return LoadFailure.of(NotScored("the attribute network has no scores of the query"))
+    return _measured(oracle.judge(scores[None].astype(np.float64)))
+
+
+def _measured(judgement: Judgement) -> Measured:
+    """``judgement`` of one judged pair, by metric."""
+    return {
+        "removal": float(judgement.first[0]),
+        "removal_oracle": float(judgement.oracle[0]),
+        "oracle_first": judgement.top1,
+        "oracle_among_five": judgement.top5,
+    }
+
+
+def _unusable(catalogue: ShownCatalogue, explained: Explained) -> LoadFailure | None:
     pair, places = explained.task.pair, catalogue.gallery.places
     for product in (pair.query_id, pair.reference_id):
         if product not in places:
@@ -135,14 +202,14 @@ def _usable(catalogue: ShownCatalogue, explained: Explained) -> LoadFailure | No
     now = catalogue.gallery.similarity(places[pair.query_id], places[pair.reference_id], pair.condition)
     if (changed := changed_since(explained.similarity, now)) is not None:
         return changed
-    if explained.task.side != "query" or not explained.top:
+    if not _names_attributes(explained):
         return LoadFailure.of(NotScored("attributes are removed from queries whose explanation names attributes"))
     return None
 
 
-def _ranking(bundle: Bundle, explained: Explained) -> list[int]:
-    places = {name: at for at, name in enumerate(bundle.vocabulary)}
-    return [places[name] for name in explained.top or () if name in places]
+def _names_attributes(explained: Explained) -> bool:
+    """Whether attributes of its query were ranked, however few are kept."""
+    return explained.task.side == "query" and explained.top is not None
 
 
 def precision_rows(evaluation_id: str, catalogue: ShownCatalogue) -> Iterator[tables.Row]:

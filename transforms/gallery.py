@@ -61,17 +61,29 @@ class Gallery:
         number = {column: at for at, column in enumerate(dict.fromkeys(map(column_of, self.names)))}
         return np.array([number[column_of(name)] for name in self.names])
 
+    @cached_property
+    def _groups(self) -> NDArray[np.int64] | None:
+        """The number of each product's type, [I], -1 of none; None where types are not known."""
+        if self.types is None:
+            return None
+        number_of = {value: at for at, value in enumerate(dict.fromkeys(self.types))} | {None: -1}
+        return np.array([number_of[value] for value in self.types], np.int64)
+
+    @cached_property
+    def _unconditioned(self) -> Pool:
+        """All products, any of which may stand for a query."""
+        return Pool(self.has, self.known, self._columns, self.embeddings, self.bundle.similarity_function)
+
     def pool(self, condition: str | None) -> Pool:
         """The products as a pair of that condition compares them.
 
-        A condition joins two types, so products of a query's own type alone stand for it.
+        A condition joins two types, so products of a query's own type alone stand for it. What takes long, to tell
+        products and their values apart, is done once for all conditions; a pool for each would be held I x D numbers
+        at a time, and a catalogue of fashion has dozens of conditions.
         """
-        groups = None
-        if condition is not None and self.types is not None:
-            number_of = {value: at for at, value in enumerate(dict.fromkeys(self.types))} | {None: -1}
-            groups = np.array([number_of[value] for value in self.types])
-        compared = self._compared(slice(None), condition)
-        return Pool(self.has, self.known, self._columns, compared, self.bundle.similarity_function, groups)
+        if condition is None:
+            return self._unconditioned
+        return self._unconditioned.under(self._compared(slice(None), condition), self._groups)
 
     def of_types(self, condition: str | None) -> NDArray[np.bool_]:
         """Which of ``names`` are types that the condition joins or keeps apart, bool [A']: they are not removed."""

@@ -64,12 +64,15 @@ def _control_agreements(image: MeasuredImage, varied: Mapping[Key, Outcome], **m
 
 
 def _shuffled(image: MeasuredImage) -> dict[Key, Outcome]:
-    """The maps of the same image against an image of another query's pair, in the role of its own: one a query."""
+    """The maps of the same image against an image of another query's pair, in the role of its own.
+
+    It is one for all pairs of a query, but for those that have it themselves.
+    """
     explainers = image.measuring.explaining.explainers
     tasks: list[Task] = []
     missing: dict[Key, Outcome] = {}
     for task in image.tasks:
-        stranger = image.measuring.stranger(task, but=image.others)
+        stranger = image.measuring.stranger(task, but=(task.other,))
         if stranger is None:
             failure = LoadFailure.of(NoMap("no other query of the run that compares alike has another image"))
             missing |= {(task.pair.pair_id, task.side, one.method.name): failure for one in explainers}

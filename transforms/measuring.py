@@ -96,15 +96,18 @@ class Measuring:
         return "full" if self.full else "stored"
 
     def stranger(self, task: Task, but: Collection[str] = ()) -> Stranger | None:
-        """A pair of another query, of the condition of ``task`` and of another image than the one that it explains.
+        """A pair of another query, with maps of all methods, of the condition of ``task`` and of another image than it
+        explains.
 
         It is chosen by the query's id, among those none of whose images is at one of the addresses ``but``; None where
         there is none.
         """
+        methods = {explainer.method.name for explainer in self.explaining.explainers}
         others = [
             one
             for one in self.strangers
             if one.query_id != task.pair.query_id
+            and one.maps.keys() >= methods
             and one.condition == task.pair.condition
             and one.explained != task.explained
             and not {one.explained, one.other} & set(but)

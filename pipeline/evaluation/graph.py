@@ -73,7 +73,10 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
         explained = explained | "Audited" >> JoinImages(plan.image_files)
     products = None
     if options.catalogue and measuring.asks(*REGIONS, *ATTRIBUTES):
-        products = pipeline | "Catalogue" >> beam.Create([options.catalogue]) | "Products" >> beam.FlatMap(_products)
+        named = pipeline | "Catalogue" >> beam.Create([options.catalogue])
+        listed = named | "Products" >> beam.FlatMap(_products).with_outputs("counts", main="products")
+        products = listed.products
+        counts.append(listed.counts)
     if measuring.asks(*REGIONS):
         explained = (explained, products) | "Regions" >> JoinRegions()
     if plan.by_image:
@@ -87,6 +90,10 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
         counts.append(shown["counts"])
         rows += list(_of_catalogue(pipeline, plan, explained, beam.pvalue.AsSingleton(shown["catalogue"])))
     if not plan.by_image:
+        images = (
+            explained | "ImagesOf" >> beam.Map(lambda one: one.task.explained) | "DistinctImages" >> beam.Distinct()
+        )
+        counts.append(images | "CountImages" >> beam.Map(lambda _: ("images", 1)))
         counts.append(explained | "CountExplained" >> beam.Map(lambda _: ("explanations_measured", 1)))
     all_rows = rows | "AllRows" >> beam.Flatten()
     written = (
@@ -147,10 +154,12 @@ def _within(product: Product, columns: set[str | None]) -> Product:
     )
 
 
-def _products(address: str) -> Iterator[Product]:
+def _products(address: str) -> Iterator[Any]:
     for item in catalogue.read(address):
         if isinstance(item, Product):
             yield item
+        else:
+            yield beam.pvalue.TaggedOutput("counts", ("products_left_out", 1))
 
 
 def evaluation_row(plan: EvaluationPlan) -> Callable[[dict[str, int]], tables.Row]:
@@ -181,7 +190,7 @@ def evaluation_row(plan: EvaluationPlan) -> Callable[[dict[str, int]], tables.Ro
             "finished": datetime.now(UTC),
             **dict(zip(names, (read, measured, left_out), strict=True)),
             "images": counts.get("images", 0),
-            "products_left_out": counts.get("products_left_out") if options.asks(*ATTRIBUTES) else None,
+            "products_left_out": counts.get("products_left_out", 0) if options.asks(*ATTRIBUTES) else None,
             "measurements": counts.get("rows:metrics", 0),
             "measurements_failed": counts.get("measurements_failed", 0),
             "forward_passes": counts.get("forward_passes", 0),

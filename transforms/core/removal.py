@@ -17,8 +17,8 @@ as in catalogues with several attributes of a kind, that is the Hamming distance
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,6 +29,9 @@ from transforms.core.types import Float32, Float64
 
 Bools = NDArray[np.bool_]
 Indices = NDArray[np.integer]
+
+UNNAMED = int(np.iinfo(np.int64).max)
+"""The rank of an oracle that a list of some attributes does not name."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,16 @@ class Pool:
             found[:, at] = np.where(self.known[:, names].all(axis=1), _numbered(self.has[:, names]), -1)
         return found
 
+    def under(self, embeddings: Float32, groups: Indices | None = None) -> Pool:
+        """The same products as a condition compares them: by other ``embeddings`` [I, D], of ``groups`` [I].
+
+        What does not depend on the condition is not found again: ``values``, and ``copies``, for what shows one
+        photograph shows it under every condition.
+        """
+        other = replace(self, embeddings=embeddings, groups=groups)
+        vars(other).update(copies=self.copies, values=self.values)
+        return other
+
     def without(self, query: int, removal: Removal) -> Iterator[tuple[int, Indices]]:
         """Each attribute of the product ``query`` with the products that stand for it without it, nearest first.
 
@@ -171,7 +184,8 @@ class Judgement:
       judged: which pairs count, bool [P]; the same for all explainers.
       first: the drop of the attribute that the explainer ranks first, float64 [P]; NaN where not judged.
       oracle: the largest drop, float64 [P]; NaN where not judged.
-      rank: the oracle's place in the explainer's ranking, int64 [P], 1 for the first; 0 where not judged.
+      rank: the oracle's place in the explainer's ranking, int64 [P], 1 for the first; 0 where not judged, ``UNNAMED``
+        where the explainer names some attributes only and the oracle is none of them.
     """
 
     judged: Bools = field(repr=False)
@@ -260,6 +274,25 @@ class Oracle:
         first[rows] = self.drops[rows, np.argmax(line, axis=1)]
         oracle[rows] = self.drops[rows, best]
         rank[rows] = 1 + before.sum(axis=1)
+        return Judgement(self.judged, first, oracle, rank)
+
+    def judge_named(self, named: Sequence[Sequence[int]]) -> Judgement:
+        """Judges an explainer by the attributes that it names for each of P pairs, best first, perhaps not all.
+
+        Attributes that are not ranked are passed over. Where none is left the pair is judged all the same, or an
+        explainer would choose by its output what it is judged on: nothing was named that is known to make the match, so
+        ``first`` is 0. ValueError where ``named`` has another length.
+        """
+        if len(named) != len(self.drops):
+            raise ValueError(f"expected the names of {len(self.drops)} pairs, got {len(named)}")
+        first, oracle = np.full((2, len(named)), np.nan)
+        rank = np.zeros(len(named), np.int64)
+        for row in np.flatnonzero(self.judged).tolist():
+            ranked = [at for at in named[row] if self.ranked[row, at]]
+            best = int(self.best[row])
+            first[row] = self.drops[row, ranked[0]] if ranked else 0.0
+            oracle[row] = self.drops[row, best]
+            rank[row] = 1 + ranked.index(best) if best in ranked else UNNAMED
         return Judgement(self.judged, first, oracle, rank)
 
 
