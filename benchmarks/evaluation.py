@@ -14,11 +14,16 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.evaluation_truth import KINDS, TRUE_REGION, areas
 from benchmarks.machine import markdown_table, paragraph, processor, versions, write
 from benchmarks.steps import Step, Steps
 from pipeline.demo.folder import draw
+from transforms import runs
 from transforms.core.bootstrap import mean
+from transforms.core.metrics import curve
+from transforms.core.types import Float64, content_id
 
 PAGE = Path("docs/benchmarks/evaluation.md")
 
@@ -82,8 +87,6 @@ class Study:
 
 
 def _digest(arguments: Sequence[str]) -> str:
-    from transforms.core.types import content_id
-
     return content_id(*arguments, letter="", digits=8)
 
 
@@ -127,7 +130,40 @@ def page(study: Study, steps: Steps, drawn: Path) -> str:
 
 {_truth(drawn)}
 
+{_early(study)}
 {chr(10).join(sections)}"""
+
+
+EARLY = (0.05, 0.1, 0.2, 0.3, 0.5)
+"""Shares of the pixels at which curves are compared."""
+
+
+def _early(study: Study) -> str:
+    """How far two maps' curves are apart where the first pixels go: a map is for finding those."""
+    evaluation = study.evaluations[0].arguments
+    evaluation_id = evaluation[evaluation.index("--evaluation-id") + 1]
+    found: dict[tuple[str, str], dict[str, Float64]] = {}
+    columns = ("evaluation_id", "metric", "method", "query_id", "curve")
+    for _, address in runs.files(str(study.audit.makes.parent), "metrics"):
+        for batch in runs.read_batches(address, "metrics", columns):
+            for row in batch.to_pylist():
+                if row["evaluation_id"] == evaluation_id and row["curve"] is not None:
+                    normalised = curve(np.array(row["curve"], np.float64)).normalised
+                    found.setdefault((row["metric"], row["method"]), {})[row["query_id"]] = normalised
+    rows = []
+    for metric in ("insertion", "deletion"):
+        own = found[metric, "rise"]
+        for control in ("centre", "edges", "stranger_rise", "random"):
+            other = found[metric, control]
+            apart = np.stack([own[query] - other[query] for query in sorted(own)])
+            rows.append([metric, control, *(mean(apart[:, round(100 * share)]).text() for share in EARLY)])
+    header = ["RISE less", "control", *(f"at {share:.0%}" for share in EARLY)]
+    told = paragraph(
+        """The normalised similarity once this share of the pixels, the most salient first, is shown (insertion) or
+        hidden (deletion): RISE less the control, on the same pairs. Above 0 is better for insertion, below 0 for
+        deletion. An area over the whole curve weighs the last pixels, background in any order, like the first."""
+    )
+    return f"## Where the curves differ\n\n{told}\n\n{markdown_table(header, rows)}\n"
 
 
 def _truth(drawn: Path) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transforms import manifest, storage
 from transforms.addresses import is_local, local_path
@@ -20,6 +20,7 @@ from transforms.core.images import Limits
 from transforms.core.memory import CHUNK
 from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
 from transforms.core.saliency.methods import METHODS, NO_FILL, PAIRS, LimeMethod, RiseMethod, make_method
+from transforms.lines import quoted
 from transforms.rows import listed
 from transforms.segments import SEGMENTS
 
@@ -180,14 +181,52 @@ EXPLAINING = (
 def explaining(configuration: Mapping[str, Any], **changes: Any) -> AuditOptions:
     """How the run of that recorded ``configuration`` explained, with ``changes``, as options of an audit of nothing.
 
-    UsageError where the record holds what no audit can be asked for.
+    UsageError, and nothing else, where the record holds what no audit can be asked for: tables may be of anybody.
     """
-    given = {name: configuration[name] for name in EXPLAINING if name in configuration} | changes
+    recorded = {name: configuration[name] for name in EXPLAINING if name in configuration}
     try:
+        for name, value in recorded.items():
+            if not _is_recorded(name, value):
+                raise UsageError(f"its {name.replace('_', ' ')} is {quoted(repr(value))}")
+        given = {**recorded, **changes}
         given |= {name: tuple(given[name]) for name in ("methods", "map_size") if name in given}
         return AuditOptions(("none",), "none", "none", "none", **given)
-    except (TypeError, ValueError, UsageError) as error:
-        raise UsageError(f"the run's record does not say how it explained: {error}") from None
+    except (TypeError, ValueError, OverflowError, UsageError) as error:
+        raise UsageError(f"the run's record does not say how it explained: {error}. Audit again.") from None
+
+
+def _is_recorded(name: str, value: Any) -> bool:
+    """Whether an audit may have recorded ``value`` as its option ``name``, one of ``EXPLAINING``, as JSON."""
+
+    def whole(value: Any, most: int) -> bool:
+        return type(value) is int and 0 <= value <= most  # True is an int, too
+
+    if value is None:
+        return name in ("masks", "sampling", "converge", "fill")
+    match name:
+        case "methods":
+            return isinstance(value, list) and all(isinstance(one, str) for one in value)
+        case "settings":
+            return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+        case "map_size":
+            return isinstance(value, list) and len(value) == 2 and all(whole(side, _LONGEST_SIDE) for side in value)
+        case "masks" | "reference_masks":
+            return whole(value, _MOST_MASKS)
+        case "seed":
+            return whole(value, _LARGEST_SEED)
+        case "converge":
+            return type(value) in (int, float) and math.isfinite(value)
+        case "explain":
+            return value in ("query", "reference", "both")
+        case "perturb":
+            return value in get_args(Perturb)
+        case _:
+            return isinstance(value, str)
+
+
+_LONGEST_SIDE = 4096  # of a stored map
+_MOST_MASKS = 10**7
+_LARGEST_SEED = 2**63 - 1
 
 
 def check_bundle(options: AuditOptions, bundle: Bundle) -> None:

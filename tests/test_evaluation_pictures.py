@@ -192,6 +192,33 @@ def test_the_cascade(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert panels["rise"].get_ylim()[0] < -0.1 - 0.1  # all of the lowest interval is in view
 
 
+def test_references_are_resampled_where_they_are_explained() -> None:
+    more: dict[str, Any] = {"side": "reference", "reference_id": "r0"}
+    rows = [curved([0.0, 0.2, 1.0], query, **more) for query in range(3)]
+    curve = curves(rows, resamples=10)[RISE._replace(side="reference")]
+    assert (curve.pairs, curve.queries) == (3, 1)
+    assert np.isnan(curve.low).all()
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        (("rise",), {"stranger (control)"}),
+        (("rise", "lime"), {"stranger of rise (control)", "stranger of lime (control)"}),
+    ],
+)
+def test_strangers_are_named_by_their_method(
+    methods: Sequence[str], expected: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [curved([0.0, 0.5, 1.0], method=method) for method in methods]
+    rows += [curved([0.0, 0.4, 1.0], method=f"stranger_{method}", control=True) for method in methods]
+    drawn: list[Any] = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, path: drawn.append(figure))
+    draw_curves(curves(rows), tmp_path / "curves.png")
+    shown = {text.get_text().split("  ")[0] for text in drawn[0].axes[0].get_legend().get_texts()}
+    assert shown == {*methods, *expected}
+
+
 def test_names_are_text_and_no_formula(tmp_path: Path) -> None:
     rows = [curved([0.0, 0.5, 1.0], method=r"_$\frac{$", fill="$x"), curved([0.0, 1.0, 1.0], method="$\x1b")]
     assert draw_curves(curves(rows), tmp_path / "odd.png")

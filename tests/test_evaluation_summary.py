@@ -39,7 +39,6 @@ def row(metric: str, method: str, query: int, value: float | None, *, pair: int 
         "judged": None,
         "attribute": None,
         "curve": None,
-        "passes": 0,
         "reason": None,
         "message": None,
         "stratum": "all",
@@ -99,13 +98,34 @@ def test_weights_are_those_of_the_sample() -> None:
     )
 
 
-def test_several_draws_of_a_pair_are_one_observation() -> None:
-    control: dict[str, Any] = {"control": True}
-    rows = [row("deletion", "random", 0, value, **control) for value in (0.2, 0.3, 0.7)]
-    rows.append(row("deletion", "random", 1, 0.6, **control))
-    one = measure(summed(rows), "deletion", "random")
-    assert (one.pairs, one.queries, one.control) == (2, 2, True)
-    assert one.interval.estimate == pytest.approx((0.4 + 0.6) / 2)
+def test_a_pair_is_measured_once() -> None:
+    rows = [row("deletion", "random", 0, 0.2, control=True), row("deletion", "random", 1, 0.3, control=True)]
+    assert measure(summed(rows), "deletion", "random").interval.estimate == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="two rows of deletion of random"):
+        summed([*rows, row("deletion", "random", 0, 0.4, control=True)])
+
+
+def test_references_are_what_is_resampled_where_they_are_explained() -> None:
+    """Of three queries and two references: pairs of one reference share its passes."""
+    values = {(0, 0): 0.1, (1, 0): 0.3, (2, 0): 0.5, (0, 1): 0.9, (1, 1): 0.7}
+    rows = [
+        row("insertion", "rise", query, value, pair=pair, side=side)
+        for side in ("query", "reference")
+        for (query, pair), value in values.items()
+    ]
+    summary = summed(rows)
+    on_query, on_reference = (measure(summary, "insertion", side=side) for side in ("query", "reference"))
+    assert on_query.interval.estimate == on_reference.interval.estimate == pytest.approx(0.5)
+    assert (on_query.queries, on_reference.queries) == (3, 2)
+    assert (on_reference.interval.low, on_reference.interval.high) == pytest.approx((0.3, 0.8))
+    assert on_query.interval.low == pytest.approx(0.5)  # every query's mean is a half
+    more = [
+        row("insertion", "lime", query, value / 2, pair=pair, side="reference")
+        for (query, pair), value in values.items()
+    ]
+    gap = difference(summed([*rows, *more]), "insertion", "lime", "rise", side="reference")
+    assert gap.queries == 2
+    assert (gap.interval.low, gap.interval.high) == pytest.approx((-0.4, -0.15))
 
 
 def test_what_is_measured_apart_is_kept_apart() -> None:
@@ -187,21 +207,56 @@ def test_removal_is_a_ratio_of_sums_over_the_same_pairs() -> None:
 
 def test_removal_with_weights_and_drops_below_zero() -> None:
     rows = [row("removal", "rise", query, drop, weight=2.0 - query) for query, drop in enumerate((-0.1, 0.4))]
-    rows += [row("removal_oracle", "rise", query, drop, weight=2.0 - query) for query, drop in enumerate((-0.05, 0.5))]
+    rows += [row("removal_oracle", "rise", query, drop, weight=2.0 - query) for query, drop in enumerate((0.05, 0.5))]
     one = measure(summed(rows), "removal_share")
-    assert one.interval.estimate == pytest.approx((2 * -0.1 + 0.4) / (2 * -0.05 + 0.5))
-    # a resample of the first query alone has no share of anything
-    assert math.isnan(one.interval.low)
-    lost = [row(metric, "rise", 0, 0.0) for metric in ("removal", "removal_oracle")]
-    assert math.isnan(measure(summed(lost), "removal_share").interval.estimate)
+    assert one.interval.estimate == pytest.approx((2 * -0.1 + 0.4) / (2 * 0.05 + 0.5))
+    # a resample of the first query alone, and one of the second
+    assert (one.interval.low, one.interval.high) == pytest.approx((-2, 0.8))
 
 
-def test_one_oracle_serves_all_methods() -> None:
-    rows = [row("removal", method, 0, drop) for method, drop in (("rise", 0.1), ("lime", 0.3))]
-    rows.append(row("removal_oracle", "oracle", 0, 0.4, control=True))
+def removed(method: str, drops: Sequence[float | None], oracles: Sequence[float], **more: Any) -> list[Row]:
+    """Attribute removal, a query each; the oracle is first where nothing is lost against it."""
+    rows = []
+    for query, (drop, oracle) in enumerate(zip(drops, oracles, strict=True)):
+        first = None if drop is None else float(drop == oracle)
+        values = {"removal": drop, "removal_oracle": None if drop is None else oracle, "oracle_first": first}
+        rows += [row(metric, method, query, value, **more) for metric, value in values.items()]
+        rows.append(row("oracle_among_five", method, query, None if drop is None else 1.0, **more))
+    return rows
+
+
+def test_removal_is_compared_with_its_controls_and_among_methods() -> None:
+    oracles = (0.4, 0.2, 0.8, 0.5)
+    rows = removed("rise", (0.4, 0.1, 0.8, None), oracles) + removed("lime", (0.3, 0.2, 0.2, 0.5), oracles)
+    rows += removed("random", (0.2, 0.1, 0.4, 0.25), oracles, control=True)
+    rows += removed("confidence", (0.1, -0.1, 0.8, 0.5), oracles, control=True)
     summary = summed(rows)
-    assert measure(summary, "removal_share", "rise").interval.estimate == pytest.approx(0.25)
-    assert measure(summary, "removal_share", "lime").interval.estimate == pytest.approx(0.75)
+    found = {(one.metric, one.first, one.second): one for one in summary.differences}
+    methods, controls = ("lime", "rise"), ("confidence", "random")
+    pairs = {*((one, control) for one in methods for control in controls), ("lime", "rise")}
+    assert found.keys() == {
+        (metric, *pair) for metric in ("removal_share", "oracle_first", "oracle_among_five") for pair in pairs
+    }
+    share = found["removal_share", "rise", "random"]
+    assert (share.pairs, share.queries, share.control) == (3, 3, True)
+    # of the pairs that both have: 1.3 / 1.4 less 0.7 / 1.4
+    assert share.interval.estimate == pytest.approx(0.6 / 1.4)
+    # every resample of a query alone: 1 - 1/2, 1/2 - 1/2
+    assert (share.interval.low, share.interval.high) == pytest.approx((0, 0.5))
+    assert share.separated is None
+    assert found["removal_share", "lime", "random"].interval.estimate == pytest.approx((1.2 - 0.95) / 1.9)
+    assert found["oracle_first", "lime", "rise"].interval.estimate == pytest.approx(1 / 3 - 2 / 3)
+    assert found["oracle_among_five", "lime", "rise"].interval.estimate == 0
+    assert difference(summary, "removal_share", "rise", "confidence").interval.estimate == pytest.approx(0.5 / 1.4)
+
+
+def test_the_bootstrap_of_shares_is_paired() -> None:
+    """A method that always removes half of the oracle more than a control, whatever the oracle removes."""
+    oracles = [0.1 * (1 + query) for query in range(8)]
+    rows = removed("rise", [0.9 * one for one in oracles], oracles)
+    rows += removed("random", [0.4 * one for one in oracles], oracles, control=True)
+    interval = difference(summed(rows), "removal_share", "rise", "random").interval
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_average_precision_is_a_mean_over_attributes_without_an_interval() -> None:
@@ -292,12 +347,23 @@ def test_differences_are_over_the_pairs_that_both_have() -> None:
     assert (one.pairs, one.queries, one.fill) == (2, 2, "white")
 
 
-def test_a_control_without_a_map_is_compared_with_every_map() -> None:
-    rows = [row("iou", "rise", 0, value, map=map_) for map_, value in (("stored", 0.5), ("full", 0.7))]
-    rows += [row("iou", "centre", 0, 0.4, control=True), row("iou", "edges", 0, 0.1, control=True, map="full")]
-    summary = summed(rows)
-    found = {(one.second, one.map): one.interval.estimate for one in summary.differences}
-    assert found == pytest.approx({("centre", "stored"): 0.1, ("centre", "full"): 0.3, ("edges", "full"): 0.6})
+def test_a_method_is_compared_with_its_own_strangers_only() -> None:
+    rows = [row("iou", method, 0, value) for method, value in (("rise", 0.5), ("lime", 0.7), ("rise_2", 0.9))]
+    names = ("stranger_rise", "stranger_lime", "stranger_rise_2", "centre")
+    rows += [row("iou", name, 0, 0.1, control=True) for name in names]
+    found = {(one.first, one.second) for one in summed(rows).differences if one.control}
+    methods = ("rise", "lime", "rise_2")
+    assert found == {(one, name) for one in methods for name in (f"stranger_{one}", "centre")}
+
+
+def test_what_shares_its_pairs_is_resampled_as_it_is_alone() -> None:
+    rows = [row(metric, "rise", query, 0.1 * query) for query in range(6) for metric in ("iou", "pointing")]
+    rows += [row("pixel_auc", "rise", query, 0.1 * query) for query in range(5)]
+    together, alone = summed(rows), summed([one for one in rows if one["metric"] == "iou"])
+    for metric in ("iou", "pointing"):
+        one, other = measure(together, metric).interval, measure(alone, "iou").interval
+        assert (one.estimate, one.low, one.high) == pytest.approx((other.estimate, other.low, other.high))
+    assert measure(together, "pixel_auc").interval.estimate == pytest.approx(0.2)
 
 
 def test_a_difference_of_one_query_is_not_separated() -> None:

@@ -27,11 +27,6 @@ def removals(method: str, reasons: list[tuple[str, str] | None], **more: Any) ->
     return rows
 
 
-def unreadable(method: str, query: int, metrics: tuple[str, ...]) -> list[Row]:
-    """The rows of an image that cannot be read: they name neither map nor network."""
-    return [row(metric, method, query, None, reason="not_found", message="gone") for metric in metrics]
-
-
 def section(shown: list[str], title: str) -> list[str]:
     """The lines under ``title``, until the next title: a line after an empty one that no rule or table follows."""
     start = shown.index(title) + 1
@@ -81,7 +76,7 @@ def test_average_precision_is_one_line() -> None:
 def test_what_cannot_be_judged_by_hand() -> None:
     rows = removals("rise", [("not_scored", FEW)] * 3)
     shown = lines(summed(rows))
-    assert section(shown, "Attributes")[2:] == [
+    assert section(shown, "Attributes")[3:] == [
         "",
         "method  oracle's first  oracle's among five  removal  oracle's removal  queries  pairs  not judged",
         "------  --------------  -------------------  -------  ----------------  -------  -----  ----------",
@@ -104,7 +99,7 @@ def test_failures_and_what_cannot_be_judged_stand_apart() -> None:
         one for one in removals("rise", [None, few, ("not_found", "gone"), none, few]) if one["metric"] == "removal"
     ]
     shown = lines(summed(rows))
-    assert section(shown, "Attributes")[2:] == [
+    assert section(shown, "Attributes")[3:] == [
         "",
         "method  removal  queries  pairs  failed  not judged",
         "------  -------  -------  -----  ------  ----------",
@@ -135,16 +130,6 @@ def test_each_side_says_why_for_itself() -> None:
     assert "rise: 1 pair cannot be judged: attributes are of queries" in section(shown, "Attributes (reference side)")
 
 
-def test_an_image_that_cannot_be_read_does_not_repeat_the_sanity_table() -> None:
-    agreements = ("sanity", "seeds", "noise")
-    rows = sanity("rise", 0.6, [0.1, 0.2], map="stored")
-    rows += [row(metric, "rise", query, 0.9, map="stored") for metric in agreements[1:] for query in range(2)]
-    whole, broken = lines(summed(rows)), lines(summed(rows + unreadable("rise", 2, agreements)))
-    assert section(whole, "Sanity (stored maps)") == section(broken, "Sanity (stored maps)")
-    assert "Sanity" not in broken
-    assert section(broken, "Failures") == ["3 without a value: not_found, such as: gone"]
-
-
 def test_a_network_or_level_without_any_agreement_keeps_its_row() -> None:
     rows = [*sanity("rise", 0.5, [None, None], map="stored"), *sanity("rise", 1.0, [0.25], map="stored")]
     rows.append(row("noise", "rise", 0, None, reason="no_map", message="flat", map="stored"))
@@ -158,14 +143,38 @@ def test_a_network_or_level_without_any_agreement_keeps_its_row() -> None:
     ]
 
 
-def test_a_method_none_of_whose_images_could_be_read_is_shown() -> None:
-    rows = [*sanity("lime", 0.6, [0.1, 0.2], map="stored"), *unreadable("rise", 0, ("sanity",))]
-    assert section(lines(summed(rows)), "Sanity")[4:] == [
-        "the map of, or with  rise  queries  pairs  failed",
-        "-------------------  ----  -------  -----  ------",
-        "random                  -        0      0       1",
-        "",
-    ]
+def test_strangers_are_named_by_their_method_where_there_are_several() -> None:
+    def strange(method: str) -> list[Row]:
+        stranger = [row("iou", f"stranger_{method}", query, 0.1, control=True) for query in range(2)]
+        return [*(row("iou", method, query, 0.5) for query in range(2)), *stranger]
+
+    one = lines(summed(strange("rise")))
+    assert [line.split("  ")[0] for line in section(one, "Regions")[5:-1]] == ["rise", "stranger (control)"]
+    assert any(line.startswith("rise − stranger (control)") for line in one)
+    two = lines(summed(strange("rise") + strange("integrated_gradients")))
+    assert any(line.startswith("stranger of rise (control)") for line in section(two, "Regions"))
+    assert any(
+        line.startswith("integrated_gradients − stranger of integrated_gradients (control)")
+        for line in section(two, "Differences")
+    )
+    assert "stranger_" not in "\n".join(one + two) + markdown(summed(strange("rise")))
+
+
+def test_controls_of_removal_are_shown_and_compared() -> None:
+    rows = removals("rise", [None] * 6)
+    for control, value in (("random", 0.25), ("confidence", 0.4)):
+        some = removals(control, [None] * 6, control=True)
+        rows += [{**one, "value": value} if one["metric"] != "removal_oracle" else one for one in some]
+    shown = lines(summed(rows))
+    table = section(shown, "Attributes")
+    assert {line.split("  ")[0] for line in table if "(control)" in line} == {
+        "confidence (control)",
+        "random (control)",
+    }
+    gained = "".join(line for line in section(shown, "Differences") if line.startswith("rise − random"))
+    # 0.5 / 0.5 less 0.25 / 0.5, and 0.5 less 0.25 twice
+    assert gained.count("+0.500 (+0.500 to +0.500) better") == 1
+    assert gained.count("+0.250 (+0.250 to +0.250) better") == 2
 
 
 def test_lines_fit_and_say_it_all() -> None:

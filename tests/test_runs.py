@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.rows import explanation, publish, run
-from transforms import runs, tables
+from transforms import runs, storage, tables
 from transforms.core.errors import UsageError
 
 
@@ -111,6 +111,15 @@ def test_page_checksums_find_a_changed_number(out: Path) -> None:
         rows(out, "similarity")
 
 
+def test_an_old_run_does_not_know_its_attributes(out: Path) -> None:
+    assert runs.find(str(out), "a").row["model_id"] == "m0"
+    change(part(out, "runs"), vocabulary_id=None, ranking_id=pa.array(["r1"]))
+    row = runs.find(str(out), "a").row
+    assert {name: row[name] for name in runs.IDS} == {
+        "attribute_model_id": None, "vocabulary_id": None, "ranking_id": "r1",
+    }  # fmt: skip
+
+
 def test_a_run_has_one_row(out: Path) -> None:
     table = pq.read_table(part(out, "runs"), partitioning=None)
     pq.write_table(pa.concat_tables([table, table]), part(out, "runs"))
@@ -119,6 +128,36 @@ def test_a_run_has_one_row(out: Path) -> None:
     part(out, "runs").write_bytes(b"PAR1")
     with pytest.raises(UsageError, match=r"run_id=a.*cannot be read"):
         _ = runs.complete(str(out))[0].row
+
+
+def test_evaluations_are_those_with_a_row_and_files_tell_whose_they_are(out: Path) -> None:
+    """Ids may end like a shard's number, and files of other programs may lie beside."""
+    for run_id, evaluation in (("a", "first"), ("b", "first"), ("b", "x-00001"), ("gone", "first")):
+        address = storage.join(tables.folder(str(out), "evaluations", run_id), tables.part(0, evaluation))
+        storage.publish(address, b"")
+    for table, name in (("metrics", tables.part(0, "unfinished")), ("evaluations", "part-00000.parquet")):
+        storage.publish(storage.join(tables.folder(str(out), table, "a"), name), b"")
+    assert runs.evaluations(str(out)) == {("a", "first"), ("b", "first"), ("b", "x-00001"), ("gone", "first")}
+    assert {one.id for one in runs.complete(str(out))} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluation"),
+    [
+        ("part-e-00000.parquet", "e"),
+        ("part-e-00012-00003.parquet", "e-00012"),
+        ("part-e.2026_10-x-00003.parquet", "e.2026_10-x"),
+        ("part-00003.parquet", None),
+        ("part-7days-00003.parquet", None),
+        ("part-e-3.parquet", None),
+        ("part-e-00003.parquet.tmp", None),
+        (".part-e-00003.parquet", None),
+    ],
+)
+def test_a_file_s_name_says_whose_it_is(name: str, evaluation: str | None) -> None:
+    assert runs.of(f"/out/metrics/run_id=r1/{name}") == evaluation
+    if evaluation:
+        assert tables.part(int(name[-13:-8]), evaluation) == name
 
 
 @pytest.mark.parametrize(

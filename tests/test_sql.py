@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 
 from pipeline import sql
 from pipeline.answers import columns, cut, number, printable
-from tests.rows import explanation, failure, publish, run
+from tests.rows import STARTED, explanation, failure, publish, run
 from transforms import storage, tables
 from transforms.core.errors import MissingDependency, UsageError
+from transforms.write_tables import to_parquet
 
 duckdb = pytest.importorskip("duckdb")
 
@@ -96,12 +97,62 @@ def test_plain_duckdb_reads_the_runs_as_one_table(out: str) -> None:
 
 
 def test_a_file_of_an_earlier_schema_lacks_columns(out: str) -> None:
-    from transforms.write_tables import to_parquet
-
     old = tables.to_arrow("failures", [failure("a", "b", "empty")]).drop_columns(["weight", "source"])
     storage.publish(storage.join(tables.folder(out, "failures", "r2"), "part-00007.parquet"), to_parquet(old))
     answer = sql.query(out, "SELECT reason, weight, source FROM failures WHERE run_id = 'r2'")
     assert answer.to_pylist() == [{"reason": "empty", "weight": None, "source": None}]
+
+
+def publish_metrics(out: str, run_id: str, evaluation: str, values: list[float | None], *, complete: bool) -> None:
+    """An evaluation as one writes it: its metrics, and last its own row."""
+    rows: list[tables.Row] = [
+        {
+            "evaluation_id": evaluation,
+            "metric": "insertion",
+            "method": "rise",
+            "control": False,
+            "stratum": "all",
+            "weight": 1.0,
+            "value": value,
+            "reason": None if value is not None else "no_map",
+        }
+        for value in values
+    ]
+    texts = {"whymatch_version": "0", "versions": "{}", "configuration": "{}", "model_id": "m0"}
+    row: tables.Row = {
+        **dict.fromkeys((field.name for field in tables.SCHEMAS["evaluations"] if field.type == pa.int64()), len(rows)),
+        **{"evaluation_id": evaluation, "started": STARTED, "finished": STARTED, "sample_rate": 1.0, **texts},
+    }
+    written = [("metrics", rows), ("evaluations", [row])][: 2 if complete else 1]
+    for table, content in written:
+        address = storage.join(tables.folder(out, table, run_id), tables.part(0, evaluation))
+        storage.publish(address, to_parquet(tables.to_arrow(table, content)))
+
+
+def test_metrics_of_complete_evaluations_of_complete_runs_only(out: str) -> None:
+    publish_metrics(out, "r1", "first", [0.5, None], complete=True)
+    publish_metrics(out, "r1", "second", [0.25], complete=True)
+    publish_metrics(out, "r1", "killed", [0.125], complete=False)
+    publish_metrics(out, "r2", "killed", [0.75], complete=True)  # another run's of the same name
+    publish_metrics(out, "r3", "first", [1.0], complete=True)  # the run broke off
+    storage.publish(storage.join(tables.folder(out, "metrics", "r1"), "part-00000.parquet"), b"another program's")
+    found = sql.query(out, "SELECT run_id, evaluation_id, value, reason FROM metrics ORDER BY ALL").to_pylist()
+    assert [tuple(row.values()) for row in found] == [
+        ("r1", "first", 0.5, None),
+        ("r1", "first", None, "no_map"),
+        ("r1", "second", 0.25, None),
+        ("r2", "killed", 0.75, None),
+    ]
+    joined = sql.query(
+        out,
+        """SELECT run_id, evaluation_id, any_value(measurements) AS said, count(*) AS there
+           FROM evaluations JOIN metrics USING (run_id, evaluation_id) GROUP BY ALL ORDER BY ALL""",
+    ).to_pylist()
+    assert [(row["run_id"], row["evaluation_id"], row["said"] == row["there"]) for row in joined] == [
+        ("r1", "first", True),
+        ("r1", "second", True),
+        ("r2", "killed", True),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def agreement_rows(image: MeasuredImage) -> Iterator[tables.Row]:
         yield from _agreements(image, "shuffled", _shuffled(image))
     if "stranger" in measuring.measures:
         strangers: dict[Key, Outcome] = {
-            key_of(one): each(image.stranger_map(one.task, one.method), image.as_measured) for one in image.explained
+            key_of(one): image.stranger_map(one.task, one.method) for one in image.explained
         }
         yield from _agreements(image, "stranger", strangers)
 

@@ -219,10 +219,6 @@ class MeasuredImage:
         """``saliency`` [H, W] at the size of the maps that are measured."""
         return saliency if self.measuring.full else area_average(saliency, self.measuring.explaining.map_size)
 
-    def as_measured(self, saliency: Float64) -> Float64:
-        """A stored map at the size of the maps that are measured."""
-        return self.enlarged(saliency) if self.measuring.full else saliency
-
     def row(
         self, task: Task, metric: str, candidate: Candidate, value: float | LoadFailure, **more: object
     ) -> tables.Row:

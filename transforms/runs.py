@@ -19,7 +19,10 @@ from transforms import storage, tables
 from transforms.core.errors import UsageError
 from transforms.core.types import Float32
 
-__all__ = ["Run", "complete", "evaluations", "files", "find", "of", "read_batches", "saliency_map"]
+__all__ = ["IDS", "Run", "complete", "evaluations", "files", "find", "of", "read_batches", "saliency_map"]
+
+IDS = ("attribute_model_id", "vocabulary_id", "ranking_id")
+"""What a run knows of its bundle's attributes; null for a bundle without any, and in old runs."""
 
 _RUN_ID = re.compile(r"/run_id=([^/]+)/[^/]+\.parquet$")
 _EVALUATION = re.compile(r"/part-([A-Za-z][A-Za-z0-9._-]*)-\d{5}\.parquet$")
@@ -37,7 +40,7 @@ class Run:
     @cached_property
     def row(self) -> tables.Row:
         """Its row of the table runs; UsageError where the file does not hold exactly one."""
-        columns = ("started", "finished", "model_id", "explainer_ids", "configuration")
+        columns = ("started", "finished", "model_id", *IDS, "explainer_ids", "configuration")
         rows = [row for batch in read_batches(self.address, "runs", columns, ()) for row in batch.to_pylist()]
         if len(rows) != 1:
             raise UsageError(f"{storage.shown(self.address)} holds {len(rows):,} rows; a complete run has one")

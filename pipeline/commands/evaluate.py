@@ -35,8 +35,8 @@ def add(commands: Any) -> None:
         type=values.names,
         default=("insertion", "deletion"),
         metavar="NAME,…",
-        help="insertion, deletion; pointing, iou, pixel_auc (need regions); removal, average_precision (need attributes); sanity, "
-        "shuffled, stranger, seeds, noise (default: insertion,deletion)",
+        help="insertion, deletion; pointing, iou, pixel_auc (need regions); removal, average_precision (need "
+        "attributes); sanity, shuffled, stranger, seeds, noise (default: insertion,deletion)",
     )
     what.add_argument("--method", type=values.names, default=(), dest="methods", metavar="NAME,…", help="whose maps")
     what.add_argument(
@@ -56,8 +56,8 @@ def add(commands: Any) -> None:
         type=values.names,
         default=("random", "centre", "stranger"),
         metavar="NAME,…",
-        help="maps that explain nothing, measured beside: random, centre, edges, stranger (another query's map); none "
-        "for none (default: random,centre,stranger)",
+        help="maps that explain nothing, measured beside: random, centre, edges, stranger (another query's map; beside "
+        "stored maps only); none for none (default: random,centre,stranger)",
     )
     how.add_argument(
         "--fills",
@@ -68,7 +68,9 @@ def add(commands: Any) -> None:
     )
     how.add_argument("--noise", type=float, default=5.0, help="noise: its standard deviation, in levels of 255")
     how.add_argument("--stages", type=int, default=6, help="sanity: randomised copies of the network, 3 at least")
-    how.add_argument("--scratch", help="sanity: where other runners' workers find these copies")
+    how.add_argument(
+        "--scratch", help="sanity: where other runners' workers find these copies; nothing is removed there afterwards"
+    )
     how.add_argument("--seed", type=int, default=0, help="seed of what is drawn")
 
     known = parser.add_argument_group("what is known of the products")
@@ -92,7 +94,11 @@ def add(commands: Any) -> None:
         help="sanity: exit with 1 where maps agree more with those of a network half of whose blocks are random",
     )
     limits.add_argument(
-        "--max-failure-rate", type=float, default=0.05, help="exit with 1 where more measures cannot be taken"
+        "--max-failure-rate",
+        type=float,
+        default=0.05,
+        help="exit with 1 where more of a method's rows of a metric have no value; those that cannot be judged do not "
+        "count",
     )
     limits.add_argument("--max-pixels", type=int, default=64_000_000, help="of an image")
     limits.add_argument("--max-bytes", type=int, default=32 * 2**20, help="of an image file")
@@ -124,10 +130,16 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     return 0 if run(EvaluateOptions(**given), _cascade, say) else 1
 
 
-def _cascade(bundle: Path, out: Path, stages: int | None, seed: int) -> Sequence[Stage]:
+def _cascade(bundle: Path, out: Path, stages: int, seed: int) -> Sequence[Stage]:
     """Randomised copies of a bundle, as the evaluation is told of them."""
-    from export.cascade import cascade
+    from transforms.core.errors import MissingDependency
     from transforms.measuring import Stage
 
+    try:
+        from export.cascade import cascade
+    except ImportError as error:
+        raise MissingDependency(
+            f"sanity randomises the network in its ONNX file, which needs onnx ({error}). Run: pip install onnx"
+        ) from None
     made = cascade(bundle, out, stages=stages, seed=seed)
     return [Stage(str(stage.folder), stage.block, stage.depth, judged=not stage.head_only) for stage in made]

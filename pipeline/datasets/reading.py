@@ -10,6 +10,7 @@ import codecs
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal, NoReturn
@@ -151,8 +152,8 @@ class _TwiceError(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(f"the key {quoted(next(key for key in keys if keys.count(key) > 1))} is there more than once")
+        counts = Counter(key for key, _ in pairs)
+        raise _TwiceError(f"the key {quoted(next(key for key in counts if counts[key] > 1))} is there more than once")
     return found
 
 

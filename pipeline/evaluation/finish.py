@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pipeline.answers import printable
 from pipeline.evaluation.options import EvaluateOptions
-from pipeline.evaluation.summary import Summary, record, summarise
+from pipeline.evaluation.summary import Measure, Summary, name_of, record, summarise
 from pipeline.evaluation.text import lines, markdown
 from transforms import runs, storage, tables
 from transforms.core.errors import MissingDependency, NotScored, RunError, UsageError
@@ -31,28 +33,67 @@ def finish(options: EvaluateOptions, run_id: str, seconds: float, echo: Echo = p
     echo("")
     echo(f"measured   {row['explanations_measured']:,} explanations, {measured:,} measures, {failed:,} failed")
     echo(f"cost       {row['forward_passes']:,} forward passes, {seconds:.1f} s")
+    if row["products_left_out"]:
+        echo(f"products left out  {row['products_left_out']:,}")
     echo(f"tables     {storage.shown(options.tables)}/metrics/run_id={run_id}/, evaluation {options.evaluation_id}")
     if options.report is not None:
         _report(options, run_id, summary, Path(options.report), echo)
-    return _holds(options, summary, measured, failed, echo)
+    wrong = list(faults(options, summary))
+    for text in wrong:
+        echo(f"FAILED: {text}")
+    return not wrong
 
 
-def _holds(options: EvaluateOptions, summary: Summary, measured: int, failed: int, echo: Echo) -> bool:
-    holds = True
-    if not measured:
-        echo("FAILED: nothing was measured")
-        holds = False
-    elif failed / measured > options.max_failure_rate:
-        echo(
-            f"FAILED: {failed / measured:.1%} of the measures could not be taken, more than --max-failure-rate "
-            f"{options.max_failure_rate:.1%}"
-        )
-        holds = False
+def faults(options: EvaluateOptions, summary: Summary) -> Iterator[str]:
+    """Why the evaluation fails: what was asked for and has no value, too many failures, methods that are not sane.
+
+    Controls are no part of it: a control that fails is as it should be.
+    """
+    own = [one for one in summary.measures if not one.control]
+    for metric in options.metrics:
+        if not any(one.pairs or one.attributes for one in own if one.metric == metric):
+            yield f"{metric} has no value at all: {_why(metric, own, summary)}"
+    yield from _too_many_failures(own, options.max_failure_rate)
     for verdict in summary.verdicts:
-        if not verdict.control and verdict.passes is False:
-            echo(f"FAILED: {verdict.text}")
-            holds = False
-    return holds
+        if not verdict.control and not verdict.passes:
+            yield verdict.text
+
+
+def _why(metric: str, own: list[Measure], summary: Summary) -> str:
+    """Why ``metric`` has no value: what its rows say, where none of them was scored, or the reasons of all rows."""
+    here = [one for one in own if one.metric == metric]
+    if not here:
+        return "there was nothing to measure it on"
+    unscored: Counter[str] = Counter()
+    for one in here:
+        unscored.update(dict(one.not_scored))
+    said = [f"{why} ({count:,})" for why, count in sorted(unscored.items(), key=lambda item: (-item[1], item[0]))]
+    if sum(one.failed for one in here) > unscored.total():
+        others = sorted(set(summary.reasons) - {NotScored.reason})
+        said += [f"{reason}, such as: {summary.examples[reason]}" for reason in others]
+    return printable("; ".join(said))
+
+
+def _too_many_failures(own: list[Measure], most: float) -> Iterator[str]:
+    """Of each method the metrics too many of whose rows have no value; those that fail alike are told together.
+
+    Rows that nothing can be said about are no failures, and no successes.
+    """
+    failed: Counter[tuple[str, str]] = Counter()
+    rows: Counter[tuple[str, str]] = Counter()
+    for one in own:
+        failures = one.failed - sum(count for _, count in one.not_scored)
+        failed[one.method, one.metric] += failures
+        rows[one.method, one.metric] += failures + one.pairs + one.attributes
+    alike: defaultdict[tuple[str, float], list[str]] = defaultdict(list)
+    for (method, metric), count in failed.items():
+        if count > most * rows[method, metric]:
+            alike[method, count / rows[method, metric]].append(metric)
+    for (method, share), metrics in alike.items():
+        yield (
+            f"{', '.join(metrics)} of {name_of(method, False)}: {share:.1%} of the measures could not be taken, more "
+            f"than --max-failure-rate {most:.1%}"
+        )
 
 
 def _report(options: EvaluateOptions, run_id: str, summary: Summary, folder: Path, echo: Echo) -> None:

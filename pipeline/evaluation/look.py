@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import insort
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.evaluation.options import EvaluateOptions
 from transforms.core.sampling import kept, position
@@ -11,12 +13,16 @@ from transforms.measuring import STRANGER, Stranger
 from transforms.read_explanations import Explained, read
 
 STRANGERS = 64
-"""Queries whose pairs others are compared with."""
+"""Queries whose pairs others are compared with, shared out among the conditions."""
+_FEWEST = 4  # of each condition, however many there are
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the tables hold that an evaluation needs to know before it starts."""
+    """What the tables hold that an evaluation needs to know before it starts.
+
+    ``frame`` (H, W) and ``map_size`` (h, w) are those of a row, None of a run without rows, or without maps.
+    """
 
     explanations: int
     sampled: int
@@ -24,30 +30,39 @@ class Found:
     queries: int
     strangers: tuple[Stranger, ...]
     frame: tuple[int, int] | None
+    map_size: tuple[int, ...] | None
 
 
 def look(files: Sequence[str], methods: Sequence[str], options: EvaluateOptions) -> Found:
     """Reads the explanations once: how many there are, and the pairs that others will be compared with.
 
-    Strangers are the queries that come first by a hash of their ids, one pair of each, the first by its id.
+    Strangers are, of each condition, the queries that come first by a hash of their ids, one pair of each, the first by
+    its id: only pairs of one condition can be compared.
     """
     count = sampled = 0
     pairs: set[str] = set()
     queries: set[str] = set()
-    frame = None
+    frame = map_size = None
+    strangers: defaultdict[str | None, _Strangers] = defaultdict(lambda: _Strangers(options.seed))
     wants = STRANGER in options.controls or options.asks("shuffled", "stranger")
-    first: dict[str, list[Explained]] = {}
     for explained in _all(files, methods):
         count += 1
         pair = explained.task.pair
         frame = explained.frame
+        map_size = map_size if explained.map is None else explained.map.shape
         if wants and explained.map is not None:
-            _keep_stranger(first, explained, options.seed)
+            strangers[pair.condition].add(explained)
         if kept(pair.query_id, options.sample, options.sampling_seed):
             sampled += 1
             pairs.add(pair.pair_id)
             queries.add(pair.query_id)
-    return Found(count, sampled, len(pairs), len(queries), tuple(map(_stranger, first.values())), frame)
+    of_each = max(_FEWEST, STRANGERS // max(1, len(strangers)))
+    chosen = [one for condition in sorted(strangers, key=_named) for one in strangers[condition].kept()[:of_each]]
+    return Found(count, sampled, len(pairs), len(queries), tuple(map(_stranger, chosen)), frame, map_size)
+
+
+def _named(condition: str | None) -> tuple[bool, str]:
+    return condition is not None, condition or ""
 
 
 def _all(files: Sequence[str], methods: Sequence[str]) -> Iterator[Explained]:
@@ -55,27 +70,49 @@ def _all(files: Sequence[str], methods: Sequence[str]) -> Iterator[Explained]:
         yield from read(file, methods)
 
 
-def _keep_stranger(first: dict[str, list[Explained]], explained: Explained, seed: int) -> None:
-    """Keeps the explanations of one pair of each of the first queries by their place, ``STRANGERS`` of them."""
-    query_id = explained.task.pair.query_id
-    known = first.get(query_id)
-    key = (explained.task.pair.pair_id, explained.task.side)
-    if known is not None:
-        best = (known[0].task.pair.pair_id, known[0].task.side)
+@dataclass
+class _Strangers:
+    """The explanations of one pair of each of the ``STRANGERS`` queries that come first by their places.
+
+    A query's place is a hash of its id, taken once: where a table is sorted by query, once a query.
+    """
+
+    seed: int
+    first: dict[str, list[Explained]] = field(default_factory=dict)
+    places: list[tuple[float, str]] = field(default_factory=list)
+    left_out: str | None = None
+
+    def add(self, explained: Explained) -> None:
+        query_id = explained.task.pair.query_id
+        if query_id in self.first:
+            self._add_to(self.first[query_id], explained)
+        elif query_id != self.left_out and not self._admit((position(query_id, self.seed), query_id), explained):
+            self.left_out = query_id
+
+    def kept(self) -> list[list[Explained]]:
+        """By the order of the places, which does not depend on that of the rows."""
+        return [self.first[query_id] for _, query_id in self.places]
+
+    def _admit(self, place: tuple[float, str], explained: Explained) -> bool:
+        if len(self.places) == STRANGERS:
+            if place > self.places[-1]:
+                return False
+            del self.first[self.places.pop()[1]]
+        insort(self.places, place)
+        self.first[place[1]] = [explained]
+        return True
+
+    @staticmethod
+    def _add_to(known: list[Explained], explained: Explained) -> None:
+        """Keeps the pair that comes first by its id, with the explanations of all methods."""
+        key, best = ((one.task.pair.pair_id, one.task.side) for one in (explained, known[0]))
         if key < best:
-            first[query_id] = [explained]
+            known[:] = [explained]
         elif key == best:
             known.append(explained)
-        return
-    if len(first) == STRANGERS:
-        last = max(first, key=lambda one: (position(one, seed), one))
-        if (position(query_id, seed), query_id) > (position(last, seed), last):
-            return
-        del first[last]
-    first[query_id] = [explained]
 
 
 def _stranger(explained: Sequence[Explained]) -> Stranger:
     task = explained[0].task
     maps = {one.method: one.map for one in explained if one.map is not None}
-    return Stranger(task.pair.query_id, task.explained, task.other, task.side, maps)
+    return Stranger(task.pair.query_id, task.explained, task.other, task.side, maps, condition=task.pair.condition)

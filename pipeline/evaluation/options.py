@@ -46,7 +46,7 @@ class EvaluateOptions:
     neighbours: int = Removal.neighbours
     max_distance: int = 0
     noise: float = 5.0
-    stages: int | None = 6
+    stages: int = 6
     seed: int = 0
     scratch: str | None = None
     report: str | None = None
@@ -71,7 +71,7 @@ class EvaluateOptions:
         for name in ("threads", "workers", "shards", "max_pixels", "max_bytes"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.batch is None or self.batch >= 1, "batch", self.batch, "at least 1")
-        _require(self.stages is None or self.stages >= 3, "stages", self.stages, "at least 3: the head, half, all")
+        _require(self.stages >= 3, "stages", self.stages, "at least 3: the head, half, all")
         _require(0 < self.sample <= 1, "sample", self.sample, "above 0 and at most 1")
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
         _require(self.sampling_seed >= 0, "sampling_seed", self.sampling_seed, "at least 0")
@@ -91,6 +91,9 @@ class EvaluateOptions:
                 check_fill(fill)
             except ValueError as error:
                 raise UsageError(f"--fills: {error}") from None
+        # one colour may be written in two ways, and would be measured twice
+        object.__setattr__(self, "fills", tuple(fill.lower() for fill in self.fills))
+        _differ("fills", self.fills)
         self.removal()
         if self.asks(*REGIONS) and not (self.catalogue and self.region):
             raise UsageError(
@@ -99,6 +102,8 @@ class EvaluateOptions:
             )
         if self.asks(*ATTRIBUTES) and not self.catalogue:
             raise UsageError(f"{' and '.join(ATTRIBUTES)} need --catalogue, which says what attributes products have")
+        if self.maps == "full" and "stranger" in self.metrics:
+            raise UsageError("stranger compares with another query's map of the table: leave --maps full out")
         if "sanity" in self.metrics and self.runner != "local" and not self.scratch:
             raise UsageError(
                 f"--runner {self.runner}: sanity needs --scratch, a folder that its workers can read, for randomised "
@@ -113,6 +118,11 @@ class EvaluateOptions:
     def compares(self) -> bool:
         """Whether maps are measured one by one, so that controls can be measured beside them."""
         return self.asks(*CURVES, *REGIONS, "sanity")
+
+    @property
+    def with_strangers(self) -> bool:
+        """Whether another query's map is measured beside: a map of the table, so only beside those of the table."""
+        return STRANGER in self.controls and self.maps == "stored" and self.asks(*CURVES, *REGIONS)
 
     def removal(self) -> Removal:
         """Which products stand for a query without an attribute; UsageError for numbers that cannot be."""
@@ -142,6 +152,10 @@ def _among(name: str, given: tuple[str, ...], known: tuple[str, ...], *, may_be_
     _require(
         not unknown and (may_be_empty or bool(given)), name, unknown or given, f"one or more of {', '.join(known)}"
     )
+    _differ(name, given)
+
+
+def _differ(name: str, given: tuple[str, ...]) -> None:
     if len(set(given)) < len(given):
         raise UsageError(f"--{name} names one twice: {', '.join(given)}")
 

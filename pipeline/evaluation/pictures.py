@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.answers import cut, printable
-from pipeline.evaluation.summary import Measure, Summary
+from pipeline.evaluation.summary import LONGEST_NAME, Measure, Summary, explained_product, strangers_named
 from transforms.core import metrics
 from transforms.core.bootstrap import Interval, means_by_query
 from transforms.core.errors import MissingDependency
@@ -65,7 +65,10 @@ class Curve:
 
 
 class _Kept(NamedTuple):
-    """The pairs of one line and map: ids, weights, and curves one after the other, T float32 each."""
+    """The pairs of one line and map: ids, weights, and curves one after the other, T float32 each.
+
+    The first id is that of the explained product, over which is resampled.
+    """
 
     ids: list[tuple[str, str]]
     weights: array[float]
@@ -89,7 +92,7 @@ def curves(rows: Iterable[Row], *, resamples: int = 10_000, seed: int = 0) -> di
         if len(scores) * len(one.ids) != len(one.values):
             points = len(one.values) // len(one.ids)
             raise ValueError(f"curves of one line have one number of points, got {points} and then {len(scores)}")
-        one.ids.append((row.get("query_id") or "", row.get("pair_id") or ""))
+        one.ids.append((explained_product(row), row.get("pair_id") or ""))
         one.weights.append(1.0 if row.get("weight") is None else row["weight"])
         one.values.extend(metrics.curve(np.asarray(scores, np.float64)).normalised)
     chosen: dict[Line, str | None] = {}
@@ -105,6 +108,11 @@ def draw_curves(curves: Mapping[Line, Curve], path: Path) -> bool:
     Methods are coloured and in the order of their areas, the best first; controls are grey and dashed. Returns whether
     there was anything to draw; if not, nothing is written. MissingDependency without matplotlib.
     """
+    names = strangers_named(line.method for line in curves if line.control)
+    curves = {
+        line._replace(method=names.get(line.method, line.method)) if line.control else line: curve
+        for line, curve in curves.items()
+    }
     places = sorted({(line.side or "", line.fill or "") for line in curves})
     if not places:
         return False
@@ -180,7 +188,7 @@ _LEGEND = (_JUDGED, _UNJUDGED, *(label for _, label, _, _ in _LEVELS))
 def _curve(kept: _Kept, map_: str | None, resamples: int, seed: int) -> Curve:
     pairs = len(kept.ids)
     values, weights = np.array(kept.values, np.float64).reshape(pairs, -1), np.array(kept.weights)
-    order = sorted(range(pairs), key=lambda at: (kept.ids[at], weights[at], values[at].tolist()))
+    order = sorted(range(pairs), key=kept.ids.__getitem__)
     queries = [kept.ids[at][0] for at in order]
     areas = np.trapezoid(values, dx=1 / (values.shape[1] - 1), axis=1)
     # the area beside the points, so that it comes of the same resamples
@@ -188,7 +196,7 @@ def _curve(kept: _Kept, map_: str | None, resamples: int, seed: int) -> Curve:
     found = means_by_query(together, queries, weights=weights[order], resamples=resamples, seed=seed)
     area = Interval(*(float(one[-1]) for one in found))
     mean, low, high = (one[:-1] for one in found)
-    return Curve(mean, low, high, area, map_, len(set(kept.ids)), len(set(queries)))
+    return Curve(mean, low, high, area, map_, pairs, len(set(queries)))
 
 
 def _figure(height: float) -> Any:
@@ -311,7 +319,7 @@ def _numbers(interval: Interval) -> str:
 
 def _label(method: str, control: bool) -> str:
     """A name that matplotlib takes as text: no formula, and no "_", which would keep it out of the legend."""
-    shown = cut(printable(method), 28).lstrip("_").replace("$", r"\$")
+    shown = cut(printable(method), LONGEST_NAME).lstrip("_").replace("$", r"\$")
     return f"{shown} (control)" if control else shown
 
 

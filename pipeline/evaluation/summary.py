@@ -1,6 +1,7 @@
 """What the rows of an evaluation say: means with intervals, paired differences, and the sanity verdict of each method.
 
-The unit is the query: its pairs are nearly one observation, so every interval is a bootstrap over queries
+The unit is the explained product: its pairs share the masked passes of its image and are nearly one observation. So
+every interval is a bootstrap over queries, or, of the reference's side, over references
 (:mod:`transforms.core.bootstrap`), and methods are compared on the pairs that both have.
 
 The **verdict** is that of J. Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3: a map that
@@ -19,17 +20,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.answers import cut, printable
-from transforms.core.bootstrap import Index, Interval, bootstrap, mean_by_query, means_by_query
+from transforms.core.bootstrap import Interval, means_by_query, ratio_by_query
 from transforms.core.errors import NotScored
 from transforms.core.types import Float64
+from transforms.measuring import STRANGER
 from transforms.tables import Row
 
+K = TypeVar("K")
 Better: TypeAlias = Literal["higher", "lower"]
 
 HEAD_SHARE = 0.5
@@ -41,6 +44,8 @@ SHARE = "removal_share"
 CURVES = ("insertion", "deletion", "insertion_raw", "deletion_raw")
 REGIONS = ("pointing", "iou", "pixel_auc")
 ATTRIBUTES = (SHARE, "oracle_first", "oracle_among_five", "removal", "removal_oracle")
+JUDGED_ATTRIBUTES = (SHARE, "oracle_first", "oracle_among_five")
+"""The metrics of attribute removal by which methods are compared."""
 AVERAGE_PRECISION = "average_precision"
 LEVELS = ("seeds", "noise", "shuffled", "stranger")
 """The agreements that ``sanity`` is read against, from high to low."""
@@ -51,19 +56,24 @@ BETTER: Mapping[str, Better] = {
 }
 """Which way a metric is good; what stands beside the others (a floor, an oracle) is neither."""
 
+LONGEST_NAME = 32
+"""Columns of a method's or control's name that are shown: those of the longest control, as strangers are named."""
+
 _ROUNDING = 1e-9  # equal values that were added up in another order differ by less
+_TOGETHER = 1 << 22  # values that are resampled at once, 32 MB
 _NOTHING = Interval(math.nan, math.nan, math.nan)
+_OF_STRANGERS = f"{STRANGER}_"  # and the name of the method whose maps they are
 
 
 @dataclass(frozen=True)
 class Measure:
     """The mean of one metric; of ``removal_share``, the ratio of two sums.
 
-    ``queries`` and ``pairs`` have a value, ``failed`` rows have none. Of these, ``not_scored`` are those that nothing
-    can be said about (:class:`transforms.core.errors.NotScored`): why, and how many rows, most first.
-    ``average_precision`` is a mean over ``attributes``, which are no sample of anything: it has no queries, pairs or
-    interval. ``judged`` is None but for ``sanity``; bounds are NaN where there is no interval, the estimate where there
-    is no value.
+    ``queries``, or references where their side is explained, and ``pairs`` have a value, ``failed`` rows have none. Of
+    these, ``not_scored`` are those that nothing can be said about (:class:`transforms.core.errors.NotScored`): why, and
+    how many rows, most first. ``average_precision`` is a mean over ``attributes``, which are no sample of anything: it
+    has no queries, pairs or interval. ``judged`` is None but for ``sanity``; bounds are NaN where there is no interval,
+    the estimate where there is no value.
     """
 
     metric: str
@@ -86,7 +96,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of ``first`` less that of ``second`` over the pairs that both have.
+    """The mean of ``first`` less that of ``second`` over the pairs that both have; of ``removal_share`` their shares.
 
     ``second`` is a control where ``control`` is set. ``separated`` says whether ``first`` is better or worse in the
     metric's direction; None where the interval holds 0 or there is none.
@@ -144,8 +154,8 @@ class Summary:
 def summarise(rows: Iterable[Row], *, sanity_limit: float = 0.5, resamples: int = 10_000, seed: int = 0) -> Summary:
     """The summary of one evaluation's ``rows``, as of the table ``metrics``.
 
-    Several rows of one pair, metric and method (draws of a random control) count as their mean. A row's ``weight``
-    weights its pair in every mean; without one it is 1. Rows without a finite value are counted under their reason.
+    A row's ``weight`` weights its pair in every mean; without one it is 1. Rows without a finite value are counted
+    under their reason. ValueError where two rows measure the same of one pair: then they are not of one evaluation.
 
     Args:
       rows: in any order; read once, one number of each is kept.
@@ -158,7 +168,11 @@ def summarise(rows: Iterable[Row], *, sanity_limit: float = 0.5, resamples: int 
         kept.add(row)
     samples, queries, weights = kept.sorted()
     draws = _Draws(queries, weights, resamples, seed)
-    measures = [_measure(key, samples[key], kept, draws) for key in sorted(samples, key=key_order)]
+    keys = sorted(samples, key=key_order)
+    intervals = draws.means(
+        {key: samples[key] for key in keys if len(samples[key].units) and key.metric != AVERAGE_PRECISION}
+    )
+    measures = [_measure(key, samples[key], intervals.get(key, _NOTHING), kept, draws) for key in keys]
     measures += _shares(samples, draws)
     return Summary(
         measures=tuple(sorted(measures, key=lambda one: (*metric_order(one.metric), *key_order(one)))),
@@ -222,7 +236,7 @@ class _Kept:
         if value is None or not math.isfinite(value):
             self._fail(key, row)
             return
-        unit = (row.get("query_id") or "", row.get("pair_id") or row.get("attribute") or "")
+        unit = (explained_product(row), row.get("pair_id") or row.get("attribute") or "")
         at = self.units.setdefault(unit, len(self.units))
         if at == len(self.weights):
             self.weights.append(math.nan)
@@ -241,7 +255,7 @@ class _Kept:
             self.not_scored[key][message] += 1
 
     def sorted(self) -> tuple[dict[_Key, _Sample], NDArray[np.int64], Float64]:
-        """The groups with units numbered in the order of their ids, and of each unit its query's number and weight."""
+        """The groups with units numbered in the order of their ids, and of each its product's number and its weight."""
         ids = sorted(self.units)
         order = np.array([self.units[one] for one in ids], np.int64)
         place = np.empty(len(ids), np.int64)
@@ -249,17 +263,24 @@ class _Kept:
         queries = np.cumsum([at > 0 and ids[at][0] != ids[at - 1][0] for at in range(len(ids))], dtype=np.int64)
         weights = np.array(self.weights, np.float64)[order]
         samples = {
-            key: _sample(place[np.array(units, np.int64)], np.array(values, np.float64))
+            key: _sample(key, place[np.array(units, np.int64)], np.array(values, np.float64))
             for key, (units, values) in self.groups.items()
         }
         return samples, queries, np.where(np.isnan(weights), 1.0, weights)
 
 
-def _sample(units: NDArray[np.int64], values: Float64) -> _Sample:
-    """One value a unit, the mean of its own: summed in their order of size, so that no order of rows shows."""
-    order = np.lexsort((values, units))
-    found, starts, counts = np.unique(units[order], return_index=True, return_counts=True)
-    return _Sample(found, np.add.reduceat(values[order], starts) / counts if len(found) else values)
+def _sample(key: _Key, units: NDArray[np.int64], values: Float64) -> _Sample:
+    """The values in the order of their units; ValueError where one has two."""
+    order = np.argsort(units)
+    rising = units[order]
+    if (np.diff(rising) == 0).any():
+        raise ValueError(f"two rows of {key.metric} of {key.method} measure the same: they are of two evaluations")
+    return _Sample(rising, values[order])
+
+
+def explained_product(row: Row) -> str:
+    """The id of the product whose image a row explains: a query, or a reference where its side is explained."""
+    return row.get("reference_id" if row.get("side") == "reference" else "query_id") or ""
 
 
 def key_order(one: _Key | Measure) -> tuple[tuple[bool, Any], ...]:
@@ -287,51 +308,48 @@ class _Draws:
     resamples: int
     seed: int
 
-    def mean(self, sample: _Sample) -> Interval:
-        return mean_by_query(sample.values, self.queries[sample.units], **self._how(sample.units))
-
-    def means(self, units: NDArray[np.int64], values: Float64) -> Iterator[Interval]:
-        """Of each column of ``values`` [P, T], from the same draws."""
-        found = means_by_query(values, self.queries[units], **self._how(units))
-        return (Interval(*map(float, one)) for one in zip(*found, strict=True))
+    def means(self, samples: Mapping[K, _Sample]) -> dict[K, Interval]:
+        """Of each of ``samples``, none empty; those on the same units, most often all, are resampled together."""
+        together: dict[bytes, list[K]] = defaultdict(list)
+        for key, sample in samples.items():
+            together[sample.units.tobytes()].append(key)
+        found: dict[K, Interval] = {}
+        for keys in together.values():
+            units = samples[keys[0]].units
+            at_once = max(1, _TOGETHER // len(units))
+            for start in range(0, len(keys), at_once):
+                some = keys[start : start + at_once]
+                values = np.stack([samples[key].values for key in some], axis=1)
+                parts = means_by_query(
+                    values,
+                    self.queries[units],
+                    weights=self.weights[units],
+                    resamples=self.resamples,
+                    seed=self.seed,
+                )
+                found |= {key: Interval(*map(float, one)) for key, *one in zip(some, *parts, strict=True)}
+        return found
 
     def ratio(self, above: _Sample, below: _Sample) -> Interval:
-        """The sum of ``above`` over that of ``below``, on the same units, where single parts of either may be below 0.
-
-        NaN where the sum below is not above 0; without bounds for one query, or where a resample has no ratio.
-        """
-        queries, place = np.unique(self.queries[above.units], return_inverse=True)
+        """The sum of ``above`` over that of ``below``, on the same units; every value of ``below`` is above 0."""
         weights = self.weights[above.units]
-        parts = np.stack([np.bincount(place, weights * one.values, len(queries)) for one in (above, below)])
-        total = parts.sum(axis=1)
-        if not total[1] > 0:
-            return _NOTHING
-        alone = replace(_NOTHING, estimate=float(total[0] / total[1]))
-        if len(queries) == 1:
-            return alone
-
-        def ratio(drawn: Index) -> float:
-            drawn_above, drawn_below = parts[:, drawn].sum(axis=1)
-            return float(drawn_above / drawn_below) if drawn_below > 0 else math.nan
-
-        try:
-            return bootstrap(ratio, len(queries), resamples=self.resamples, seed=self.seed)
-        except ValueError:
-            return alone
+        return ratio_by_query(
+            weights * above.values,
+            weights * below.values,
+            self.queries[above.units],
+            resamples=self.resamples,
+            seed=self.seed,
+        )
 
     def count(self, units: NDArray[np.int64]) -> int:
         """Distinct queries."""
         return len(np.unique(self.queries[units]))
 
-    def _how(self, units: NDArray[np.int64]) -> dict[str, Any]:
-        return {"weights": self.weights[units], "resamples": self.resamples, "seed": self.seed}
 
-
-def _measure(key: _Key, sample: _Sample, kept: _Kept, draws: _Draws) -> Measure:
+def _measure(key: _Key, sample: _Sample, interval: Interval, kept: _Kept, draws: _Draws) -> Measure:
     units, over_attributes = len(sample.units), key.metric == AVERAGE_PRECISION
-    interval = _NOTHING
-    if units:
-        interval = replace(_NOTHING, estimate=float(sample.values.mean())) if over_attributes else draws.mean(sample)
+    if units and over_attributes:
+        interval = replace(_NOTHING, estimate=float(sample.values.mean()))
     return Measure(
         *key,
         judged=key not in kept.unjudged if key.metric == "sanity" else None,
@@ -346,20 +364,9 @@ def _measure(key: _Key, sample: _Sample, kept: _Kept, draws: _Draws) -> Measure:
 
 
 def _shares(samples: Mapping[_Key, _Sample], draws: _Draws) -> Iterator[Measure]:
-    """The removal of each method as a share of the oracle's on the same pairs.
-
-    The oracle's is that of the same method; where it stands under one name for all, that of the pair.
-    """
+    """The removal of each method as a share of the oracle's on the same pairs."""
     for key in (key for key in samples if key.metric == "removal"):
-        own = key._replace(metric="removal_oracle")
-        alike = [other for other in samples if other.metric == own.metric and other[3:5] == own[3:5]]
-        oracles = [samples[one] for one in ([own] if own in samples else alike)]
-        if not oracles:
-            continue
-        oracle = _sample(
-            np.concatenate([one.units for one in oracles]), np.concatenate([one.values for one in oracles])
-        )
-        above, below = _shared(samples[key], oracle)
+        above, below = _beside_oracle(samples[key], key, samples)
         if not len(above.units):
             continue
         yield Measure(
@@ -375,6 +382,12 @@ def _shares(samples: Mapping[_Key, _Sample], draws: _Draws) -> Iterator[Measure]
         )
 
 
+def _beside_oracle(sample: _Sample, key: _Key, samples: Mapping[_Key, _Sample]) -> tuple[_Sample, _Sample]:
+    """``sample`` and the oracle's removal of ``key``'s method, on the units that both have."""
+    oracle = samples.get(key._replace(metric="removal_oracle"), _Sample(np.empty(0, np.int64), np.empty(0)))
+    return _shared(sample, oracle)
+
+
 def _shared(one: _Sample, other: _Sample) -> tuple[_Sample, _Sample]:
     """Both on the units that both have."""
     units, left, right = np.intersect1d(one.units, other.units, assume_unique=True, return_indices=True)
@@ -382,28 +395,24 @@ def _shared(one: _Sample, other: _Sample) -> tuple[_Sample, _Sample]:
 
 
 def _differences(samples: Mapping[_Key, _Sample], draws: _Draws) -> list[Difference]:
-    """Each method less each control, then each two methods, for each metric, side, fill and map.
-
-    A control that names no side, fill or map is compared under every one.
-    """
-    keys = sorted((key for key in samples if key.metric in (*CURVES, *REGIONS)), key=key_order)
+    """Each method less each control, then each two methods, for each metric, side, fill and map."""
     places: dict[tuple[str, Place], list[_Key]] = defaultdict(list)
-    for key in keys:
-        if not key.control:
-            places[key.metric, place_of(key)].append(key)
+    for key in sorted(samples, key=key_order):
+        metric = SHARE if key.metric == "removal" else key.metric
+        if metric in (*CURVES, *REGIONS, *JUDGED_ATTRIBUTES):
+            places[metric, place_of(key)].append(key)
     found: list[Difference] = []
     for metric, where in sorted(places, key=lambda place: (metric_order(place[0]), sortable(place[1]))):
-        methods = places[metric, where]
-        controls = [
-            key
-            for key in keys
-            if key.control
-            and key.metric == metric
-            and all(own in (None, wanted) for own, wanted in zip(place_of(key), where, strict=True))
-        ]
-        pairs = [(one, control) for one in methods for control in controls] + list(combinations(methods, 2))
-        found += _compared(metric, where, pairs, samples, draws)
+        keys = places[metric, where]
+        methods = [key for key in keys if not key.control]
+        pairs = [(one, other) for one in methods for other in keys if other.control and _is_beside(other, one)]
+        found += _compared(metric, where, pairs + list(combinations(methods, 2)), samples, draws)
     return found
+
+
+def _is_beside(control: _Key, method: _Key) -> bool:
+    """Whether ``control`` says anything of ``method``: another query's map does of its own method."""
+    return not control.method.startswith(_OF_STRANGERS) or control.method == _OF_STRANGERS + method.method
 
 
 def _compared(
@@ -413,19 +422,22 @@ def _compared(
     samples: Mapping[_Key, _Sample],
     draws: _Draws,
 ) -> list[Difference]:
-    """The differences of ``pairs``; those that lie on the same units, most often all, are resampled together."""
-    together: dict[bytes, list[tuple[int, NDArray[np.int64], Float64]]] = defaultdict(list)
-    for at, (first, second) in enumerate(pairs):
+    """The differences of ``pairs``.
+
+    Of shares it is one ratio: which pairs are judged and what the oracle removes does not depend on the method.
+    """
+    gaps: dict[tuple[_Key, _Key], _Sample] = {}
+    for first, second in pairs:
         one, other = _shared(samples[first], samples[second])
-        if len(one.units):
-            together[one.units.tobytes()].append((at, one.units, one.values - other.values))
-    found: dict[int, Difference] = {}
-    for parts in together.values():
-        units = parts[0][1]
-        intervals = draws.means(units, np.stack([values for _, _, values in parts], axis=1))
-        for (at, _, _), interval in zip(parts, intervals, strict=True):
-            found[at] = _difference(metric, where, *pairs[at], units, interval, draws)
-    return [found[at] for at in sorted(found)]
+        gaps[first, second] = _Sample(one.units, one.values - other.values)
+    if metric == SHARE:
+        parts = {pair: _beside_oracle(gap, pair[0], samples) for pair, gap in gaps.items()}
+        gaps = {pair: gap for pair, (gap, _) in parts.items() if len(gap.units)}
+        intervals = {pair: draws.ratio(*parts[pair]) for pair in gaps}
+    else:
+        gaps = {pair: gap for pair, gap in gaps.items() if len(gap.units)}
+        intervals = draws.means(gaps)
+    return [_difference(metric, where, *pair, gap.units, intervals[pair], draws) for pair, gap in gaps.items()]
 
 
 def _difference(
@@ -522,7 +534,15 @@ def depth_order(one: Measure) -> tuple[float, str]:
 
 def name_of(method: str, control: bool) -> str:
     """A method or control as it is shown, cut where it is long, with nothing in it that acts on a terminal."""
-    return cut(printable(method), 28) + (" (control)" if control else "")
+    return cut(printable(method), LONGEST_NAME) + (" (control)" if control else "")
+
+
+def strangers_named(controls: Iterable[str]) -> dict[str, str]:
+    """How those of ``controls`` that are other queries' maps are shown: by their method, where there are several."""
+    found = sorted({name for name in controls if name.startswith(_OF_STRANGERS)})
+    if len(found) == 1:
+        return {found[0]: STRANGER}
+    return {name: f"{STRANGER} of {name.removeprefix(_OF_STRANGERS)}" for name in found}
 
 
 def interval_text(interval: Interval, digits: int, sign: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +14,9 @@ from pipeline.evaluation.summary import (
     ATTRIBUTES,
     AVERAGE_PRECISION,
     CURVES,
+    JUDGED_ATTRIBUTES,
     LEVELS,
+    LONGEST_NAME,
     REGIONS,
     SHARE,
     Difference,
@@ -30,6 +32,7 @@ from pipeline.evaluation.summary import (
     percent,
     place_of,
     sortable,
+    strangers_named,
 )
 from transforms.core.errors import NotScored
 
@@ -38,7 +41,7 @@ FEW_QUERIES = 6
 WIDTH = 110
 """Columns of a terminal that :func:`lines` fills at most."""
 
-_INTERVALS = "Intervals are 95 % bootstraps over queries."
+_INTERVALS = "Intervals are 95 % bootstraps over queries, on the reference side over references."
 _NAMES = {
     "insertion_raw": "insertion, raw",
     "deletion_raw": "deletion, raw",
@@ -63,7 +66,8 @@ _NOTES = {
     "Regions": "How a map finds a known region: its peak lies in it (pointing), its highest pixels overlap it (IoU), a "
     "pixel inside ranks above one outside (pixel AUC, 0.5 by chance). Higher is better.",
     "Attributes": "Removal is the similarity lost with the explanation's first attribute; the oracle's is the largest "
-    "loss of any attribute. Higher is better.",
+    "loss of any attribute. Higher is better. The control random names the query's attributes in any order, confidence "
+    "those that the attribute network is surest of, as if there were no map.",
     "Not judged": "These are no failures: attribute removal has nothing to say about such pairs.",
     "Sanity": "Rank correlation of a map with the pair's own. From the head down the network's blocks are made random: "
     "agreement must fall. A network marked * is not judged: a linear head that is random alone nearly keeps cosines.",
@@ -155,6 +159,7 @@ def markdown(summary: Summary) -> str:
 
 
 def _sections(summary: Summary, raw_differences: bool) -> Iterator[_Section]:
+    summary = _with_strangers_named(summary)
     for title, metrics in _FAMILIES.items():
         yield from _family(title, metrics, summary)
     if precisions := [one for one in summary.measures if one.metric == AVERAGE_PRECISION]:
@@ -163,11 +168,23 @@ def _sections(summary: Summary, raw_differences: bool) -> Iterator[_Section]:
     known = {metric for metrics in _FAMILIES.values() for metric in metrics} | {AVERAGE_PRECISION, "sanity", *LEVELS}
     others = _distinct(one.metric for one in summary.measures if one.metric not in known)
     yield from _family("Other metrics", others, summary)
-    for metrics in (CURVES if raw_differences else CURVES[:2], REGIONS):
+    for metrics in (CURVES if raw_differences else CURVES[:2], REGIONS, JUDGED_ATTRIBUTES):
         yield from _compared(metrics, summary)
     if summary.verdicts:
         yield _Section("Sanity verdicts", "", items=tuple(printable(one.text) for one in summary.verdicts))
     yield from _without_a_value(summary)
+
+
+def _with_strangers_named(summary: Summary) -> Summary:
+    """``summary`` with other queries' maps under the names that they are shown by."""
+    names = strangers_named(one.method for one in summary.measures if one.control)
+    measures = (
+        replace(one, method=names.get(one.method, one.method)) if one.control else one for one in summary.measures
+    )
+    differences = (
+        replace(one, second=names.get(one.second, one.second)) if one.control else one for one in summary.differences
+    )
+    return replace(summary, measures=tuple(measures), differences=tuple(differences))
 
 
 def _family(title: str, metrics: Sequence[str], summary: Summary) -> Iterator[_Section]:
@@ -197,26 +214,9 @@ def _not_judged(measures: Iterable[Measure]) -> Iterator[str]:
 
 
 def _sanity(summary: Summary) -> Iterator[_Section]:
-    agreements = _once([one for one in summary.measures if one.metric in ("sanity", *LEVELS)])
+    agreements = [one for one in summary.measures if one.metric in ("sanity", *LEVELS)]
     for place in _places(agreements):
         yield _Section(_titled("Sanity", place), _NOTES["Sanity"], (_cascades(_at(agreements, place)),))
-
-
-def _once(agreements: Sequence[Measure]) -> list[Measure]:
-    """``agreements`` less those of images that cannot be read, where the same was measured on others.
-
-    Such rows name neither map nor network: they would show every metric again, without any value, in a table of their
-    own. They are counted among the failures.
-    """
-    mapped = {(one.metric, one.method, one.control, one.side) for one in agreements if one.map is not None}
-    return [
-        one
-        for one in agreements
-        if one.pairs
-        or one.map is not None
-        or one.depth is not None
-        or (one.metric, one.method, one.control, one.side) not in mapped
-    ]
 
 
 def _cascades(measures: Sequence[Measure]) -> _Table:
@@ -275,7 +275,7 @@ def _network(one: Measure) -> str:
     """A row of the sanity table."""
     if one.metric != "sanity":
         return _LEVELS[one.metric]
-    block = f", from {cut(printable(one.block), 28)} up" if one.block else ""
+    block = f", from {cut(printable(one.block), LONGEST_NAME)} up" if one.block else ""
     return f"{percent(one.depth)} random{block}{'' if one.judged else ' *'}" if one.depth is not None else "random"
 
 
