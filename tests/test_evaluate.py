@@ -128,7 +128,7 @@ class Audited:
         return {(row["pair_id"], row["side"], row["method"]): row for row in rows}
 
 
-@pytest.fixture(scope="module", params=["cosine", "dot", "euclidean"])
+@pytest.fixture(scope="module")
 def audited(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Audited:
     """Pairs of two conditions, maps of 5 x 7 cells of two methods."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -278,6 +278,7 @@ def check_curves(
         assert last == pytest.approx(of["similarity"], abs=1e-5 * scale)
 
 
+@pytest.mark.parametrize("audited", ["cosine", "dot", "euclidean"], indirect=True)
 def test_curves_of_stored_maps_and_controls_by_hand(audited: Audited, capsys: pytest.CaptureFixture[str]) -> None:
     assert audited.evaluate("curves") == 0
     assert "whymatch" not in capsys.readouterr().err
@@ -342,9 +343,8 @@ def only(found: Sequence[bool]) -> int:
     return int(place)
 
 
+@pytest.mark.parametrize("audited", ["cosine", "euclidean"], indirect=True)
 def test_other_fills_by_hand(audited: Audited) -> None:
-    if audited.function == "dot":
-        pytest.skip("a fill knows nothing of the function")
     fills = ("mean", "auto", "blur", "#102030")
     more = ("--fills", ",".join(fills), "--controls", "none", "--method", "rise")
     assert audited.evaluate("fills", *more) == 0
@@ -385,9 +385,8 @@ RISE = Explainer(RiseMethod(masks=40), "auto")
 WINDOW = Explainer(SlidingWindowMethod(window=4, stride=2), "auto")
 
 
+@pytest.mark.parametrize("audited", ["cosine"], indirect=True)
 def test_full_maps_are_measured_as_the_method_makes_them(audited: Audited) -> None:
-    if audited.function != "cosine":
-        pytest.skip("what is done with a map does not depend on whether it was stored")
     more = ("--maps", "full", "--controls", "none", "--metrics", "insertion,deletion", "--sample", "0.5")
     assert audited.evaluate("full", *more) == 0
     rows = metrics(audited.out, "full")
@@ -397,10 +396,9 @@ def test_full_maps_are_measured_as_the_method_makes_them(audited: Audited) -> No
     check_curves(audited, rows, lambda of: full_map(audited, of, explainers[of["method"]]), runtime=True)
 
 
+@pytest.mark.parametrize("audited", ["cosine"], indirect=True)
 def test_passes_of_a_control_serve_all_pairs_of_an_image(audited: Audited) -> None:
     """An image is embedded once, and so is each of its references; a control's maps need the image once more."""
-    if audited.function != "cosine":
-        pytest.skip("passes know nothing of the function")
     assert audited.evaluate("plain", "--controls", "none", "--metrics", "insertion") == 0
     assert audited.evaluate("beside", "--controls", "random,stranger,edges", "--metrics", "insertion") == 0
     images_and_references = 3 * (1 + 2)
@@ -518,9 +516,8 @@ def test_agreements_by_hand(both: Audited) -> None:
     assert np.mean([row["value"] for row in rows if row["metric"] == "noise"]) > 0.9
 
 
+@pytest.mark.parametrize("audited", ["cosine"], indirect=True)
 def test_what_draws_nothing_has_no_other_seed(audited: Audited) -> None:
-    if audited.function != "cosine":
-        pytest.skip("seeds know nothing of the function")
     assert audited.evaluate("seeds", "--metrics", "seeds", "--sample", "0.5") == 0
     assert {row["method"] for row in metrics(audited.out, "seeds")} == {"rise"}
 

@@ -25,6 +25,14 @@ def test_fills_are_one_in_either_case() -> None:
         EvaluateOptions("tables", "bundle", "e1", fills=("MEAN",))
 
 
+def test_a_stranger_is_a_map_of_the_table() -> None:
+    assert EvaluateOptions("tables", "bundle", "e1").with_strangers
+    assert not EvaluateOptions("tables", "bundle", "e1", maps="full").with_strangers
+    assert not EvaluateOptions("tables", "bundle", "e1", metrics=("seeds",)).with_strangers
+    with pytest.raises(UsageError, match="leave --maps full out"):
+        EvaluateOptions("tables", "bundle", "e1", maps="full", metrics=("stranger",))
+
+
 def recorded(**changes: Any) -> dict[str, Any]:
     audit = AuditOptions(
         ("manifest.csv",), "bundle", "out", "run", methods=("rise", "lime"), settings={"lime.samples": "50"},
