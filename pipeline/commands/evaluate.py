@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         commands,
         "evaluate",
         _run_evaluate,
-        "measure a run's explanations: do its maps show what the network looks at?",
+        "measure a run's explanations: whether its maps show what the network looks at",
         "docs/evaluation.md says what each metric means and when not to trust it. Arguments after -- go to Beam's "
         "runner.",
     )
