@@ -114,8 +114,8 @@ def page(study: Study, steps: Steps, drawn: Path) -> str:
         command = f"    whymatch {' '.join(_public(study, step.arguments))}"
         sections.append(f"## {title}\n\n{took}\n\n{command}\n\n{_deeper(text)}")
     how = f"""{study.queries} queries of the test split of real photographs, the first recommendation of each, explained
-        by RISE with its defaults; `{study.bundle.name}` is the bundle that `make fashion` trains (EfficientNet-Lite0,
-        112 × 112). The unit is the query."""
+        by RISE with its defaults; EfficientNet-Lite0 at 112 × 112, trained by the recipe of `make fashion`. The unit is
+        the query."""
     return f"""# Are RISE's maps better than maps that explain nothing?
 
 {paragraph(what)}

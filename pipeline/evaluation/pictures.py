@@ -31,7 +31,7 @@ _LEVELS = (
     ("seeds", "other seed of the masks: the ceiling", "#009E73", (0, (6, 2))),
     ("noise", "a little noise on the query", "#56B4E9", (0, (1, 1))),
     ("shuffled", "another query's reference", "#E69F00", (0, (6, 2, 1, 2))),
-    ("stranger", "another query's map: the floor", "#CC79A7", (0, (2, 2))),
+    ("stranger", "another query's map", "#CC79A7", (0, (2, 2))),
 )
 _WIDTH, _DPI = 10.0, 100  # 1000 pixels
 _COLUMNS = 3

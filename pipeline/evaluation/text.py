@@ -58,7 +58,7 @@ _LEVELS = {
     "seeds": "other seed of the masks: the ceiling",
     "noise": "a little noise on the query",
     "shuffled": "another query's reference",
-    "stranger": "another query's map: the floor",
+    "stranger": "another query's map",
 }
 _NOTES = {
     "Insertion and deletion": "Area under the curve of similarities, which is normalised to [0, 1] unless raw. "
