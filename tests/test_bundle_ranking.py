@@ -194,4 +194,5 @@ def test_the_tables_say_which_ranking(folder: Path, tmp_path: Path) -> None:
     assert recorded["phi"] == [0, 1, 0]
     assert recorded["scales"].keys() == {"confidence", "match", "prior"}
     assert runs["bare"]["ranking"] is None
-    assert {run["schema_version"] for run in runs.values()} == {tables.SCHEMA_VERSION} == {3}
+    assert {run["schema_version"] for run in runs.values()} == {tables.SCHEMA_VERSION}
+    assert tables.SCHEMA_VERSION >= 3  # the first that has the ranking
