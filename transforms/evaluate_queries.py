@@ -41,10 +41,7 @@ class Evaluator:
 
 @dataclass(eq=False)
 class EvaluateQueries(beam.PTransform):  # type: ignore[misc]
-    """:class:`Explained` to ``rows`` of the table metrics, and ``counts``.
-
-    Where regions are asked for it is applied to a tuple of these and the catalogue's products.
-    """
+    """:class:`Explained` to ``rows`` of the table metrics, and ``counts``."""
 
     evaluator: Evaluator
 

@@ -12,7 +12,7 @@ from transforms.core.errors import NoMap
 from transforms.core.metrics import map_agreement
 from transforms.core.types import Image, LoadFailure, content_id
 from transforms.explain_image import Task
-from transforms.measured_image import Candidate, Key, MeasuredImage, Outcome, each, key_of
+from transforms.measured_image import Key, Maker, MeasuredImage, Outcome, each, key_of
 
 _NOTHING = 1e-6
 """A map whose values differ by no more than this part of the other's is one of rounding errors."""
@@ -50,8 +50,7 @@ def _agreements(
         if key_of(one) not in varied:
             continue  # an explainer that draws nothing has no other seed
         value = _agreement(image.map_of(one), varied[key_of(one)])
-        candidate = Candidate(one.method, False, one.explainer_id, np.empty(0), image.measuring.source, ())
-        yield image.row(one.task, metric, candidate, value, map=image.measuring.source, **more)
+        yield image.row(one.task, metric, Maker(one.method, one.explainer_id), value, **more)
 
 
 def _control_agreements(image: MeasuredImage, varied: Mapping[Key, Outcome], **more: object) -> Iterator[tables.Row]:
@@ -59,8 +58,7 @@ def _control_agreements(image: MeasuredImage, varied: Mapping[Key, Outcome], **m
         for task in image.tasks:
             key: Key = (task.pair.pair_id, task.side, control.method.name)
             value = _agreement(each(image.control_maps[key], image.comparable), varied[key])
-            candidate = Candidate(control.method.name, True, control.id, np.empty(0), image.measuring.source, ())
-            yield image.row(task, "sanity", candidate, value, map=image.measuring.source, **more)
+            yield image.row(task, "sanity", Maker(control.method.name, control.id, control=True), value, **more)
 
 
 def _shuffled(image: MeasuredImage) -> dict[Key, Outcome]:

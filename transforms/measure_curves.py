@@ -27,16 +27,15 @@ def curve_rows(image: MeasuredImage) -> Iterator[tables.Row]:
 def _curve(image: MeasuredImage, metric: str, fill: str, candidate: Candidate) -> Iterator[tables.Row]:
     """The passes depend on the map and not on the reference: one set of them serves all pairs of a control."""
     embeddings = _embedded(image, metric, fill, candidate.map)
-    more = {"fill": fill, "map": candidate.source}
     for task in candidate.of:
         if isinstance(embeddings, LoadFailure):
             for name in (metric, f"{metric}_raw"):
-                yield image.row(task, name, candidate, embeddings, **more)
+                yield image.row(task, name, candidate.maker, embeddings, fill=fill)
             continue
         found = curve(image.scores(task, embeddings))
         scores, count = found.scores.astype(np.float32), len(found.scores)
-        yield image.row(task, metric, candidate, found.area, curve=scores, count=count, **more)
-        yield image.row(task, f"{metric}_raw", candidate, found.raw_area, count=count, **more)
+        yield image.row(task, metric, candidate.maker, found.area, curve=scores, count=count, fill=fill)
+        yield image.row(task, f"{metric}_raw", candidate.maker, found.raw_area, count=count, fill=fill)
 
 
 def _embedded(image: MeasuredImage, metric: str, fill: str, saliency: Outcome) -> Float32 | LoadFailure:

@@ -26,13 +26,13 @@ def region_rows(image: MeasuredImage) -> Iterator[tables.Row]:
                 if metric not in image.measuring.measures:
                     continue
                 if isinstance(candidate.map, LoadFailure):
-                    yield image.row(task, metric, candidate, candidate.map, map=candidate.source)
+                    yield image.row(task, metric, candidate.maker, candidate.map)
                 elif isinstance(region, LoadFailure):
-                    yield image.row(task, metric, candidate, region, map=candidate.source)
+                    yield image.row(task, metric, candidate.maker, region)
                 else:
                     value = _found(image, metric, candidate.map, region)
                     count = int(region.sum())
-                    yield image.row(task, metric, candidate, value, map=candidate.source, count=count)
+                    yield image.row(task, metric, candidate.maker, value, count=count)
 
 
 def _found(image: MeasuredImage, metric: str, saliency: Float64, region: NDArray[np.bool_]) -> float:

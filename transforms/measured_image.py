@@ -53,15 +53,21 @@ class Passes:
     count: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A map to be measured, and the explanations or pairs that it is of."""
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Who made a map: an explainer of the run, or a control, by the name that its rows have."""
 
     method: str
-    control: bool
-    explainer_id: str | None
-    map: Outcome  # [H, W]
-    source: str
+    explainer_id: str
+    control: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A map [H, W] to be measured, and the pairs that it is of."""
+
+    maker: Maker
+    map: Outcome
     of: tuple[Task, ...]
 
 
@@ -107,7 +113,7 @@ class MeasuredImage:
 
     @cached_property
     def control_maps(self) -> Mapping[Key, Outcome]:
-        """The controls' maps, which ask no pass of a network."""
+        """The controls' maps, which depend on no network."""
         return self.made(self.measuring.controls, self.models, lambda saliency: saliency)
 
     def map_of(self, explained: Explained) -> Outcome:
@@ -168,14 +174,7 @@ class MeasuredImage:
     def candidates(self) -> tuple[Candidate, ...]:
         """The maps that are compared with each other, [H, W]; a control's is one for all pairs of the image."""
         found = [
-            Candidate(
-                one.method,
-                False,
-                one.explainer_id,
-                each(self.map_of(one), self.enlarged),
-                self.measuring.source,
-                (one.task,),
-            )
+            Candidate(Maker(one.method, one.explainer_id), each(self.map_of(one), self.enlarged), (one.task,))
             for one in self.explained
         ]
         first = self.tasks[0]
@@ -184,7 +183,7 @@ class MeasuredImage:
             made = self.control_maps[first.pair.pair_id, first.side, name]
             # through the same cells as the explanations' maps, so that none is sharper than another
             alike = each(made, lambda saliency: self.enlarged(self.comparable(saliency)))
-            found.append(Candidate(name, True, control.id, alike, self.measuring.source, self.tasks))
+            found.append(Candidate(Maker(name, control.id, control=True), alike, self.tasks))
         if self.measuring.with_strangers:
             found += list(self._strangers())
         return tuple(found)
@@ -198,8 +197,7 @@ class MeasuredImage:
             for key, first in alike.items():
                 of = tuple(one for one in tasks if (one.pair.query_id, one.pair.condition, one.side) == key)
                 made = each(self.stranger_map(first, method), self.enlarged)
-                name = f"{STRANGER}_{method}"
-                yield Candidate(name, True, explainer.id, made, self.measuring.source, of)
+                yield Candidate(Maker(f"{STRANGER}_{method}", explainer.id, control=True), made, of)
 
     def stranger_map(self, task: Task, method: str) -> Outcome:
         """Another query's stored map of ``method``, [h, w]."""
@@ -219,18 +217,18 @@ class MeasuredImage:
         """``saliency`` [H, W] at the size of the maps that are measured."""
         return saliency if self.measuring.full else area_average(saliency, self.measuring.explaining.map_size)
 
-    def row(
-        self, task: Task, metric: str, candidate: Candidate, value: float | LoadFailure, **more: object
-    ) -> tables.Row:
-        named = {"explainer_id": candidate.explainer_id, "model_id": self.models.bundle.model_id, **more}
+    def row(self, task: Task, metric: str, maker: Maker, value: float | LoadFailure, **more: object) -> tables.Row:
+        """The row of one measure of a map of ``maker``; ``more`` are nullable columns."""
+        named = {"explainer_id": maker.explainer_id, "model_id": self.models.bundle.model_id, **more}
         return tables.metric_row(
             self.measuring.evaluation_id,
             metric,
-            candidate.method,
+            maker.method,
             task.pair,
             value,
             side=task.side,
-            control=candidate.control,
+            control=maker.control,
+            map=self.measuring.source,
             **named,
         )
 

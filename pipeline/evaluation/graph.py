@@ -86,7 +86,7 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
         rows.append(measured.rows)
         counts.append(measured.counts)
     if measuring.asks(*ATTRIBUTES):
-        shown = _shown(pipeline, plan, products, load)
+        shown = _shown(plan, products, load)
         counts.append(shown["counts"])
         rows += list(_of_catalogue(pipeline, plan, explained, beam.pvalue.AsSingleton(shown["catalogue"])))
     if not plan.by_image:
@@ -111,7 +111,7 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
     )
 
 
-def _shown(pipeline: Any, plan: EvaluationPlan, products: Any, load: ImageLoader) -> Any:
+def _shown(plan: EvaluationPlan, products: Any, load: ImageLoader) -> Any:
     """The products of the split that is asked for, shown to the networks."""
     split, columns = plan.options.split, {*columns_of(plan.bundle), plan.type_column}
     some = products | "OfSplit" >> beam.Filter(lambda product: split is None or product.split == split)
