@@ -51,6 +51,15 @@ class AuditOptions:
     seed: int = 0
     top: int = 5
     map_size: tuple[int, int] = (28, 28)
+    contrast: bool = False
+    false_alarm_rate: float = 0.05
+    legend: str | None = None
+    sample: float = 1.0
+    sampling_seed: int = 0
+    stratify: str | None = None
+    min_queries: int = 0
+    budget_passes: int | None = None
+    score_tolerance: float = 0.01
     device: Literal["cpu", "cuda", "auto"] = "auto"
     threads: int = 1
     batch: int | None = None
@@ -78,6 +87,14 @@ class AuditOptions:
         ):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(0 <= self.max_failure_rate <= 1, "max_failure_rate", self.max_failure_rate, "from 0 to 1")
+        _require(0 < self.false_alarm_rate < 1, "false_alarm_rate", self.false_alarm_rate, "between 0 and 1")
+        _require(0 < self.sample <= 1, "sample", self.sample, "above 0 and at most 1")
+        _require(self.sampling_seed >= 0, "sampling_seed", self.sampling_seed, "at least 0")
+        _require(self.min_queries >= 0, "min_queries", self.min_queries, "at least 0")
+        _require(
+            self.budget_passes is None or self.budget_passes >= 1, "budget_passes", self.budget_passes, "at least 1"
+        )
+        _require(self.score_tolerance >= 0, "score_tolerance", self.score_tolerance, "at least 0")
         _require(self.batch is None or self.batch >= 1, "batch", self.batch, "at least 1")
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
         _require(min(self.map_size) >= 1, "map_size", self.map_size, "at least 1x1")

@@ -23,7 +23,7 @@ from transforms.core.saliency.explainer import Explainer, Side
 from transforms.core.types import EmbeddedImage, Failure, Float32, Frame, LoadFailure, Pair, Product
 from transforms.rows import public
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Row = dict[str, Any]
 
@@ -46,6 +46,25 @@ _ATTRIBUTE = pa.struct(
         "on_query": pa.bool_(),  # what the catalogue says; null where it says nothing
         "on_reference": pa.bool_(),
         "reference_confidence": pa.float64(),
+    }
+)
+
+_REGION = pa.struct(
+    {
+        "name": pa.string(),
+        "share": pa.float64(),  # of the map's positive part
+        "area": pa.float64(),  # of the frame: the share of a map that knows nothing
+        "peak": pa.bool_(),  # whether the map's highest pixel lies there
+    }
+)
+_THRESHOLD = pa.struct(
+    {
+        "method": pa.string(),
+        "side": pa.string(),
+        "statistic": pa.string(),
+        "threshold": pa.float64(),
+        "false_alarm_rate": pa.float64(),  # the share of shuffled pairs that may be beyond it
+        "shuffled_pairs": pa.int64(),  # that it was calibrated on
     }
 )
 
@@ -76,6 +95,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             "ranking": pa.string(),  # JSON: phi and scales
             "sampling_seed": pa.int64(),
             "sampling_design": pa.string(),
+            "stratified_by": pa.string(),  # the column; null: all queries are one stratum
+            "thresholds": pa.list_(_THRESHOLD),  # beyond which a pair is explained, by method and side
         },
     ),
     "strata": _schema(
@@ -84,9 +105,12 @@ SCHEMAS: dict[str, pa.Schema] = {
             "queries": pa.int64(),
             "sampled_queries": pa.int64(),
             "pairs": pa.int64(),
-            "rate": pa.float64(),
+            "rate": pa.float64(),  # a query is sampled where its place in [0, 1) is less
         },
-        {},
+        {
+            "sampled_pairs": pa.int64(),
+            "weight": pa.float64(),  # queries that a sampled one stands for; null where none is sampled
+        },
     ),
     "explanations": _schema(
         {
@@ -136,11 +160,14 @@ SCHEMAS: dict[str, pa.Schema] = {
             "vocabulary_id": pa.string(),
             "ranking_id": pa.string(),
             "top": pa.list_(_ATTRIBUTE),  # best first
-            "map_reliability": pa.float64(),
-            "null_agreement": pa.float64(),
+            "map_reliability": pa.float64(),  # correlation of the maps of two halves of the masks
+            "null_agreement": pa.float64(),  # correlation with the map for the mean of random references
             "explained": pa.bool_(),
             "unexplained_reason": pa.string(),
             "extra": pa.string(),
+            "contrast": pa.bool_(),  # whether the mean over random references was subtracted from the similarity
+            "region_shares": pa.list_(_REGION),  # of the explained image; background and foreground if nothing is given
+            "regions_failure": pa.string(),  # why given regions could not be read: a reason code
         },
     ),
     "failures": _schema(
@@ -155,6 +182,15 @@ SCHEMAS: dict[str, pa.Schema] = {
         {"pair_id": pa.string(), "query_id": pa.string(), "reference_id": pa.string(), "source": pa.string()}
         # which explanation is missing, where a run makes several of a pair; null: all
         | {"method": pa.string(), "side": pa.string()},
+    ),
+    "erasures": _schema(
+        {
+            "erasure_id": pa.string(),
+            "erased": _STAMP,
+            "whymatch_version": pa.string(),
+            "rows": pa.list_(pa.struct({"table": pa.string(), "rows": pa.int64()})),  # that are gone from this run
+        },
+        {"reason": pa.string()},  # as the one who erased says it; never what was erased
     ),
     "images": _schema(
         {"address": pa.string(), "image_sha256": pa.string(), "height": pa.int32(), "width": pa.int32()},

@@ -5,22 +5,30 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.commands import values
 from pipeline.commands.common import add_image_root, add_serving, command, say
 
+if TYPE_CHECKING:
+    from pipeline.options import AuditOptions
+
 
 def add(commands: Any) -> None:
-    from transforms.core.saliency.methods import METHODS, RiseMethod
-
     parser = command(
         commands,
         "audit",
         _run_audit,
-        "explain every pair of a manifest and write the tables",
+        "explain every pair of a manifest, or of a sample of its queries, and write the tables",
         "Arguments after -- go to Beam's runner.",
     )
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of an audit, which ``plan`` has too."""
+    from transforms.core.saliency.methods import METHODS, RiseMethod
+
     data = parser.add_argument_group("what to explain")
     data.add_argument("--manifest", required=True, nargs="+", help="CSV, JSONL or Parquet files or globs of pairs")
     data.add_argument("--bundle", required=True, help="model bundle")
@@ -37,6 +45,21 @@ def add(commands: Any) -> None:
     add_image_root(data, "local folder that images may lie in, besides the manifest's and the catalogue's")
     data.add_argument(
         "--allow-http", action="store_true", help="let the manifest name http(s) addresses of public hosts"
+    )
+
+    sampling = parser.add_argument_group("which queries")
+    sampling.add_argument(
+        "--sample", type=float, default=1.0, metavar="RATE", help="share of the queries, drawn whole by a hash"
+    )
+    sampling.add_argument("--sampling-seed", type=int, default=0, help="seed of that draw; keep it from month to month")
+    sampling.add_argument(
+        "--stratify", metavar="COLUMN", help="draw by the values of this column of the manifest, or of the catalogue"
+    )
+    sampling.add_argument(
+        "--min-queries", type=int, default=0, metavar="N", help="queries of each stratum at least, where it has them"
+    )
+    sampling.add_argument(
+        "--budget-passes", type=int, metavar="N", help="lower the rate until so many forward passes are enough"
     )
 
     how = parser.add_argument_group("how to explain")
@@ -85,6 +108,22 @@ def add(commands: Any) -> None:
         "--fill",
         help="what hides a pixel: auto (the image's border colour), mean, blur, #rrggbb (default: auto; blur for mask)",
     )
+    how.add_argument(
+        "--contrast",
+        action="store_true",
+        help="explain the similarity less its mean over 64 random references: what is particular to the pair",
+    )
+    how.add_argument(
+        "--false-alarm-rate",
+        type=float,
+        default=0.05,
+        metavar="RATE",
+        help="share of shuffled pairs that may be called explained; it sets what `explained` asks for",
+    )
+    how.add_argument(
+        "--legend",
+        help="JSON file that names the labels of label images; regions.json beside the catalogue when left out",
+    )
     how.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     how.add_argument("--top", type=int, default=5, help="attributes kept a pair")
     how.add_argument(
@@ -92,7 +131,15 @@ def add(commands: Any) -> None:
     )
 
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-failure-rate", type=float, default=0.05, help="exit with 1 where more pairs fail")
+    limits.add_argument(
+        "--max-failure-rate", type=float, default=0.05, help="exit with 1 where more pairs fail, in all or in a stratum"
+    )
+    limits.add_argument(
+        "--score-tolerance",
+        type=float,
+        default=0.01,
+        help="exit with 2 before anything is explained where over 1%% of the first 512 served scores are further off",
+    )
     limits.add_argument("--max-pixels", type=int, default=64_000_000, help="of an image")
     limits.add_argument("--max-bytes", type=int, default=32 * 2**20, help="of an image file")
     limits.add_argument(
@@ -110,6 +157,13 @@ def add(commands: Any) -> None:
 
 def _run_audit(options: argparse.Namespace) -> int:
     from pipeline import launch
+
+    return 0 if launch.run(options_of(options), say) else 1
+
+
+def options_of(options: argparse.Namespace) -> AuditOptions:
+    """The options of an audit as the command line gives them."""
+    from pipeline import launch
     from pipeline.options import AuditOptions
 
     given = {field.name: getattr(options, field.name) for field in fields(AuditOptions)}
@@ -118,4 +172,4 @@ def _run_audit(options: argparse.Namespace) -> int:
     given["manifest"] = tuple(options.manifest)
     given["settings"] = values.once(options.settings)
     given["image_roots"] = tuple(options.image_roots)
-    return 0 if launch.run(AuditOptions(**given), say) else 1
+    return AuditOptions(**given)

@@ -51,6 +51,9 @@ class Pair:
     ``query`` and ``reference`` are image addresses; they are empty until the catalogue has resolved the ids.
     ``query_attributes`` and ``reference_attributes`` are the catalogue's word on each product, as names
     ``column=value`` of the bundle's vocabulary; None where no catalogue speaks of the product.
+    ``query_regions`` and ``reference_regions`` are what the catalogue says of each photograph's regions: the address of
+    a label image, or boxes as JSON text.
+    ``stratum`` is the query's, and ``weight`` how many queries of it this one stands for.
     ``source`` says where the row stands (``pairs.csv row 17``), for messages and for a stable order.
     """
 
@@ -69,6 +72,8 @@ class Pair:
     weight: float = 1.0
     query_attributes: tuple[str, ...] | None = None
     reference_attributes: tuple[str, ...] | None = None
+    query_regions: str | None = None
+    reference_regions: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
