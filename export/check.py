@@ -7,10 +7,8 @@ message names those that would fit.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,14 +17,12 @@ from export.preprocessing import Preprocessing
 from transforms import runtime, storage
 from transforms.bundle import Bundle
 from transforms.core import images
+from transforms.core.alternatives import Normalised, alternatives
 from transforms.core.errors import ImageError, UsageError
 from transforms.core.images import Resize
 from transforms.core.types import Float32, Float64, Image
 
 TOLERANCE = 1e-3
-
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 @dataclass(frozen=True)
@@ -143,60 +139,11 @@ def _advice(
 
 def _alternatives(preprocessing: Preprocessing, resize: Resize) -> Iterator[tuple[list[str], Preprocessing, Resize]]:
     """Other settings with the flags that bring them, one change first, then every two of different kinds."""
-    kinds: list[list[tuple[str, dict[str, Any], dict[str, Any]]]] = [
-        _channel_changes(preprocessing),
-        _normalisation_changes(preprocessing),
-        _resize_changes(resize),
-        [
-            (f"--interpolation {name}", {}, {"interpolation": name})
-            for name in ("nearest", "bilinear", "bicubic", "lanczos")
-            if name != resize.interpolation
-        ],
-    ]
-    single = [[change] for kind in kinds for change in kind]
-    double = [[one, two] for first, second in combinations(kinds, 2) for one in first for two in second]
-    for changes in (*single, *double):
-        of_pixels: dict[str, Any] = {}
-        of_size: dict[str, Any] = {}
-        for _, some, others in changes:
-            of_pixels |= some
-            of_size |= others
-        yield [name for name, _, _ in changes], replace(preprocessing, **of_pixels), replace(resize, **of_size)
-
-
-def _channel_changes(now: Preprocessing) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    other = "bgr" if now.channels == "rgb" else "rgb"
-    changes: list[tuple[str, dict[str, Any], dict[str, Any]]] = [(f"--channels {other}", {"channels": other}, {})]
-    if now.mean != now.mean[::-1] or now.std != now.std[::-1]:
-        turned = {"mean": now.mean[::-1], "std": now.std[::-1]}
-        flags = f"--mean {_list(now.mean[::-1])} --std {_list(now.std[::-1])}"
-        changes += [(flags, turned, {}), (f"--channels {other} {flags}", {"channels": other, **turned}, {})]
-    return changes
-
-
-def _normalisation_changes(now: Preprocessing) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    none, half = ((0.0,) * 3, (1.0,) * 3), ((0.5,) * 3, (0.5,) * 3)
-    caffe = ((123.68, 116.779, 103.939), (1.0,) * 3)
-    candidates = [(1.0, none), (1 / 255, none), (1 / 255, _IMAGENET), (1 / 255, half), (1 / 255, _CLIP), (1.0, caffe)]
-    changes: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
-    for scale, (mean, std) in candidates:
-        if now.channels == "bgr":
-            mean, std = mean[::-1], std[::-1]
-        if (scale, mean, std) != (now.scale, now.mean, now.std):
-            name = f"--scale {scale:.9g} --mean {_list(mean)} --std {_list(std)}"
-            changes.append((name, {"scale": scale, "mean": mean, "std": std}, {}))
-    return changes
-
-
-def _resize_changes(now: Resize) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    wide = round(min(now.size) * 256 / 224)
-    candidates: list[tuple[str, dict[str, Any]]] = [
-        ("--resize squash", {"mode": "squash", "shorter": None}),
-        ("--resize crop", {"mode": "crop", "shorter": None}),
-        (f"--resize crop --shorter {wide}", {"mode": "crop", "shorter": wide}),
-        ("--resize pad", {"mode": "pad", "shorter": None}),
-    ]
-    return [(name, {}, change) for name, change in candidates if replace(now, **change) != now]
+    now = Normalised(preprocessing.channels, preprocessing.scale, preprocessing.mean, preprocessing.std)
+    for together in (1, 2):
+        for setting in alternatives(now, resize, together):
+            flags = [change.flags for change in setting.changes]
+            yield flags, replace(preprocessing, **asdict(setting.normalised or now)), setting.resize
 
 
 def _decode(image: str | Path) -> Image:
@@ -217,7 +164,3 @@ def _read(embedding: str | Path, size: int) -> Float64:
     if not np.isfinite(values).all() or not values.any():
         raise UsageError(f"--check: {embedding} holds NaN, infinity or only zeros")
     return values.reshape(-1).astype(np.float64)
-
-
-def _list(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values)

@@ -17,13 +17,17 @@ from pipeline.commands import (
     bundle,
     calibrate,
     catalogue,
+    check,
     demo,
+    erase,
     evaluate,
     export,
     pairs,
+    plan,
     priors,
     show,
     sql,
+    summary,
     train,
 )
 from transforms.core.errors import RunError, UsageError
@@ -40,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     given, beam_args = _split(given)
     options = build_parser().parse_args(given)
-    if beam_args and options.command not in ("audit", "evaluate"):
-        return _complain(UsageError("arguments after -- go to Beam's runner; only `audit` and `evaluate` have one"))
+    if beam_args and options.command not in ("audit", "plan", "evaluate"):
+        return _complain(
+            UsageError("arguments after -- go to Beam's runner; only `audit`, `plan` and `evaluate` take them")
+        )
     options.beam_args = tuple(beam_args)
     try:
         done: int = options.run(options)
@@ -54,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # whoever read the answer has enough of it; a command that was still at work has not done it
         sys.stderr.close()
-        return 0 if options.command == "sql" else 3
+        return 0 if options.command in ("sql", "summary") else 3
     except KeyboardInterrupt:
         print("whymatch: interrupted; nothing of an unfinished run counts", file=sys.stderr)
         return 3
@@ -91,7 +97,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="whymatch", description=DESCRIPTION)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (demo, catalogue, train, export, bundle, priors, calibrate, pairs, audit, evaluate, sql, show):
+    for command in (
+        demo,
+        catalogue,
+        train,
+        export,
+        bundle,
+        priors,
+        calibrate,
+        pairs,
+        check,
+        plan,
+        audit,
+        evaluate,
+        summary,
+        sql,
+        show,
+        erase,
+    ):
         command.add(commands)
     return parser
 

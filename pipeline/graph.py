@@ -15,27 +15,39 @@ from pipeline.options import AuditOptions
 from transforms import catalogue, tables
 from transforms.bundle import Bundle
 from transforms.core.errors import RunError
+from transforms.core.sampling import SamplingDesign
 from transforms.core.types import EmbeddedImage, Product
 from transforms.embed_images import EmbedImages
 from transforms.explain_image import Explaining
 from transforms.explain_queries import ExplainQueries, Worker
+from transforms.judge_explanations import JudgeExplanations
 from transforms.load_image import ImageLoader
 from transforms.models import Serving
 from transforms.progress import Progress
 from transforms.read_pairs import ReadPairs
+from transforms.regions import RegionReader
 from transforms.resolve_products import ResolveProducts
+from transforms.strata import Strata
 from transforms.write_tables import FinishRun, WriteTables
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A validated run: what the launcher found out before it builds the pipeline."""
+    """A validated run: what the launcher found out before it builds the pipeline.
+
+    ``rows`` is how many rows the manifest has, ``design`` which of its queries are explained, and ``strata`` how a row
+    knows its stratum.
+    """
 
     options: AuditOptions
     bundle: Bundle
     serving: Serving
     files: tuple[str, ...]
     versions: dict[str, str]
+    rows: int
+    design: SamplingDesign
+    strata: Strata
+    regions: RegionReader | None = None
     progress: Progress = Progress()
 
 
@@ -47,21 +59,26 @@ def build(pipeline: Any, plan: Plan) -> Any:
     explaining = Explaining(options.explainers(), options.sides(), options.top, options.map_size)
     masked = options.masked()
 
-    read = pipeline | "Pairs" >> ReadPairs(plan.files, options.columns, options.keep, tuple(plan.bundle.conditions))
+    read = pipeline | "Pairs" >> ReadPairs(
+        plan.files, options.columns, options.keep, tuple(plan.bundle.conditions), plan.design, plan.strata
+    )
     pairs, failures, rows = read["pairs"], [read["failures"]], []
     if options.catalogue:
         columns = frozenset(name.partition("=")[0] for name in plan.bundle.vocabulary)
         products = pipeline | "Catalogue" >> beam.Create([options.catalogue]) | "Products" >> beam.FlatMap(_products)
         rows.append(products | "ProductRows" >> beam.Map(lambda product: ("products", tables.product_row(product))))
         for side in ("query", "reference"):
-            resolved = (pairs, products) | f"Resolve {side}" >> ResolveProducts(side, columns)
+            resolved = (pairs, products) | f"Resolve {side}" >> ResolveProducts(
+                side, columns, plan.regions is not None and side in options.sides()
+            )
             pairs = resolved.pairs
             failures.append(resolved.failures)
-    rows.append(pairs | "Strata" >> CountStrata())
+    rows.append(pipeline | "Strata" >> beam.Create([("strata", row) for row in tables.strata_rows(plan.design)]))
 
     images = pairs | "Images" >> EmbedImages(plan.serving, load, handle, plan.progress, masked, explaining.sides)
-    worker = Worker(plan.serving, explaining, load, handle, plan.progress)
+    worker = Worker(plan.serving, explaining, load, handle, plan.progress, options.seed, plan.regions)
     explained = (pairs, images) | "Queries" >> ExplainQueries(worker)
+    judged = (explained["rows"], explained["chances"]) | "Judge" >> JudgeExplanations(options.false_alarm_rate)
     failures.append(explained["failures"])
     all_failures = failures | "AllFailures" >> beam.Flatten()
     counts = [read["counts"], explained["counts"], all_failures | "CountFailures" >> CountFailures(explaining)]
@@ -71,7 +88,7 @@ def build(pipeline: Any, plan: Plan) -> Any:
 
     rows += [
         images | "ImageRows" >> beam.FlatMap(lambda outcome: _image_rows(outcome[1], options.store_embeddings)),
-        explained["rows"] | "ExplanationRows" >> beam.Map(lambda row: ("explanations", row)),
+        judged["rows"] | "ExplanationRows" >> beam.Map(lambda row: ("explanations", row)),
         all_failures | "FailureRows" >> beam.Map(lambda failure: ("failures", tables.failure_row(failure))),
     ]
     written = (
@@ -79,7 +96,10 @@ def build(pipeline: Any, plan: Plan) -> Any:
         | "AllRows" >> beam.Flatten()
         | "Tables" >> WriteTables(options.out, options.run_id, options.shards, _present(options))
     )
-    return (*counts, written) | "Run" >> FinishRun(options.out, options.run_id, run_row(plan))
+    found = judged["thresholds"] | "Found" >> beam.Map(lambda thresholds: {"thresholds": thresholds})
+    return (*counts, written) | "Run" >> FinishRun(
+        options.out, options.run_id, run_row(plan), found=beam.pvalue.AsSingleton(found)
+    )
 
 
 def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
@@ -97,7 +117,9 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
         "ranking_id": bundle.ranking_id,
         "ranking": json.dumps(bundle.ranking_record(), sort_keys=True) if bundle.attributes is not None else None,
         "explainer_ids": [explainer.id for explainer in options.explainers()],
-        "sampling_design": "all queries",
+        "sampling_seed": plan.design.seed,
+        "sampling_design": options.sampling_design(),
+        "stratified_by": options.stratify,
     }
 
     asked = len(options.explainers()) * len(options.sides())
@@ -105,19 +127,26 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
     def complete(counts: dict[str, int]) -> tables.Row:
         read, explanations = counts.get("rows_read", 0), counts.get("rows:explanations", 0)
         missing, failed = counts.get("missing", 0), counts.get("pairs_failed", 0)
-        if read * asked != explanations + missing:
+        not_sampled = counts.get("pairs_not_sampled", 0)
+        wanted = (read - not_sampled) * asked
+        if read != plan.rows:
             raise RunError(
-                f"{read} manifest rows were read, of which {read * asked} explanations were asked; {explanations} were "
-                f"made and {missing} failed: {read * asked - explanations - missing} are unaccounted for. Nothing of "
-                "this run counts; please report it."
+                f"the manifest had {plan.rows:,} rows when the run was planned, and {read:,} were read: it changed "
+                "meanwhile, so that nobody knows what the sample stands for. Nothing of this run counts; audit again."
+            )
+        if wanted != explanations + missing:
+            raise RunError(
+                f"{read} manifest rows were read and {not_sampled} not sampled, so {wanted} explanations were asked; "
+                f"{explanations} were made and {missing} failed: {wanted - explanations - missing} are unaccounted "
+                "for. Nothing of this run counts; please report it."
             )
         return {
             **fixed,
             "finished": datetime.now(UTC),
             "rows_read": read,
-            "pairs_explained": read - failed,
+            "pairs_explained": read - not_sampled - failed,
             "pairs_failed": failed,
-            "pairs_not_sampled": 0,
+            "pairs_not_sampled": not_sampled,
             "explanations": explanations,
             "queries": counts.get("queries", 0),
             "images": counts.get("rows:images", 0),
@@ -150,33 +179,6 @@ class CountFailures(beam.PTransform):  # type: ignore[misc]
 def _masked_passes(outcome: Any, masks: int) -> Iterator[tuple[str, int]]:
     if isinstance(outcome, EmbeddedImage) and outcome.perturbed is not None:
         yield "forward_passes", masks
-
-
-class CountStrata(beam.PTransform):  # type: ignore[misc]
-    """Pairs to rows of the table strata; until queries are sampled, every stratum is taken whole."""
-
-    def expand(self, pairs: Any) -> Any:
-        return (
-            pairs
-            | "ByQuery" >> beam.Map(lambda pair: ((pair.stratum, pair.query_id), 1))
-            | "PairsOfQuery" >> beam.CombinePerKey(sum)
-            | "ByStratum" >> beam.MapTuple(lambda key, count: (key[0], (1, count)))
-            | "SumStratum" >> beam.CombinePerKey(_add)
-            | "StratumRow" >> beam.MapTuple(_stratum_row)
-        )
-
-
-def _add(counts: Any) -> tuple[int, int]:
-    queries = pairs = 0
-    for some_queries, some_pairs in counts:
-        queries, pairs = queries + some_queries, pairs + some_pairs
-    return queries, pairs
-
-
-def _stratum_row(stratum: str, counts: tuple[int, int]) -> tuple[str, tables.Row]:
-    queries, pairs = counts
-    row = {"stratum": stratum, "queries": queries, "sampled_queries": queries, "pairs": pairs, "rate": 1.0}
-    return "strata", row
 
 
 def _products(address: str) -> Iterator[Product]:

@@ -7,42 +7,55 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.options import AuditOptions, check_bundle, plan_memory
+from pipeline.planning import graph_of, limits_here, outlook, refuse
+from pipeline.planning_text import tell
+from pipeline.probe import MOST_TRIED, probe
 from pipeline.runners import check_reach, submit
+from pipeline.served import check_served
 from pipeline.watch import Watch
 from transforms import bundle as bundles
-from transforms import catalogue, manifest, storage, tables
-from transforms.core import images, memory
+from transforms import catalogue, census, manifest, storage, strata, tables
+from transforms.core import images
 from transforms.core.errors import UsageError
+from transforms.core.passes import passes as passes_of
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import NO_FILL
-from transforms.core.types import Failure
+from transforms.core.types import Failure, Pair, Product
+from transforms.load_image import ImageLoader
 from transforms.models import Models, Serving
 from transforms.progress import Progress
-from transforms.rows import listed
+from transforms.regions import Legend, RegionReader, read_legend
+from transforms.rows import header, listed
 from transforms.runtime import resolve_device
+
+if TYPE_CHECKING:
+    from pipeline.graph import Plan
 
 Echo = Callable[[str], None]
 
 _VERSIONS = ("apache-beam", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyarrow", "scikit-image", "scipy")
 
 
-def plan(options: AuditOptions, echo: Echo = print) -> Any:
-    """Validates a run and says what it will do; returns the :class:`pipeline.graph.Plan`.
+def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, served: bool = False) -> Plan:
+    """Validates a run, says what it will take, and returns it.
+
+    With ``graph`` the pipeline's steps are said, too; with ``served`` the first served scores are checked.
 
     Raises UsageError for whatever can be known before the first worker starts: a missing file or column, a used run id,
-    a bundle that does not fit, a device that does not work, memory that is not there.
+    a bundle that does not fit or did not serve, a device that does not work, memory or disk that is not there.
     """
-    from pipeline.graph import Plan
+    from pipeline.graph import Plan, build
 
     images.require_safe_decoder()
-    check_reach(options.runner, *options.manifest, options.bundle, options.out, options.catalogue)
+    check_reach(options.runner, *options.manifest, options.bundle, options.out, options.catalogue, options.legend)
     local = options.runner == "local"
     # workers elsewhere have devices of their own: they settle what "auto" means
     device = resolve_device(options.device) if local else "cpu"
@@ -59,6 +72,8 @@ def plan(options: AuditOptions, echo: Echo = print) -> Any:
             f"{options.out} already holds a run {options.run_id}; choose another --run-id, or another --out"
         )
     check_bundle(options, bundle)
+    found = strata.find(files, options.stratify, columns=options.columns, catalogue_address=options.catalogue)
+    regions = _regions(options, files, echo)
     memory_plan, hold = plan_memory(options, bundle, device)
     needs = tuple(sorted({explainer.method.needs for explainer in options.explainers()}))
     serving = Serving(options.bundle, device, options.threads, options.batch, hold, needs)
@@ -73,8 +88,70 @@ def plan(options: AuditOptions, echo: Echo = print) -> Any:
         echo(f"conditions {listed(tuple(bundle.conditions))}")
     for explainer in options.explainers():
         echo(f"method {_described(explainer, options)}")
-    echo(f"memory: {memory.megabytes(memory_plan.total)} a worker beyond its libraries" + _kept(options, hold))
-    return Plan(options, bundle, serving, files, versions())
+    if not hold and any(getattr(explainer.method, "banks", 0) for explainer in options.explainers()):
+        echo("masks are drawn again for every image: their banks exceed --memory-limit")
+    if served:
+        check_served(options, bundle, files, models, echo)
+    passes = passes_of(
+        options.explainers(), options.sides(), size=bundle.resize.size, function=bundle.similarity_function
+    )
+    with census.take(
+        files, columns=options.columns, keep=options.keep, strata=found, seed=options.sampling_seed
+    ) as counted:
+        design = counted.design(
+            options.sample,
+            options.min_queries,
+            options.budget_passes,
+            passes_per_query=passes.per_query,
+            passes_per_pair=passes.per_pair,
+        )
+    load = ImageLoader(options.access(files), options.limits(), bundle.resize)
+    planned = Plan(options, bundle, serving, files, versions(), counted.rows, design, found, regions)
+    foreseen = outlook(
+        options,
+        bundle,
+        design,
+        passes,
+        probe(models, options.explainers(), load, _addresses(options, files)),
+        rows=counted.rows,
+        unreadable=counted.unreadable,
+        worker_memory=memory_plan.total,
+        graph=graph_of(lambda pipeline: build(pipeline, planned)) if graph else (),
+    )
+    tell(foreseen, echo)
+    refuse(foreseen, limits_here(options.out))
+    return planned
+
+
+def _addresses(options: AuditOptions, files: tuple[str, ...]) -> Iterator[str]:
+    """Addresses of images of the run, those that come first; of the catalogue's where the manifest has none."""
+    first = islice(manifest.read(files[0], columns=options.columns), MOST_TRIED)
+    named = [address for item in first if isinstance(item, Pair) for address in (item.query, item.reference)]
+    yield from filter(None, named)
+    if options.catalogue:
+        products = islice(catalogue.read(options.catalogue), MOST_TRIED)
+        yield from (item.image for item in products if isinstance(item, Product))
+
+
+def _regions(options: AuditOptions, files: tuple[str, ...], echo: Echo) -> RegionReader | None:
+    """How workers read the regions of photographs, None where the catalogue has none.
+
+    Label images need a legend, boxes have names of their own.
+    """
+    columns = header(options.catalogue) if options.catalogue else ()
+    given = {"regions", "boxes"} & set(columns)
+    if not given:
+        if options.legend:
+            raise UsageError("--legend names the labels of label images, and the catalogue has no column 'regions'")
+        return None
+    assert options.catalogue is not None
+    address = options.legend or storage.resolve("regions.json", options.catalogue)
+    legend = Legend({})
+    if options.legend or storage.exists(address):
+        legend = read_legend(address)
+    elif "regions" in given:
+        echo(f"regions: no legend at {storage.shown(address)}, so labels have no names; --legend gives one")
+    return RegionReader(options.access(files), options.limits(), legend)
 
 
 def _described(explainer: Explainer, options: AuditOptions) -> str:
@@ -85,11 +162,6 @@ def _described(explainer: Explainer, options: AuditOptions) -> str:
     both = "both images perturbed" if explainer.perturb == "both" else ""
     explained = "" if options.explain == "query" else f"explains {options.explain}"
     return ", ".join(filter(None, [f"{explainer.method.name}{f' ({listed})' * bool(listed)}", filled, both, explained]))
-
-
-def _kept(options: AuditOptions, hold: bool) -> str:
-    banks = any(getattr(explainer.method, "banks", 0) for explainer in options.explainers())
-    return " (masks are drawn again for every image: they exceed --memory-limit)" if banks and not hold else ""
 
 
 def versions() -> dict[str, str]:
@@ -108,13 +180,13 @@ def run(options: AuditOptions, echo: Echo = print) -> bool:
     allows.
     """
     from pipeline.graph import build
-    from pipeline.summary import summarise
+    from pipeline.summary.finish import summarise
 
     if options.runner == "local":
         # Beam logs much that is no concern of the user's; its errors are raised as well
         logging.disable(logging.ERROR)
     started = time.monotonic()
-    planned = plan(options, echo)
+    planned = plan(options, echo, served=True)
     if options.runner == "local":
         with tempfile.TemporaryDirectory(prefix="whymatch-progress-") as folder:
             planned = replace(planned, progress=Progress(str(Path(folder) / "progress")))

@@ -131,7 +131,13 @@ class AuditOptions:
             except ValueError as error:
                 raise UsageError(f"--method {name}: {error}") from None
             fill = method.fill if self.fill is None or method.fill == NO_FILL else self.fill
-            made.append(Explainer(method, fill, self.perturb, None if name == "mask" else self.masked()))
+            if self.contrast and method.needs == "gradient":
+                raise UsageError(
+                    f"--contrast needs a method that compares with any vector at no passes of its own: {name} follows "
+                    "the gradient of one pair. Take rise, sliding_window, sbsm, lime or decomposition."
+                )
+            masked = None if name == "mask" else self.masked()
+            made.append(Explainer(method, fill, self.perturb, masked, self.contrast))
         if self.explain == "both" and any(explainer.converges for explainer in made):
             raise UsageError(
                 "--converge stops where the maps of all pairs of an image have converged, and --explain both would mix "
@@ -163,6 +169,18 @@ class AuditOptions:
                 values.setdefault("rise", {})[parameter] = str(given)
         return values
 
+    def sampling_design(self) -> str:
+        """How queries are sampled, in words, for the run's row."""
+        said = [
+            "all queries"
+            if self.sample == 1 and self.budget_passes is None
+            else f"queries at the rate {self.sample:g}",
+            f"by {self.stratify}" if self.stratify else "",
+            f"at least {self.min_queries} of a stratum" if self.min_queries else "",
+            f"within {self.budget_passes} passes" if self.budget_passes is not None else "",
+        ]
+        return ", ".join(filter(None, said))
+
     def limits(self) -> Limits:
         """What is decoded at most."""
         return Limits(max_pixels=self.max_pixels)
@@ -189,6 +207,7 @@ EXPLAINING = (
     "perturb",
     "reference_masks",
     "fill",
+    "contrast",
     "seed",
     "map_size",
 )
@@ -237,6 +256,8 @@ def _is_recorded(name: str, value: Any) -> bool:
             return value in ("query", "reference", "both")
         case "perturb":
             return value in get_args(Perturb)
+        case "contrast":
+            return isinstance(value, bool)
         case _:
             return isinstance(value, str)
 
@@ -260,6 +281,10 @@ def check_bundle(options: AuditOptions, bundle: Bundle) -> None:
             raise UsageError(
                 f"--method {method.name} needs the bundle's {method.needs}, and it has none: "
                 f"{bundle.missing.get(method.needs, 'it is not known why')}"
+            )
+        if explainer.contrast and bundle.similarity_function == "euclidean":
+            raise UsageError(
+                "--contrast subtracts a mean similarity, and a negative Euclidean distance has no such mean"
             )
         if method.needs == "projection" and bundle.similarity_function == "euclidean":
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from collections import Counter
@@ -15,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms import catalogue
-from transforms.core.errors import UsageError
+from transforms.core.errors import BadBoxes, UsageError
 from transforms.core.types import Failure, Product
+from transforms.regions import MAX_BOXES_TEXT, read_boxes
 
 FASHION = Path(__file__).parents[2] / "shared" / "data" / "fashion-products" / "products.csv"
 
@@ -125,6 +127,62 @@ def test_a_cell_that_is_no_address_of_a_label_image_fails_its_row(tmp_path: Path
     assert isinstance(first, Failure)
     assert first.message.startswith("regions is ")
     assert isinstance(second, Product)
+
+
+BOXES = '{"logo": [[10, 20, 30, 40.5]]}'
+
+
+@pytest.mark.parametrize("extension", ["csv", "jsonl", "parquet"])
+def test_boxes_are_text_and_no_attributes(tmp_path: Path, extension: str) -> None:
+    cells: list[dict[str, str | None]] = [
+        {"id": "1", "image": "1.jpg", "boxes": BOXES, "colour": "red"},
+        {"id": "2", "image": "2.jpg", "boxes": "7 in a carton", "colour": "red"},
+        {"id": "3", "image": "3.jpg", "boxes": None, "colour": None},
+    ]
+    address = str(tmp_path / f"products.{extension}")
+    if extension == "csv":
+        with open(address, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, cells[0])
+            writer.writeheader()
+            writer.writerows(cells)
+    elif extension == "jsonl":
+        write(tmp_path, "\n".join(map(json.dumps, cells)), "products.jsonl")
+    else:
+        pq.write_table(pa.Table.from_pylist(cells), address)
+    for columns in (None, ["colour"]):
+        found = products(address, columns)
+        assert [one.boxes for one in found] == [BOXES, "7 in a carton", None]
+        assert [one.names() for one in found] == [("colour=red",), ("colour=red",), ()]
+    with pytest.raises(UsageError, match=r"'boxes' of a catalogue holds boxes around its regions .* another name"):
+        catalogue.check_header(address, columns=["boxes"])
+
+
+def test_boxes_that_are_an_object_fail_their_row_and_the_message_says_what_is_expected(tmp_path: Path) -> None:
+    lines = ['{"id": "1", "image": "a.jpg", "boxes": ' + BOXES + "}", '{"id": "2", "image": "b.jpg", "boxes": 2.5}']
+    table = pa.table({"id": ["3"], "image": ["c.jpg"], "boxes": [[[1.0, 2.0, 3.0, 4.0]]]})
+    pq.write_table(table, tmp_path / "products.parquet")
+    found = [
+        *catalogue.read(write(tmp_path, "\n".join(lines), "products.jsonl")),
+        *catalogue.read(str(tmp_path / "products.parquet")),
+    ]
+    for one, kind in zip(found, ["an object", "a number with a fraction", "a value of type list"], strict=True):
+        assert isinstance(one, Failure)
+        assert (one.stage, one.reason) == ("read", "bad_row")
+        assert one.message.startswith(f"boxes is {kind}")
+        assert 'expected is a text that holds JSON, in every format, like {"logo": [[10, 20, 30, 40]]}' in one.message
+        assert "json.dumps" in one.message
+
+
+def test_boxes_that_are_too_long_keep_their_product_and_are_refused_where_they_are_read(tmp_path: Path) -> None:
+    fits = '{"a": []}'.ljust(MAX_BOXES_TEXT)
+    rows = [{"id": "1", "image": "a.jpg", "boxes": text} for text in (fits, fits + " " * 50_000)]
+    first, second = products(write(tmp_path, "\n".join(map(json.dumps, rows)), "products.jsonl"))
+    assert first.boxes == fits
+    assert read_boxes(first.boxes) == {"a": ()}
+    assert second.boxes is not None
+    assert len(second.boxes) == MAX_BOXES_TEXT + 1
+    with pytest.raises(BadBoxes, match="more than 8,192 characters"):
+        read_boxes(second.boxes)
 
 
 def test_bad_rows_are_failures_and_duplicates_go_on(tmp_path: Path) -> None:

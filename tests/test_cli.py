@@ -34,7 +34,8 @@ ALL = dict(commands(cli.build_parser()))
 def test_the_commands() -> None:
     assert {" ".join(name) for name in ALL} == {
         "demo", "catalogue polyvore-outfits", "catalogue awa2", "train similarity", "train attributes", "export",
-        "bundle", "calibrate", "priors", "pairs", "audit", "evaluate", "sql", "show",
+        "bundle", "calibrate", "priors", "pairs", "check", "plan", "audit", "evaluate", "summary", "sql", "show",
+        "erase",
     }  # fmt: skip
 
 
@@ -121,4 +122,4 @@ def test_wrong_values_name_what_was_expected(parse: object, text: str) -> None:
 
 def test_beam_arguments_belong_to_audit(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "somewhere", "--", "--region=x"]) == 2
-    assert "only `audit` and `evaluate`" in capsys.readouterr().err
+    assert "only `audit`, `plan` and `evaluate`" in capsys.readouterr().err

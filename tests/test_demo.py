@@ -328,7 +328,7 @@ def test_the_badge_is_symmetric_and_of_full_contrast() -> None:
 def test_pairs_are_of_the_test_split_and_ranked(drawing: Path) -> None:
     catalogue = {row["id"]: row for row in read_csv(drawing / "catalogue.csv")}
     pairs = read_csv(drawing / "pairs.csv")
-    assert list(pairs[0]) == ["query_id", "reference_id", "rank", "served_score"]
+    assert list(pairs[0]) == ["query_id", "reference_id", "rank", "likeness"]
     wrecks = [pair for pair in pairs if {"damaged-1", "missing-1"} & {pair["query_id"], pair["reference_id"]}]
     assert [(pair["query_id"][:7], pair["reference_id"][:7]) for pair in wrecks] == [
         ("garment", "missing"),

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from transforms import manifest
 from transforms.core.errors import REASONS, UsageError
+from transforms.core.sampling import NONE, UNREADABLE
 from transforms.core.types import Failure, Pair, content_id
+from transforms.strata import Strata
 
 SETTINGS = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -319,7 +321,62 @@ def test_canonical_bytes_differ_wherever_the_content_does_and_ignore_the_place()
             {"served_score": 0.25},
             {"served_model": None},
             {"extra": None},
+            {"stratum": "x"},
         )
     ]
-    assert len({manifest.canonical(other) for other in [pair, *others]}) == 11
+    assert len({manifest.canonical(other) for other in [pair, *others]}) == 12
     assert manifest.canonical(replace(pair, query_id='a","b')) != manifest.canonical(pair)
+
+
+# Strata
+
+BY_NOTE = Strata("note")
+
+
+@SETTINGS
+@given(rows=st.lists(ROW, min_size=1, max_size=12), strata=st.sampled_from([BY_NOTE, Strata(), Strata("query_id")]))
+def test_queries_are_read_as_their_rows_are(tmp_path: Path, rows: list[dict[str, Any]], strata: Strata) -> None:
+    for extension in ("csv", "jsonl", "parquet"):
+        address = write(tmp_path / f"pairs.{extension}", rows, list(rows[0]))
+        items = list(manifest.read(address, strata=strata))
+        queries = list(manifest.read_queries(address, strata=strata))
+        assert queries == [None if item.query_id is None else (item.query_id, item.stratum) for item in items]
+        assert [item.stratum for item in items if item.query_id is None] == [UNREADABLE] * queries.count(None)
+        if strata == BY_NOTE:
+            notes = [(row["note"].strip() and row["note"]) or NONE for row in rows]
+            assert all(query is None or query[1] == note for query, note in zip(queries, notes, strict=True))
+
+
+def test_a_row_with_an_unreadable_cell_has_no_query_for_the_census_either(tmp_path: Path) -> None:
+    """Although the query is in another cell: a row counts as the run will read it."""
+    path = tmp_path / "pairs.csv"
+    path.write_bytes(b"query_id,reference_id,served_model,note\na,b,\xff,n\na,b,,\0\na,b,m\na,b,m,n\n")
+    options: dict[str, Any] = {"strata": Strata()}
+    assert list(manifest.read_queries(str(path), **options)) == [None, ("a", "all"), None, ("a", "all")]
+    options["keep"] = ["note"]
+    assert list(manifest.read_queries(str(path), **options)) == [None, None, None, ("a", "all")]
+    assert [item.stratum for item in manifest.read(str(path), **options)] == [UNREADABLE] * 3 + ["all"]
+
+
+def test_a_number_is_no_id_beside_a_text_that_looks_like_it(tmp_path: Path) -> None:
+    lines = [{"query_id": value, "reference_id": "b", "kind": value} for value in ("7.0", 7.0, True)]
+    found = list(manifest.read_queries(write(tmp_path / "pairs.jsonl", lines, []), strata=Strata("kind")))
+    assert found == [("7.0", "7.0"), None, None]
+
+
+def test_a_stratum_may_be_any_value(tmp_path: Path) -> None:
+    lines = [{"query": "q.jpg", "reference": "r.jpg", "kind": value} for value in (7, 7.5, True, None, " ", "x")]
+    items = list(manifest.read(write(tmp_path / "pairs.jsonl", lines, []), strata=Strata("kind")))
+    assert [item.stratum for item in items] == ["7", "7.5", "true", "(none)", "(none)", "x"]
+    assert {type(item.stratum) for item in items} == {str}
+
+
+def test_bad_rows_with_a_query_have_its_stratum(tmp_path: Path) -> None:
+    found = read_csv(
+        tmp_path, "query_id,reference_id,rank,kind\na,b,x,coat\n,b,1,coat\na,,1,hat\n", strata=Strata("kind")
+    )
+    assert [(type(item), item.stratum, item.weight) for item in found] == [
+        (Failure, "coat", 1.0),
+        (Failure, UNREADABLE, 1.0),
+        (Failure, "hat", 1.0),
+    ]

@@ -16,9 +16,9 @@ from tests import hostile
 from transforms.core import errors
 from transforms.core.errors import PairError, UsageError
 from transforms.core.images import Limits, Resize, frame_of
-from transforms.core.types import Frame
+from transforms.core.types import Frame, Product
 from transforms.load_image import ImageLoader
-from transforms.regions import MAX_BYTES, Legend, RegionReader, read_legend
+from transforms.regions import MAX_BYTES, Legend, RegionReader, read_legend, source_of
 from transforms.storage import Access
 
 LEGEND = Legend({"ground": 0, "body": 1, "sleeve": 2}, {"colour": ("body", "sleeve"), "sleeve": ("body",)})
@@ -56,6 +56,16 @@ def test_a_name_is_a_region_or_else_a_column() -> None:
         Legend({"body": 1}).labels("colour")
 
 
+def test_what_a_region_shows_is_known_where_the_legend_says_it() -> None:
+    assert LEGEND.shows("sleeve", "colour=red") is True
+    assert LEGEND.shows("ground", "colour=red") is False
+    assert LEGEND.shows("sleeve", "sleeve=long=ish") is False
+    assert LEGEND.shows("body", "brand=Ada") is None
+    assert LEGEND.shows("(elsewhere)", "colour=red") is None
+    assert LEGEND.shows("(label 7)", "colour=red") is None
+    assert Legend({"body": 1}).shows("body", "colour=red") is None
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -77,6 +87,11 @@ def test_a_name_is_a_region_or_else_a_column() -> None:
         ({"regions": {"body": 1.0}}, "label of 'body'"),
         ({"regions": {"body": "1"}}, "label of 'body'"),
         ({"regions": {"bo\x1bdy\ud800": None}}, r"label of 'bo\\x1bdy\\ud800'"),
+        ({"regions": {"bo\x00dy": 1}}, r"'bo\\x00dy' is no name of a region"),
+        ({"regions": {"\ud800": 1}}, r"'\\ud800' is no name of a region"),
+        ({"regions": {" ": 1}}, "' ' is no name of a region"),
+        ({"regions": {"(elsewhere)": 1}}, "'\\(elsewhere\\)' names what is no region of yours"),
+        ({"regions": {"(label 7)": 1}}, "'\\(label 7\\)' names what is no region of yours"),
         ({"regions": {"body": 1}, "colums": {"colour": ["body"]}}, "'colums' is neither"),
         ({"regions": {"body": 1}, "columns": None}, "'columns' is no object"),
         ({"regions": {"body": 1}, "columns": {"colour": "body"}}, "column 'colour' has no list"),
@@ -195,3 +210,59 @@ def test_bad_label_images_are_pair_errors(tmp_path: Path) -> None:
     large = labels_at(inside / "large.png", np.zeros((2, 4)))
     with pytest.raises(errors.ImageTooLarge):
         reader(inside, max_pixels=7).region(large, frame, frozenset([0]))
+
+
+# All regions of a frame
+
+
+def test_all_regions_of_a_label_image_by_hand(tmp_path: Path) -> None:
+    """2 x 4 in a frame of 4 x 4; 9 and 7 are no labels of the legend, and what is padded is no region."""
+    address = labels_at(tmp_path / "a.png", [[0, 1, 9, 2], [0, 7, 9, 9]])
+    found = reader(tmp_path).frame(address, frame_of((2, 4), Resize((4, 4), "pad")))
+    assert found.names == ("ground", "body", "sleeve", "(label 7)", "(label 9)")
+    assert found.labels.dtype == np.int64
+    assert found.labels.tolist() == [[-1] * 4, [0, 1, 4, 2], [0, 3, 4, 4], [-1] * 4]
+
+
+def test_labels_at_both_ends_and_one_label_with_two_names(tmp_path: Path) -> None:
+    address = labels_at(tmp_path / "a.png", [[0, 65_535, 65_534]], np.uint16)
+    legend = Legend({"last": 65_535, "first": 0, "also last": 65_535})
+    of = RegionReader(Access(roots=(str(tmp_path),)), Limits(), legend)
+    frame = Frame(original=(1, 3), size=(1, 4), box=(0, 0, 1, 4))
+    found = of.frame(address, frame)
+    assert [(*found.names, None)[label] for label in found.labels[0]] == ["first", "last", "(label 65534)", None]
+    assert "also last" not in found.names
+
+
+def test_a_photograph_is_no_label_image(tmp_path: Path) -> None:
+    """64 labels beside the legend's three are taken, 65 are not."""
+    frame = Frame(original=(1, 68), size=(1, 68), box=(0, 0, 1, 68))
+    row = np.arange(68)
+    found = reader(tmp_path).frame(labels_at(tmp_path / "a.png", [np.minimum(row, 66)]), frame)
+    assert len(found.names) == 3 + 64
+    assert found.names[-1] == "(label 66)"
+    with pytest.raises(errors.NotAnImage, match="has 65 labels that the legend does not name, at most 64"):
+        reader(tmp_path).frame(labels_at(tmp_path / "b.png", [row]), frame)
+
+
+def test_bad_label_images_have_no_regions(tmp_path: Path) -> None:
+    frame = Frame(original=(2, 4), size=(4, 4), box=(0, 0, 2, 4))
+    with pytest.raises(errors.NotFound):
+        reader(tmp_path).frame(str(tmp_path / "absent.png"), frame)
+    with pytest.raises(errors.NotAnImage, match=r"has 4 x 2 pixels .* its photograph 2 x 4"):
+        reader(tmp_path).frame(labels_at(tmp_path / "a.png", np.zeros((4, 2))), frame)
+
+
+def test_a_label_image_wins_over_boxes(tmp_path: Path) -> None:
+    address, boxes = labels_at(tmp_path / "a.png", [[1, 2]]), '{"logo": [[0, 1, 1, 1]]}'
+    frame = Frame(original=(1, 2), size=(1, 2), box=(0, 0, 1, 2))
+    expected = {
+        Product("1", "x.jpg"): None,
+        Product("1", "x.jpg", regions=address): [1, 2],
+        Product("1", "x.jpg", boxes=boxes): [-1, 0],
+        Product("1", "x.jpg", regions=address, boxes=boxes): [1, 2],
+    }
+    for product, labels in expected.items():
+        source = source_of(product)
+        found = None if source is None else reader(tmp_path).frame(source, frame).labels[0].tolist()
+        assert found == labels

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from transforms.core.maps import area_average
 from transforms.core.saliency.contract import References
-from transforms.core.saliency.convergence import Enough, Halves
+from transforms.core.saliency.convergence import Enough
 from transforms.core.saliency.grids import Sampling
+from transforms.core.saliency.halves import Halves
 from transforms.core.saliency.regression import PATCHES, RIDGE, Regression
 from transforms.core.saliency.rise import Rise, rise
 from transforms.core.similarity import similarities

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -10,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from transforms.core.sampling import kept, position
+from transforms.core.errors import RunError
+from transforms.core.sampling import (
+    UNREADABLE,
+    SamplingDesign,
+    Stratum,
+    fingerprint,
+    just_above,
+    kept,
+    position,
+    positions,
+)
 
 IDS = [f"query-{number}" for number in range(5000)]
 RATES = st.floats(0, 1, exclude_min=True)
@@ -75,3 +87,67 @@ def test_the_share_that_is_kept_is_the_rate() -> None:
 def test_what_is_no_rate_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="above 0 and at most 1"):
         kept("q", rate, 0)
+
+
+@given(st.lists(st.text(), min_size=1), st.integers(0, 99))
+def test_a_fingerprint_begins_with_the_position(queries: list[str], seed: int) -> None:
+    heads = np.array([int.from_bytes(fingerprint(query, seed)[:8], "big") for query in queries], np.uint64)
+    assert positions(heads).tolist() == [position(query, seed) for query in queries]
+    assert all(len(fingerprint(query, seed)) == 16 for query in queries)
+    assert len({fingerprint(query, seed) for query in queries}) == len(set(queries))
+
+
+@given(st.text(), st.integers(0, 99))
+def test_just_above_is_the_smallest_rate_that_keeps(query: str, seed: int) -> None:
+    place = position(query, seed)
+    (rate,) = just_above(np.array([place]))
+    assert place < rate <= 1
+    assert rate - place == 2**-53
+
+
+def test_just_above_the_last_position_is_one() -> None:
+    assert just_above(positions(np.array([2**64 - 1], np.uint64))).tolist() == [1.0]
+
+
+# Designs
+
+DESIGN = SamplingDesign(
+    17,
+    {
+        "coats": Stratum("coats", queries=10, sampled_queries=4, pairs=33, sampled_pairs=9, rate=0.6),
+        "hats": Stratum("hats", queries=3, sampled_queries=0, pairs=3, sampled_pairs=0, rate=0.1),
+    },
+    "category",
+)
+
+
+def test_a_design_keeps_below_the_rate_of_the_stratum() -> None:
+    # the positions of q-0001 and q-0002 are 0.5437 and 0.7304
+    assert DESIGN.kept("q-0001", "coats")
+    assert not DESIGN.kept("q-0002", "coats")
+    assert not DESIGN.kept("q-0001", "hats")
+
+
+def test_a_weight_is_what_a_kept_query_stands_for() -> None:
+    assert DESIGN.weight("coats") == DESIGN.strata["coats"].weight == 2.5
+    assert DESIGN.strata["hats"].weight is None
+
+
+def test_rows_without_a_query_are_always_kept_and_stand_for_themselves() -> None:
+    assert DESIGN.kept("q-0002", UNREADABLE)
+    assert DESIGN.weight(UNREADABLE) == 1
+
+
+def test_a_manifest_that_has_changed_is_said() -> None:
+    with pytest.raises(RunError, match=r"has changed.*'shoes' was not there"):
+        DESIGN.kept("q-0001", "shoes")
+    with pytest.raises(RunError, match=r"has changed.*'shoes' was not there"):
+        DESIGN.weight("shoes")
+    with pytest.raises(RunError, match=r"has changed.*'hats' no query"):
+        DESIGN.weight("hats")
+
+
+def test_a_design_goes_to_workers() -> None:
+    assert pickle.loads(pickle.dumps(DESIGN)) == DESIGN
+    with pytest.raises(FrozenInstanceError):
+        DESIGN.seed = 1  # type: ignore[misc]

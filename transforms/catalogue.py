@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from transforms import rows, storage
+from transforms.cells import Odd
 from transforms.core.errors import BadRow, UsageError
 from transforms.core.types import Failure, Product
 from transforms.lines import quoted
+from transforms.regions import BOXES_EXAMPLE, MAX_BOXES_TEXT
 
-ID, IMAGE, SPLIT, REGIONS = "id", "image", "split", "regions"
+ID, IMAGE, SPLIT, REGIONS, BOXES = "id", "image", "split", "regions", "boxes"
+_RESERVED = (ID, IMAGE, SPLIT, REGIONS, BOXES)
 
 
 @dataclass(frozen=True)
@@ -31,19 +34,20 @@ def read(address: str, *, columns: Sequence[str] | None = None) -> Iterator[Prod
     """Yields one :class:`Product`, or a :class:`Failure` of stage read, for every row of the catalogue at ``address``.
 
     Args:
-        address: a file with the columns ``id``, ``image`` (relative to the file, or absolute) and perhaps ``split`` and
-            ``regions``: the label image of the product's photograph, an address like ``image``. See
-            :mod:`transforms.regions`.
+        address: a file with the columns ``id``, ``image`` (relative to the file, or absolute) and perhaps ``split``,
+            ``regions``: the label image of the product's photograph, an address like ``image``, and ``boxes``: boxes
+            around its regions, as JSON text. See :mod:`transforms.regions`.
         columns: the attribute columns in the wanted order; None for all the others, save lists and objects.
 
     All rows of one id are yielded: which pairs that makes ambiguous is decided where they are joined. What a value
-    may say as an attribute is decided by :func:`vocabulary`.
+    may say as an attribute is decided by :func:`vocabulary`. What the text of ``boxes`` says is looked at where the
+    photograph is explained, so that wrong boxes do not cost the product; a cell that is no text fails its row.
 
     Raises:
-        UsageError: columns are missing, ``regions`` is among ``columns``, or the file cannot be read.
+        UsageError: columns are missing, ``regions`` or ``boxes`` is among ``columns``, or the file cannot be read.
     """
     check_header(address, columns=columns)
-    named = (ID, IMAGE, SPLIT, REGIONS, *(columns or ()))
+    named = (*_RESERVED, *(columns or ()))
     for row in rows.read_rows(address, named, rest=columns is None):
         try:
             yield _product(row, address, columns)
@@ -53,12 +57,13 @@ def read(address: str, *, columns: Sequence[str] | None = None) -> Iterator[Prod
 
 def check_header(address: str, *, columns: Sequence[str] | None = None) -> None:
     """UsageError where the catalogue at ``address`` lacks ``id``, ``image`` or one of ``columns``, or where one of
-    these is ``regions``."""
-    if REGIONS in (columns or ()):
-        raise UsageError(
-            f"the column {REGIONS!r} of a catalogue holds the address of a product's label image and is no attribute; "
-            "leave it out of the columns, or give it another name if it means something else"
-        )
+    these is ``regions`` or ``boxes``."""
+    for column, holds in ((REGIONS, "the address of a product's label image"), (BOXES, "boxes around its regions")):
+        if column in (columns or ()):
+            raise UsageError(
+                f"the column {column!r} of a catalogue holds {holds} and is no attribute; "
+                "leave it out of the columns, or give it another name if it means something else"
+            )
     found = rows.header(address)
     if missing := [column for column in (ID, IMAGE, *(columns or ())) if column not in found]:
         raise UsageError(
@@ -74,8 +79,7 @@ def _product(row: rows.Row | rows.BadRowAt, address: str, columns: Sequence[str]
     if product_id is None or image is None:
         raise BadRow(f"the product has no {ID if product_id is None else IMAGE}")
     regions = rows.text(row, REGIONS)
-    reserved = (ID, IMAGE, SPLIT, REGIONS)
-    attributes = columns if columns is not None else [column for column in row.cells if column not in reserved]
+    attributes = columns if columns is not None else [column for column in row.cells if column not in _RESERVED]
     return Product(
         id=product_id,
         image=storage.resolve(image, address),
@@ -83,7 +87,19 @@ def _product(row: rows.Row | rows.BadRowAt, address: str, columns: Sequence[str]
         split=rows.text(row, SPLIT),
         source=row.source,
         regions=None if regions is None else storage.resolve(regions, address),
+        boxes=_boxes(row),
     )
+
+
+def _boxes(row: rows.Row) -> str | None:
+    """The text in the column ``boxes``. A longer one than their reader takes is cut behind that, and refused there."""
+    cell = row.cells.get(BOXES)
+    if isinstance(cell, Odd):
+        raise BadRow(
+            f"{BOXES} is {cell.kind}, {quoted(cell)}; expected is a text that holds JSON, in every format, like "
+            f"{BOXES_EXAMPLE}. Write it with json.dumps, or give the column another name if it means something else."
+        )
+    return None if cell is None else cell[: MAX_BOXES_TEXT + 1]
 
 
 def vocabulary(

@@ -7,21 +7,27 @@ held beside the network's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from transforms import tables
+from transforms.core import nulls
+from transforms.core.attributes import rank_attributes
 from transforms.core.errors import NonFiniteMap, PairError
-from transforms.core.explanation import explain
+from transforms.core.explanation import Explanation, Regions, explain
 from transforms.core.fill import make_fill
+from transforms.core.maps import correlations
+from transforms.core.nulls import NullReferences, Statistic
 from transforms.core.saliency.contract import Gradient, Maps, References, Saliency
 from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.saliency.perturbation import Perturbation
 from transforms.core.similarity import conditioned, kept_under, similarities
-from transforms.core.types import EmbeddedImage, Failure, Float32, Float64, LoadFailure, Pair
+from transforms.core.types import EmbeddedImage, Failure, Float32, Float64, LoadFailure, Pair, content_id
 from transforms.load_image import Load, LoadedImage
 from transforms.models import Models
+from transforms.regions import RegionReader
 from transforms.subject import Shared, Subject
 
 
@@ -41,6 +47,11 @@ class Task:
     def other(self) -> str:
         """The address of the image that it is compared with."""
         return self.pair.reference if self.side == "query" else self.pair.query
+
+    @property
+    def regions(self) -> str | None:
+        """What the catalogue says of the regions of the image that is explained."""
+        return self.pair.query_regions if self.side == "query" else self.pair.reference_regions
 
 
 @dataclass(frozen=True)
@@ -72,13 +83,27 @@ Matched = tuple[Task, EmbeddedImage]
 class ExplainedTasks:
     """What ``explainer`` says of the R tasks of ``matched``, all of one condition, or why it says nothing.
 
-    ``similarities`` is float64 [R].
+    ``similarities`` is float64 [R], and so is ``null_agreement``, None without random references.
     """
 
     explainer: Explainer
     matched: Sequence[Matched]
     similarities: Float64
     maps: Maps | PairError
+    null_agreement: Float64 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """``values`` of a statistic of shuffled pairs of an image, under one explainer and for one side."""
+
+    method: str
+    side: Side
+    statistic: Statistic
+    values: tuple[float, ...]
+
+
+NO_NULLS: Mapping[Side, NullReferences] = {}
 
 
 @dataclass(frozen=True)
@@ -86,13 +111,18 @@ class PreparedImage:
     """An image after the passes that serve all of its references.
 
     ``saliencies`` has one for every explainer, or why there is none. They are of the network's own embeddings; those of
-    a condition are made from the same passes, when its references are there.
+    a condition are made from the same passes, when its references are there. ``nulls`` are random references of each
+    side, which cost no passes where a method compares with any vector; ``regions`` reads what a catalogue knows.
     """
 
     shared: Shared
     explaining: Explaining
     load: Load
     saliencies: tuple[Saliency | PairError, ...]
+    nulls: Mapping[Side, NullReferences] = field(default_factory=dict)
+    regions: RegionReader | None = None
+    _null_maps: dict[tuple[int, Side, str | None], Float64 | None] = field(default_factory=dict, repr=False)
+    _read: dict[str, Regions | str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -102,6 +132,8 @@ class PreparedImage:
         models: Models,
         load: Load,
         matched: Sequence[Matched] = (),
+        nulls: Mapping[Side, NullReferences] = NO_NULLS,
+        regions: RegionReader | None = None,
     ) -> PreparedImage:
         """Runs the passes; raises PairError where not even the whole image can be embedded.
 
@@ -109,7 +141,7 @@ class PreparedImage:
         """
         shared = Shared(image, models)
         _ = shared.base
-        made = cls(shared, explaining, load, ())
+        made = cls(shared, explaining, load, (), nulls, regions)
         return replace(made, saliencies=tuple(made._prepare(explainer, matched) for explainer in explaining.explainers))
 
     @property
@@ -129,12 +161,85 @@ class PreparedImage:
     def maps(self, matched: Sequence[Matched]) -> Iterator[ExplainedTasks]:
         """The maps of every one of ``matched`` and every explainer, or why there are none."""
         function = self.shared.models.bundle.similarity_function
-        for condition in dict.fromkeys(task.pair.condition for task, _ in matched):
-            some = [one for one in matched if one[0].pair.condition == condition]
+        for condition, side in dict.fromkeys((task.pair.condition, task.side) for task, _ in matched):
+            some = [one for one in matched if (one[0].pair.condition, one[0].side) == (condition, side)]
             base = conditioned(self.shared.base, self.shared.mask(condition), function)
             found = similarities(self._embeddings(some, condition), base, function)[:, 0]
+            for at, (explainer, saliency) in enumerate(self._saliencies(condition)):
+                null = self._null_map(at, explainer, saliency, side, condition)
+                yield from self._maps_of(explainer, saliency, some, found, null)
+
+    def chances(self, compared: Iterable[tuple[str | None, Side]]) -> Iterator[Chance]:
+        """The statistics of this image's shuffled pairs, by which an explanation is judged (``core.nulls``).
+
+        ``compared`` are the conditions and sides under which it is explained.
+        """
+        shared, bundle = self.shared, self.shared.models.bundle
+        for condition, side in compared:
+            others = self._random(side, condition)
+            if others is None:
+                continue
+            base = conditioned(shared.base, shared.mask(condition), bundle.similarity_function)
+            shuffled = nulls.shuffled(others, base, bundle.similarity_function)
+            if not len(shuffled):
+                continue
             for explainer, saliency in self._saliencies(condition):
-                yield from self._maps_of(explainer, saliency, some, found)
+                if isinstance(saliency, PairError) or not _compares_freely(explainer):
+                    continue
+                references = self._contrasted(explainer, References(shuffled), side, condition)
+                for statistic, values in self._chance(saliency, references).items():
+                    yield Chance(explainer.method.name, side, statistic, values)
+
+    def _chance(self, saliency: Saliency, references: References) -> dict[Statistic, tuple[float, ...]]:
+        shared, found = self.shared, dict[Statistic, tuple[float, ...]]()
+        try:
+            maps = saliency.maps(references).saliency
+        except PairError:
+            return found
+        maps = maps[np.isfinite(maps).all(axis=(1, 2))]
+        image, ranking = shared.explained, shared.models.bundle.ranking
+        if image.confidence is not None and image.activations is not None:
+            first = [rank_attributes(image.confidence, image.activations, one, ranking, 1)[0].score for one in maps]
+            found["attribute_score"] = tuple(first)
+        if isinstance(saliency, Perturbation):
+            seed = int(content_id("chance", shared.image.sha256, letter="")[:12], 16)
+            by_chance = saliency.reliability_by_chance(references, seed)
+            if by_chance is not None:
+                found["map_reliability"] = tuple(float(value) for value in by_chance)
+        return found
+
+    def _random(self, side: Side, condition: str | None) -> Float32 | None:
+        """Random references' embeddings [K, D] as ``condition`` compares them, None without any."""
+        drawn = self.nulls.get(side)
+        others = drawn.others(self.shared.image.sha256) if drawn else None
+        if others is None:
+            return None
+        return conditioned(others, self.shared.mask(condition), self.shared.models.bundle.similarity_function)
+
+    def _null_map(
+        self, at: int, explainer: Explainer, saliency: Saliency | PairError, side: Side, condition: str | None
+    ) -> Float64 | None:
+        """The map [1, H, W] for the mean of random references, made once; None where that costs passes, or fails."""
+        key = (at, side, condition)
+        if key not in self._null_maps:
+            self._null_maps[key] = None
+            others = self._random(side, condition)
+            if others is not None and not isinstance(saliency, PairError) and _compares_freely(explainer):
+                try:
+                    null = saliency.maps(nulls.mean_of(others, self.shared.models.bundle.similarity_function)).saliency
+                    self._null_maps[key] = null if np.isfinite(null).all() else None
+                except PairError:
+                    pass
+        return self._null_maps[key]
+
+    def _contrasted(
+        self, explainer: Explainer, references: References, side: Side, condition: str | None
+    ) -> References:
+        """``references`` less the mean of random ones, where ``explainer`` asks for that and there are any."""
+        others = self._random(side, condition) if explainer.contrast else None
+        if others is None:
+            return references
+        return nulls.contrasted(references, nulls.mean_of(others, self.shared.models.bundle.similarity_function))
 
     def _saliencies(self, condition: str | None) -> Iterator[tuple[Explainer, Saliency | PairError]]:
         """Each explainer with what it found out about the image as ``condition`` compares it, made when asked for."""
@@ -154,7 +259,12 @@ class PreparedImage:
             return error
 
     def _maps_of(
-        self, explainer: Explainer, saliency: Saliency | PairError, matched: Sequence[Matched], found: Float64
+        self,
+        explainer: Explainer,
+        saliency: Saliency | PairError,
+        matched: Sequence[Matched],
+        found: Float64,
+        null: Float64 | None,
     ) -> Iterator[ExplainedTasks]:
         if isinstance(saliency, PairError):
             yield ExplainedTasks(explainer, matched, found, saliency)
@@ -169,12 +279,14 @@ class PreparedImage:
                 return
             # one reference must not take the others with it
             for at, one in enumerate(matched):
-                yield from self._maps_of(explainer, saliency, [one], found[at : at + 1])
+                yield from self._maps_of(explainer, saliency, [one], found[at : at + 1], null)
             return
-        yield ExplainedTasks(explainer, matched, found, maps)
+        agreement = None if null is None else correlations(maps.saliency, null)
+        yield ExplainedTasks(explainer, matched, found, maps, agreement)
 
     def _rows_of(self, explained: ExplainedTasks, maps: Maps) -> Iterator[tables.Row]:
         models = self.shared.models
+        read = [self._regions_of(task.regions) for task, _ in explained.matched]
         explanations = explain(
             self.shared.explained,
             explained.similarities,
@@ -182,8 +294,10 @@ class PreparedImage:
             ranking=models.bundle.ranking,
             top=self.explaining.top,
             map_size=self.explaining.map_size,
+            regions=[None if isinstance(one, str) else one for one in read],
+            null_agreement=explained.null_agreement,
         )
-        for (task, other), explanation in zip(explained.matched, explanations, strict=True):
+        for (task, other), regions, explanation in zip(explained.matched, read, explanations, strict=True):
             yield tables.explanation_row(
                 task.pair,
                 explanation,
@@ -194,7 +308,30 @@ class PreparedImage:
                 frame=self.shared.image.frame,
                 passes=maps.passes,
                 provider=models.similarity.provider,
+                regions_failure=regions if isinstance(regions, str) else None,
+                elsewhere=self._elsewhere(explanation),
             )
+
+    def _regions_of(self, source: str | None) -> Regions | str | None:
+        """The image's regions as ``source`` gives them, a reason code where it cannot be read, None without one."""
+        if source is None or self.regions is None:
+            return None
+        if source not in self._read:
+            try:
+                found = self.regions.frame(source, self.shared.image.frame)
+                self._read[source] = found.labels, found.names
+            except PairError as error:
+                self._read[source] = error.reason
+        return self._read[source]
+
+    def _elsewhere(self, explanation: Explanation) -> bool:
+        """Whether the map's peak lies in a region that, as the legend says, does not show the first attribute."""
+        if self.regions is None or not explanation.attributes:
+            return False
+        first = self.shared.models.bundle.vocabulary[explanation.attributes[0].index]
+        return any(
+            region.peak and self.regions.legend.shows(region.name, first) is False for region in explanation.regions
+        )
 
     def _embeddings(self, matched: Sequence[Matched], condition: str | None) -> Float32:
         """The other images' embeddings [R, D], as ``condition`` compares them."""
@@ -212,10 +349,11 @@ class PreparedImage:
 
     def _references(self, explainer: Explainer, matched: Sequence[Matched]) -> References:
         """The other images of ``matched``, all of one condition."""
-        condition = matched[0][0].pair.condition
+        task = matched[0][0]
+        condition = task.pair.condition
         embeddings = self._embeddings(matched, condition)
         if explainer.perturb == "query":
-            return References(embeddings)
+            return self._contrasted(explainer, References(embeddings), task.side, condition)
         kept = [other.perturbed for _, other in matched if other.perturbed is not None and explainer.references]
         versions = [self._versions(some, condition) for some in kept]
 
@@ -228,4 +366,9 @@ class PreparedImage:
         # a run of Mask alone masks no references by anything but what it optimises
         perturbed = np.stack(versions) if versions else None
         passes = explainer.references.masks if explainer.references else 0
-        return References(embeddings, perturbed, passes, gradients)
+        return self._contrasted(explainer, References(embeddings, perturbed, passes, gradients), task.side, condition)
+
+
+def _compares_freely(explainer: Explainer) -> bool:
+    """Whether the method compares the image with any vector at no passes of its own."""
+    return explainer.perturb == "query" and explainer.method.needs in ("masks", "superpixels", "projection")

@@ -3,7 +3,8 @@
 A row names its two images by address (``query``, ``reference``), by product (``query_id``, ``reference_id``, which a
 catalogue resolves), or by both. An absent id is the address as the manifest writes it, without credentials and
 signatures, since ids stand in tables. An absent ``pair_id`` is the hash of query id, reference id and condition: never
-a row number, so the same pair has the same id in every run.
+a row number, so the same pair has the same id in every run. A row's stratum is what a
+:class:`~transforms.strata.Strata` says of it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeVar
 
 from transforms import rows, storage
 from transforms.core.errors import BadRow, UsageError
+from transforms.core.sampling import ALL, UNREADABLE
 from transforms.core.types import Failure, Pair, content_id
 from transforms.lines import quoted
+from transforms.strata import Strata
 
 COLUMNS = (
     "query",
@@ -38,15 +42,20 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 _RANK = re.compile(r"[0-9]{1,10}(\.0+)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _T = TypeVar("_T")
+_public = lru_cache(maxsize=256)(rows.public)  # rows of a query are neighbours
 
 
-def read(address: str, *, columns: Mapping[str, str] = _NONE, keep: Sequence[str] = ()) -> Iterator[Pair | Failure]:
+def read(
+    address: str, *, columns: Mapping[str, str] = _NONE, keep: Sequence[str] = (), strata: Strata | None = None
+) -> Iterator[Pair | Failure]:
     """Yields one :class:`Pair`, or one :class:`Failure`, for every row of the manifest file at ``address``.
 
     Args:
         address: one file; patterns are expanded by the caller.
         columns: whymatch's name → the file's name of a column, where they differ.
         keep: further columns of the file, kept as the JSON text of ``Pair.extra``: keys sorted, values texts or null.
+        strata: what says the stratum of a row; that of a row without a query id is then ``UNREADABLE``. None: all rows
+            are in the stratum ``ALL``.
 
     A row without a query or a reference, or with a value of the wrong type, fails as ``bad_row``; the failure has the
     ids that could be read. Image addresses are resolved relative to the file, and not checked yet.
@@ -54,13 +63,39 @@ def read(address: str, *, columns: Mapping[str, str] = _NONE, keep: Sequence[str
     Raises:
         UsageError: a name in ``columns`` that whymatch does not have, or a file that cannot be read.
     """
-    check_names(columns)
-    names = {name: columns.get(name, name) for name in COLUMNS}
-    for row in rows.read_rows(address, {*names.values(), *keep}):
+    names = _names(columns)
+    for row in _rows(address, names, keep, strata):
         if isinstance(row, rows.BadRowAt):
-            yield _failure(None, None, None, row.message, row.source)
+            yield _failure(None, None, None, row.message, row.source, UNREADABLE if strata else ALL)
         else:
-            yield _pair(row, address, names, keep)
+            yield _pair(row, address, names, keep, strata)
+
+
+def read_queries(
+    address: str, *, columns: Mapping[str, str] = _NONE, keep: Sequence[str] = (), strata: Strata
+) -> Iterator[tuple[str, str] | None]:
+    """Yields the query id and the stratum of every row as :func:`read` gives them; None for a row without a query id.
+
+    The arguments are those of :func:`read`, and the same columns are read: a row that holds no text in one of them has
+    no ids, whichever it is.
+    """
+    names = _names(columns)
+    for row in _rows(address, names, keep, strata):
+        if isinstance(row, rows.BadRowAt) or (query_id := _side(row, names, "query", [])[0]) is None:
+            yield None
+        else:
+            yield query_id, strata.of(row.cells, query_id)
+
+
+def _names(columns: Mapping[str, str]) -> dict[str, str]:
+    check_names(columns)
+    return {name: columns.get(name, name) for name in COLUMNS}
+
+
+def _rows(
+    address: str, names: Mapping[str, str], keep: Sequence[str], strata: Strata | None
+) -> Iterator[rows.Row | rows.BadRowAt]:
+    return rows.read_rows(address, {*names.values(), *keep, *(strata.columns() if strata else ())})
 
 
 def check_header(
@@ -113,57 +148,86 @@ def canonical(pair: Pair) -> bytes:
         pair.served_score,
         pair.served_model,
         pair.extra,
+        pair.stratum,
     ]
     return json.dumps(content, separators=(",", ":")).encode("ascii")
 
 
-def _pair(row: rows.Row, address: str, names: Mapping[str, str], keep: Sequence[str]) -> Pair | Failure:
+def _pair(
+    row: rows.Row, address: str, names: Mapping[str, str], keep: Sequence[str], strata: Strata | None
+) -> Pair | Failure:
     problems: list[str] = []
 
     def attempt(read_cell: Callable[[rows.Row, str], _T | None], name: str) -> _T | None:
-        try:
-            return read_cell(row, names[name])
-        except BadRow as error:
-            problems.append(str(error))
-            return None
+        return _attempt(row, names, read_cell, name, problems)
 
-    def side(name: str) -> tuple[str | None, str]:
-        """The id and the resolved address of the query or the reference; "" where the catalogue has the address."""
-        before = len(problems)
-        written, given = attempt(rows.text, name), attempt(rows.identity, f"{name}_id")
-        if len(problems) > before:
-            return given, ""
-        if written is None and given is None:
-            problems.append(f"neither {quoted(names[name])} nor {quoted(names[f'{name}_id'])} has a value")
-        if written is None:
-            return given, ""
-        return given or rows.public(written), storage.resolve(written, address)
-
-    query_id, query = side("query")
-    reference_id, reference = side("reference")
+    query_id, query = _side(row, names, "query", problems)
+    reference_id, reference = _side(row, names, "reference", problems)
     condition, pair_id = attempt(rows.identity, "condition"), attempt(rows.identity, "pair_id")
     rank, score, model = attempt(_rank, "rank"), attempt(_score, "served_score"), attempt(rows.identity, "served_model")
     if pair_id is None and query_id is not None and reference_id is not None:
         pair_id = content_id(query_id, reference_id, condition, letter="p")
+    stratum = _stratum(row, query_id, strata)
     if problems or pair_id is None or query_id is None or reference_id is None:
-        return _failure(pair_id, query_id, reference_id, "; ".join(problems), row.source)
+        return _failure(pair_id, query_id, reference_id, "; ".join(problems), row.source, stratum)
     return Pair(
         pair_id=pair_id,
         query_id=query_id,
         reference_id=reference_id,
-        query=query,
-        reference=reference,
+        query=storage.resolve(query, address) if query else "",
+        reference=storage.resolve(reference, address) if reference else "",
         condition=condition,
         rank=rank,
         served_score=score,
         served_model=model,
         extra=_extra(row, keep) if keep else None,
         source=row.source,
+        stratum=stratum,
     )
 
 
-def _failure(pair: str | None, query: str | None, reference: str | None, message: str, source: str) -> Failure:
-    return Failure(pair, query, reference, BadRow.stage, BadRow.reason, message, BadRow.retryable, source)
+def _side(row: rows.Row, names: Mapping[str, str], name: str, problems: list[str]) -> tuple[str | None, str]:
+    """The id and the written address of the query or the reference; "" where the catalogue has the address.
+
+    Where the row says neither, or not as it should, that goes to ``problems``.
+    """
+    before = len(problems)
+    written = _attempt(row, names, rows.text, name, problems)
+    given = _attempt(row, names, rows.identity, f"{name}_id", problems)
+    if len(problems) > before:
+        return given, ""
+    if written is None and given is None:
+        problems.append(f"neither {quoted(names[name])} nor {quoted(names[f'{name}_id'])} has a value")
+    if written is None:
+        return given, ""
+    return given or _public(written), written
+
+
+def _stratum(row: rows.Row, query_id: str | None, strata: Strata | None) -> str:
+    if strata is None:
+        return ALL
+    return UNREADABLE if query_id is None else strata.of(row.cells, query_id)
+
+
+def _attempt(
+    row: rows.Row,
+    names: Mapping[str, str],
+    read_cell: Callable[[rows.Row, str], _T | None],
+    name: str,
+    problems: list[str],
+) -> _T | None:
+    try:
+        return read_cell(row, names[name])
+    except BadRow as error:
+        problems.append(str(error))
+        return None
+
+
+def _failure(
+    pair: str | None, query: str | None, reference: str | None, message: str, source: str, stratum: str
+) -> Failure:
+    reason = (BadRow.stage, BadRow.reason, message, BadRow.retryable)
+    return Failure(pair, query, reference, *reason, source, stratum)
 
 
 def _rank(row: rows.Row, column: str) -> int | None:

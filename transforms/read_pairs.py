@@ -1,18 +1,21 @@
-"""Manifest files to pairs, each pair id once."""
+"""Manifest files to pairs, each pair id once, of the queries that are sampled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apache_beam as beam
 from apache_beam import pvalue
+from apache_beam.utils import shared
 
 from transforms import manifest
 from transforms.core.errors import DuplicatePair, PairError, UnknownCondition
+from transforms.core.sampling import SamplingDesign
 from transforms.core.types import Failure, Pair
 from transforms.rows import listed
+from transforms.strata import Strata
 
 
 @dataclass(eq=False)
@@ -23,20 +26,32 @@ class ReadPairs(beam.PTransform):  # type: ignore[misc]
 
     Of several rows with one pair id the smallest by canonical bytes goes on; the others fail as ``duplicate_pair``.
 
-    Outputs: ``pairs`` (:class:`Pair`), ``failures`` (:class:`Failure`), ``counts`` (``("rows_read", n)``).
+    With a ``design`` the rows of the queries that it does not keep are only counted, before anything is grouped. The
+    other rows, be they pairs or failures, have the weight of their stratum, which ``strata`` says. A row without a
+    query id is never left out.
+
+    Outputs: ``pairs`` (:class:`Pair`), ``failures`` (:class:`Failure`), ``counts`` (``("rows_read", n)``, and with a
+    design ``("pairs_not_sampled", n)``): rows read = pairs + failures + pairs not sampled.
     """
 
     files: tuple[str, ...]
     columns: Mapping[str, str] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    design: SamplingDesign | None = None
+    strata: Strata | None = None
+
+    def __post_init__(self) -> None:
+        drawn, given = self.design and self.design.column, self.strata and self.strata.column
+        if self.design is not None and drawn != given:
+            raise ValueError(f"the design is by the column {drawn!r}, the strata are by {given!r}")
 
     def expand(self, root: Any) -> dict[str, Any]:
         rows = (
             root
             | "Files" >> beam.Create(list(self.files))
             | "SpreadFiles" >> beam.Reshuffle()
-            | "ReadRows" >> beam.ParDo(_ReadRows(self.columns, self.keep, self.conditions)).with_outputs(main="pairs")
+            | "ReadRows" >> beam.ParDo(_ReadRows(self)).with_outputs(main="pairs")
         )
         unique = (
             rows.pairs
@@ -49,16 +64,44 @@ class ReadPairs(beam.PTransform):  # type: ignore[misc]
 
 
 class _ReadRows(beam.DoFn):  # type: ignore[misc]
-    def __init__(self, columns: Mapping[str, str], keep: tuple[str, ...], conditions: tuple[str, ...]) -> None:
-        self._columns, self._keep, self._conditions = columns, keep, conditions
+    def __init__(self, reading: ReadPairs) -> None:
+        self._columns, self._keep, self._conditions = reading.columns, reading.keep, reading.conditions
+        self._design = reading.design
+        self._strata = Strata() if reading.strata is None and reading.design is not None else reading.strata
+        self._handle = shared.Shared()
+
+    def setup(self) -> None:
+        if self._strata is not None:
+            self._strata = self._handle.acquire(self._strata.loaded)  # one catalogue a process
 
     def process(self, file: str) -> Iterator[Any]:
-        count = 0
-        for item in manifest.read(file, columns=self._columns, keep=self._keep):
+        count = left_out = 0
+        items = manifest.read(file, columns=self._columns, keep=self._keep, strata=self._strata)
+        for item in items if self._design is None else sample(items, self._design):
             count += 1
+            if item is None:
+                left_out += 1
+                continue
             checked = check_condition(item, self._conditions) if isinstance(item, Pair) else item
             yield checked if isinstance(checked, Pair) else pvalue.TaggedOutput("failures", checked)
         yield pvalue.TaggedOutput("counts", ("rows_read", count))
+        if self._design is not None:
+            yield pvalue.TaggedOutput("counts", ("pairs_not_sampled", left_out))
+
+
+def sample(items: Iterable[Pair | Failure], design: SamplingDesign) -> Iterator[Pair | Failure | None]:
+    """``items`` with the weights of their strata; None in the place of each one whose query is not kept.
+
+    RunError where the design does not know an item's stratum.
+    """
+    last: tuple[str | None, str] | None = None  # rows of a query are neighbours: one hash does for them
+    weight: float | None = None
+    for item in items:
+        if (query := (item.query_id, item.stratum)) != last:
+            last = query
+            kept = item.query_id is None or design.kept(item.query_id, item.stratum)
+            weight = design.weight(item.stratum) if kept else None
+        yield None if weight is None else replace(item, weight=weight)
 
 
 def check_condition(pair: Pair, conditions: tuple[str, ...]) -> Pair | Failure:

@@ -1,4 +1,4 @@
-"""Product ids to image addresses and attributes, by a join with the catalogue."""
+"""Product ids to image addresses, attributes and regions, by a join with the catalogue."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from apache_beam import pvalue
 
 from transforms.core.errors import AmbiguousProduct, UnknownProduct
 from transforms.core.types import Failure, Pair, Product
+from transforms.regions import source_of
 
 Side = Literal["query", "reference"]
 
@@ -21,17 +22,19 @@ class ResolveProducts(beam.PTransform):  # type: ignore[misc]
     """Joins one side of the pairs to the catalogue; applied to a tuple of pairs and products.
 
     Of a product's attributes only those of ``columns`` go with a pair: what the vocabulary speaks of, no descriptions.
+    Its regions go with it where ``regions`` asks for them: a label image's address or some kilobytes of boxes.
     Outputs: ``pairs`` and ``failures``.
     """
 
     side: Side
     columns: frozenset[str]
+    regions: bool = False
 
     def expand(self, inputs: tuple[Any, Any]) -> Any:
         pairs, products = inputs
-        side, columns = self.side, self.columns
+        side, columns, regions = self.side, self.columns, self.regions
         keyed = pairs | "PairsByProduct" >> beam.Map(lambda pair: (getattr(pair, f"{side}_id"), pair))
-        known = products | "ProductsById" >> beam.Map(lambda product: (product.id, product))
+        known = products | "ProductsById" >> beam.Map(lambda product: (product.id, crossing(product, regions)))
         return (
             {"pairs": keyed, "products": known}
             | "Join" >> beam.CoGroupByKey()
@@ -40,6 +43,11 @@ class ResolveProducts(beam.PTransform):  # type: ignore[misc]
             .with_output_types(Any)
             .with_outputs("failures", main="pairs")
         )
+
+
+def crossing(product: Product, regions: bool) -> Product:
+    """What of ``product`` crosses the shuffle: its regions where they are asked for."""
+    return product if regions else replace(product, regions=None, boxes=None)
 
 
 def _resolve_all(
@@ -54,7 +62,8 @@ def _resolve_all(
 def resolve(pair: Pair, products: list[Product], side: Side, columns: frozenset[str]) -> Pair | Failure:
     """``pair`` with the address and the attributes of its ``side``, or its failure.
 
-    An address that the manifest gives is kept; the catalogue then adds what it knows of the product, if anything.
+    An address that the manifest gives is kept; the catalogue then adds what it knows of the product, if anything. Its
+    regions are those of its own photograph: a pair whose address is another one does not get them.
     """
     product_id = getattr(pair, f"{side}_id")
     address = getattr(pair, side)
@@ -66,4 +75,6 @@ def resolve(pair: Pair, products: list[Product], side: Side, columns: frozenset[
         return Failure.of(pair, UnknownProduct(f"the catalogue has no product with the id {product_id!r}"))
     names = tuple(f"{column}={value}" for column, value in products[0].attributes if column in columns)
     changes: dict[str, Any] = {side: address or products[0].image, f"{side}_attributes": names}
+    if changes[side] == products[0].image:
+        changes[f"{side}_regions"] = source_of(products[0])
     return replace(pair, **changes)

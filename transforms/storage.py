@@ -1,8 +1,9 @@
 """Every address that whymatch opens: what may be opened, how it is read under limits, how a result is published.
 
-Two kinds of address. A *trusted* one comes from the command line: ``read_file``, ``open_file``, ``expand`` and
-``publish`` raise a UsageError or a RunError. An *untrusted* one comes from a manifest or a catalogue: ``read_image``
-checks it against an ``Access`` first and raises AddressError subclasses, each the reason of a failed pair.
+Two kinds of address. A *trusted* one comes from the command line: ``read_file``, ``open_file``, ``expand``,
+``publish`` and ``replace`` raise a UsageError or a RunError. An *untrusted* one comes from a manifest or a catalogue:
+``read_image`` checks it against an ``Access`` first and raises AddressError subclasses, each the reason of a failed
+pair.
 
 Drivers put whole addresses, with user, password and signature, into their errors. So no driver's error leaves this
 module: each is replaced, ``from None``, by one whose message was redacted.
@@ -20,7 +21,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -52,6 +53,7 @@ __all__ = [
     "read_file",
     "read_image",
     "redact",
+    "replace",
     "resolve",
     "shown",
 ]
@@ -175,6 +177,8 @@ _PERMISSIONS = {
     ("s3", "write"): "s3:PutObject",
     ("gs", "read"): "storage.objects.get and storage.objects.list",
     ("gs", "write"): "storage.objects.create",
+    ("s3", "replace"): "s3:PutObject",
+    ("gs", "replace"): "storage.objects.create and storage.objects.delete",
 }
 _NO_CREDENTIALS = re.compile(r"Credential|RefreshError|TokenLoadError|UnauthorizedSSO|TokenRetrieval")
 
@@ -428,6 +432,51 @@ def _publish_local(path: str, data: bytes) -> None:
         if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
             hint = "; this file system may have no hard links, choose another folder"
         raise RunError(f"cannot write {shown(path)}: {os.strerror(error.errno or errno.EIO)}{hint}") from None
+
+
+def replace(address: str, data: bytes) -> None:
+    """Gives a file that exists new content, at once; UsageError where nothing lies there.
+
+    A reader sees the old bytes or the new ones. Locally: a private file in the same folder, on the disk (fsync), with
+    the old one's permissions and, where this user may, its owner; then a rename over it. A link is followed, so that
+    the old bytes go and not the link. In S3 and Google storage: one put.
+    """
+    if is_local(address):
+        _replace_local(local_path(address), data)
+        return
+    if scheme_of(address) not in _DRIVERS:
+        raise UsageError(f"cannot replace {shown(address)}: files lie in a local folder, in s3:// or in gs://")
+    files, path = _storage(address)
+    if not _trusted(address, lambda: _info_or_none(files, path)):
+        raise UsageError(f"nothing lies at {shown(address)}; a file to replace is expected")
+    try:
+        files.pipe_file(path, data)
+    except Exception as error:  # as in _read_remote
+        raise RunError(str(_remote_error(error, address, "replace"))) from None
+
+
+def _replace_local(path: str, data: bytes) -> None:
+    real = os.path.realpath(path)
+    folder, name = os.path.split(real)
+    private = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}.tmp")
+    try:
+        before = os.stat(real)
+        if not stat.S_ISREG(before.st_mode):
+            raise UsageError(f"{shown(path)} is a folder, a pipe or a device; expected a file")
+        _write_private(private, data)
+        try:
+            with suppress(PermissionError):  # only root may give a file away
+                os.chown(private, before.st_uid, before.st_gid)
+            os.chmod(private, stat.S_IMODE(before.st_mode))  # after chown, which takes bits away
+            os.replace(private, real)
+        except BaseException:
+            os.unlink(private)
+            raise
+        _sync_folder(folder)
+    except FileNotFoundError:
+        raise UsageError(f"nothing lies at {shown(path)}; a file to replace is expected") from None
+    except OSError as error:
+        raise RunError(f"cannot replace {shown(path)}: {os.strerror(error.errno or errno.EIO)}") from None
 
 
 def _write_private(path: str, data: bytes) -> None:

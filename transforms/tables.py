@@ -19,7 +19,9 @@ import pyarrow as pa
 from transforms import storage
 from transforms.bundle import Bundle
 from transforms.core.explanation import Explanation
+from transforms.core.nulls import Reason
 from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.sampling import SamplingDesign
 from transforms.core.types import EmbeddedImage, Failure, Float32, Frame, LoadFailure, Pair, Product
 from transforms.rows import public
 
@@ -254,6 +256,9 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
+ELSEWHERE: Reason = "evidence_elsewhere"
+
+
 def folder(out: str, table: str, run_id: str) -> str:
     """Where the part files of ``table`` of one run lie."""
     return storage.join(out, table, f"run_id={run_id}")
@@ -287,10 +292,14 @@ def explanation_row(
     frame: Frame,
     passes: int,
     provider: str,
+    regions_failure: str | None = None,
+    elsewhere: bool = False,
 ) -> Row:
     """The row of one explained pair. ``frame`` is the explained image's, which ``side`` names.
 
-    ``reference_scores`` [A] are the attribute network's of the pair's reference.
+    ``reference_scores`` [A] are the attribute network's of the pair's reference. ``regions_failure`` is why the given
+    regions could not be read. ``elsewhere``: the evidence lies where the first attribute cannot be seen, which is the
+    one reason against an explanation that is known before the others (``transforms.judge_explanations``).
     """
     return {
         "pair_id": pair.pair_id,
@@ -326,6 +335,12 @@ def explanation_row(
         "crop_width": frame.box[3],
         **asdict(explanation.statistics),
         "bias": explanation.bias,
+        "map_reliability": explanation.reliability,
+        "null_agreement": explanation.null_agreement,
+        "unexplained_reason": ELSEWHERE if elsewhere else None,
+        "contrast": explainer.contrast,
+        "region_shares": [asdict(region) for region in explanation.regions],
+        "regions_failure": regions_failure,
         "fill": explainer.fill,
         "passes": passes,
         "provider": provider,
@@ -389,6 +404,22 @@ def product_row(product: Product) -> Row:
         "attributes": [storage.redact(name) for name in product.names()],
         "split": None if product.split is None else storage.redact(product.split),
     }
+
+
+def strata_rows(design: SamplingDesign) -> list[Row]:
+    """The rows of the strata of a run, sampled or not, by name."""
+    return [
+        {
+            "stratum": stratum.name,
+            "queries": stratum.queries,
+            "sampled_queries": stratum.sampled_queries,
+            "pairs": stratum.pairs,
+            "sampled_pairs": stratum.sampled_pairs,
+            "rate": stratum.rate,
+            "weight": stratum.weight,
+        }
+        for _, stratum in sorted(design.strata.items())
+    ]
 
 
 def metric_row(

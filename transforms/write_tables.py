@@ -7,8 +7,9 @@ put.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import apache_beam as beam
@@ -105,7 +106,7 @@ class FinishRun(beam.PTransform):  # type: ignore[misc]
     a run, or the evaluation ``of`` one, exists from then on.
 
     Applied to a tuple of PCollections of ``(name, n)``. ``complete`` turns the sums into that row; it raises RunError
-    where they do not add up.
+    where they do not add up. ``found``, a side input of one mapping, is what else the run found out for its row.
     """
 
     out: str
@@ -113,6 +114,7 @@ class FinishRun(beam.PTransform):  # type: ignore[misc]
     complete: Callable[[dict[str, int]], tables.Row]
     table: str = "runs"
     of: str | None = None
+    found: Any = None
 
     def expand(self, counts: tuple[Any, ...]) -> Any:
         return (
@@ -120,11 +122,11 @@ class FinishRun(beam.PTransform):  # type: ignore[misc]
             | "AllCounts" >> beam.Flatten()
             | "Sum" >> beam.CombinePerKey(sum)
             | "ToDict" >> beam.combiners.ToDict()
-            | "WriteRun" >> beam.FlatMap(self._write)
+            | "WriteRun" >> beam.FlatMap(self._write, *([] if self.found is None else [self.found]))
         )
 
-    def _write(self, counts: dict[str, int]) -> Iterator[tables.Row]:
-        row = self.complete(counts)
+    def _write(self, counts: dict[str, int], found: Mapping[str, Any] = MappingProxyType({})) -> Iterator[tables.Row]:
+        row = {**self.complete(counts), **found}
         address = storage.join(tables.folder(self.out, self.table, self.run_id), tables.part(0, self.of))
         try:
             storage.publish(address, to_parquet(tables.to_arrow(self.table, [row])))

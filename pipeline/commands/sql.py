@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
         "sql",
         _run_sql,
         "query the tables of all complete runs under a folder with DuckDB (needs the extra 'sql')",
-        "Views: runs, strata, explanations, failures, images, products.",
+        "Views: runs, strata, explanations, failures, images, products, evaluations, metrics, erasures.",
     )
     parser.add_argument("out", metavar="DIR", help="the --out of the audits")
     parser.add_argument("query", metavar="SQL", help='such as "SELECT run_id, count(*) FROM explanations GROUP BY 1"')

@@ -65,8 +65,8 @@ def draw(out: Path, *, products: int = 600, seed: int = 0, queries: int = 30, re
     tested = [g for g in garments if split(g.id) == "test"]
     pairs = recommended(tested, queries, references)
     pairs += broken(pairs)
-    rows = [(pair.query_id, pair.reference_id, pair.rank, pair.served_score) for pair in pairs]
-    _write(out / PAIRS, _table(("query_id", "reference_id", "rank", "served_score"), rows))
+    rows = [(pair.query_id, pair.reference_id, pair.rank, pair.likeness) for pair in pairs]
+    _write(out / PAIRS, _table(("query_id", "reference_id", "rank", "likeness"), rows))
     _write(out / CATALOGUE, _table(("id", "image", "split", "regions", *COLUMNS), _catalogue(garments, wrecks)))
     return Drawn(
         catalogue=out / CATALOGUE,

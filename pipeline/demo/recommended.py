@@ -15,12 +15,12 @@ WEIGHTS = {"category": 4, "colour": 2, "pattern": 2, "sleeve": 1, "neckline": 1}
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """A row of the manifest; ``served_score`` is 0 to 1."""
+    """A row of the manifest; ``likeness`` is 0 to 1. It is no ``served_score``: no model has served it."""
 
     query_id: str
     reference_id: str
     rank: int
-    served_score: float
+    likeness: float
 
 
 def likeness(one: Garment, other: Garment) -> float:

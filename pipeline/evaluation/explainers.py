@@ -36,6 +36,13 @@ def explained_with(options: EvaluateOptions, run_: runs.Run) -> tuple[Explainer,
     names = [one.method.name for one in explainers]
     if unknown := sorted(set(options.methods) - set(names)):
         raise UsageError(f"run {run_.id} has no maps of {unknown[0]!r}; it has those of {listed(names)}")
+    asked = sorted(again(options) | set(CURVES) & set(options.metrics))
+    if asked and any(one.contrast for one in explainers):
+        raise UsageError(
+            f"run {run_.id} explains what is particular to a pair (--contrast), the similarity less a mean, and "
+            f"{', '.join(asked)} would measure its maps by the similarity itself. Audit without --contrast to measure "
+            "them; regions and attributes can be measured as they are."
+        )
     if explains_again(options) and {one.id for one in explainers} != set(run_.row["explainer_ids"]):
         raise UsageError(
             f"run {run_.id} was explained by another version of whymatch, whose maps this one does not make: "

@@ -13,7 +13,8 @@
         │   ├── DuplicatePair               duplicate_pair
         │   ├── UnknownProduct              unknown_product
         │   ├── AmbiguousProduct            ambiguous_product
-        │   └── UnknownCondition            unknown_condition
+        │   ├── UnknownCondition            unknown_condition
+        │   └── BadBoxes                    bad_boxes
         ├── AddressError           stage load
         │   ├── AddressRefused              address_refused
         │   ├── NotFound                    not_found
@@ -117,6 +118,12 @@ class UnknownCondition(RowError):
     """The bundle has no such similarity condition."""
 
     reason = "unknown_condition"
+
+
+class BadBoxes(RowError):
+    """The catalogue's boxes of a photograph are none, or lie outside of it."""
+
+    reason = "bad_boxes"
 
 
 class AddressError(PairError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 
 from transforms.core.attributes import RankedAttribute, Ranking, rank_attributes
 from transforms.core.maps import MapStatistics, area_average, map_statistics
+from transforms.core.region_shares import RegionShare, background_labels, shares
 from transforms.core.saliency.contract import Maps
 from transforms.core.types import Float32, Float64
+
+Regions = tuple[NDArray[np.int64], tuple[str, ...]]
+"""Labels [H, W] of an image in the model's frame, and their names: what ``core.region_shares.shares`` is given."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,18 @@ class ExplainedImage:
 class Explanation:
     """Why one pair matches. ``map`` is float32, the saliency map averaged over cells to the size asked for.
 
-    ``bias`` is what of the similarity no pixel accounts for, None where the method does not say.
+    ``bias`` is what of the similarity no pixel accounts for, None where the method does not say. ``reliability`` is the
+    correlation of two halves of the masks, ``null_agreement`` that with the map of the null; None where there are none.
     """
 
     similarity: float
     map: Float32
     statistics: MapStatistics
     attributes: tuple[RankedAttribute, ...]
+    regions: tuple[RegionShare, ...]
     bias: float | None = None
+    reliability: float | None = None
+    null_agreement: float | None = None
 
 
 def explain(
@@ -49,20 +57,37 @@ def explain(
     ranking: Ranking,
     top: int,
     map_size: tuple[int, int],
+    regions: Sequence[Regions | None] | None = None,
+    null_agreement: Float64 | None = None,
 ) -> Iterator[Explanation]:
     """Explanations of ``image`` from its ``similarities`` [R] to references and its ``maps`` for them, in their order.
 
-    Each depends on its own reference alone, to the bit: references may be permuted or split into calls at will.
+    ``regions`` are the image's, as each pair's product knows them; where they are None, background and foreground are.
+    ``null_agreement`` [R] is told by the caller. Each explanation depends on its own reference alone, to the bit:
+    references may be permuted or split into calls at will.
     """
-    biases = [None] * len(similarities) if maps.bias is None else [float(bias) for bias in maps.bias]
-    for similarity, saliency, bias in zip(similarities, maps.saliency, biases, strict=True):
+    count = len(similarities)
+    ground = background_labels(image.background)
+    for at, (similarity, saliency) in enumerate(zip(similarities, maps.saliency, strict=True)):
         ranked: list[RankedAttribute] = []
         if image.confidence is not None and image.activations is not None:
             ranked = rank_attributes(image.confidence, image.activations, saliency, ranking, top)
+        given = regions[at] if regions is not None else None
         yield Explanation(
             similarity=float(similarity),
             map=area_average(saliency, map_size).astype(np.float32),
             statistics=map_statistics(saliency, image.background),
             attributes=tuple(ranked),
-            bias=bias,
+            regions=shares(saliency, *(given or ground)),
+            bias=_at(maps.bias, at, count),
+            reliability=_at(maps.reliability, at, count),
+            null_agreement=_at(null_agreement, at, count),
         )
+
+
+def _at(values: Float64 | None, at: int, count: int) -> float | None:
+    if values is None:
+        return None
+    if len(values) != count:
+        raise ValueError(f"expected a value for each of {count} references, got {len(values)}")
+    return float(values[at])

@@ -64,6 +64,28 @@ def map_statistics(saliency: Float64, background: NDArray[np.bool_]) -> MapStati
     )
 
 
+def correlations(left: Float64, right: Float64) -> Float64:
+    """Pearson's correlation [R] of each map of ``left`` [R, H, W] with that of ``right``, of its shape or one for all.
+
+    Two constant maps agree, 1; a constant map and another do not, 0.
+    """
+    rows, others = _centred(left), _centred(right)
+    length = np.sqrt(np.square(rows).sum(axis=1) * np.square(others).sum(axis=1))
+    both_constant = np.asarray(~rows.any(axis=1) & ~others.any(axis=1))
+    inner = (rows * others).sum(axis=1)
+    found: Float64 = np.divide(inner, length, out=both_constant.astype(np.float64), where=length > 0)
+    return found
+
+
+def _centred(maps: Float64) -> Float64:
+    """``maps`` [R, H, W] as rows [R, P] less their means; exactly 0 where a map is constant."""
+    rows = maps.reshape(-1, maps.shape[-2] * maps.shape[-1])
+    centred: Float64 = rows - rows.mean(axis=1, keepdims=True)
+    # what a mean's rounding leaves of a constant map is no structure
+    centred[np.ptp(rows, axis=1) <= 1e-12 * np.abs(rows).max(axis=1)] = 0
+    return centred
+
+
 def background_of(image: Image) -> NDArray[np.bool_]:
     """Which pixels of ``image`` uint8 [H, W, 3] are close to its border colour: bool [H, W]."""
     distance = np.abs(image.astype(np.float32) - border_color(image)).max(axis=-1)

@@ -119,8 +119,9 @@ class Failure:
 class Product:
     """One catalogue row.
 
-    ``image`` is a resolved address, and so is ``regions``, that of its label image. ``attributes`` holds
-    ``(column, value)`` of every non-empty categorical cell, in the catalogue's column order.
+    ``image`` is a resolved address, and so is ``regions``, that of its label image. ``boxes`` is JSON text that nobody
+    has looked at yet: boxes around its regions. ``attributes`` holds ``(column, value)`` of every non-empty categorical
+    cell, in the catalogue's column order.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Product:
     split: str | None = None
     source: str = ""
     regions: str | None = None
+    boxes: str | None = None
 
     def names(self) -> tuple[str, ...]:
         """Its attributes as names: ``column=value``."""

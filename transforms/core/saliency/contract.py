@@ -105,12 +105,14 @@ class References:
 class Maps:
     """Saliency maps float64 [R, H, W], after ``passes`` forward passes of the network for each of them.
 
-    ``bias`` [R] is what of the similarity no pixel accounts for, if that is known.
+    ``bias`` [R] is what of the similarity no pixel accounts for, if that is known. ``reliability`` [R] is the
+    correlation of the maps of two halves of the masks, where the method has masks that can be halved.
     """
 
     saliency: Float64
     passes: int
     bias: Float64 | None = None
+    reliability: Float64 | None = None
 
 
 class Saliency(Protocol):

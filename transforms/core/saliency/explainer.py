@@ -38,13 +38,15 @@ class Explainer:
 
     ``perturb`` "query" compares masked versions of the explained image with the other image as it is; "both" with
     masked versions of the other image, averaged (Plummer et al., ECCV 2020, section 3.1). ``references`` says which,
-    None for Mask, which finds a mask for either image.
+    None for Mask, which finds a mask for either image. With ``contrast`` the similarity is explained less its mean over
+    random references of the catalogue (``transforms.core.nulls``).
     """
 
     method: Method
     fill: str
     perturb: Perturb = "query"
     references: ReferenceMasks | None = None
+    contrast: bool = False
 
     @property
     def converges(self) -> bool:
@@ -56,6 +58,5 @@ class Explainer:
         """Id of what makes two maps comparable: the method, its estimator's version, its parameters, fill, perturb."""
         parameters = repr(sorted(self.method.parameters().items()))
         masks = f"{RiseMethod.version} {self.references!r}" if self.references else ""
-        return content_id(
-            self.method.name, str(self.method.version), parameters, self.fill, self.perturb, masks, letter="e"
-        )
+        version, contrast = str(self.method.version), ["contrast"] * self.contrast
+        return content_id(self.method.name, version, parameters, self.fill, self.perturb, masks, *contrast, letter="e")

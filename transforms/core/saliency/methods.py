@@ -12,6 +12,7 @@ from transforms.core.saliency.contract import Gradient, Maps, Method, Needs, Ref
 from transforms.core.saliency.convergence import Enough
 from transforms.core.saliency.decomposition import decompose
 from transforms.core.saliency.gradients import STEPS, gradient_times_input, integrated_gradients
+from transforms.core.saliency.halves import FEWEST, Halves
 from transforms.core.saliency.lime import check_parameters, lime
 from transforms.core.saliency.mask import MaskSettings, optimise, optimise_both
 from transforms.core.saliency.perturbation import Perturbation
@@ -82,7 +83,9 @@ class RiseMethod(_Parameters):
         enough = None
         if self.converge is not None and references is not None:
             enough = Enough(design, subject.function, references, self.converge)
-        return Perturbation(design, subject.base, subject.perturbed(design, enough), subject.function)
+        perturbed = subject.perturbed(design, enough)
+        halves = Halves(design, len(perturbed)) if len(perturbed) >= FEWEST else None
+        return Perturbation(design, subject.base, perturbed, subject.function, halves)
 
     def design_of(self, subject: Subject) -> Rise:
         """The design for the image ``subject``."""

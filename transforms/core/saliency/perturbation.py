@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from transforms.core.saliency.contract import Design, Maps, References
+from transforms.core.saliency.halves import Halves
 from transforms.core.similarity import SimilarityFunction, similarities
 from transforms.core.types import Float32, Float64
 
@@ -15,19 +16,28 @@ from transforms.core.types import Float32, Float64
 class Perturbation:
     """An image after its masked passes: ``perturbed`` float32 [n', D] under the first n' masks of ``design``.
 
-    ``base`` float32 [1, D] embeds the whole image.
+    ``base`` float32 [1, D] embeds the whole image. ``halves`` are these masks' two halves, if there are any.
     """
 
     design: Design
     base: Float32
     perturbed: Float32
     function: SimilarityFunction
+    halves: Halves | None = None
 
     def maps(self, references: References) -> Maps:
         """The design's estimates for ``references``."""
         base = mean_similarities(references, self.base, self.function)[:, 0]
         scores = mean_similarities(references, self.perturbed, self.function)
-        return Maps(self.design.estimate(scores, base), len(self.perturbed) + 1 + references.passes)
+        reliability = None if self.halves is None else self.halves.agreement(scores)
+        passes = len(self.perturbed) + 1 + references.passes
+        return Maps(self.design.estimate(scores, base), passes, reliability=reliability)
+
+    def reliability_by_chance(self, references: References, seed: int) -> Float64 | None:
+        """What ``Maps.reliability`` [R] is where scores and masks belong together by chance."""
+        if self.halves is None:
+            return None
+        return self.halves.agreement_by_chance(mean_similarities(references, self.perturbed, self.function), seed)
 
 
 def mean_similarities(references: References, embeddings: Float32, function: SimilarityFunction) -> Float64:

@@ -85,7 +85,10 @@ class Rise:
     def subset(self, rows: NDArray[np.int64]) -> Rise:
         """The design of some of the masks."""
         key = content_id(self.key, rows.tobytes(), letter="k")
-        return Rise(self.size, self.grids[rows], self.shifts[rows], key, self.p, self.estimator, self.block)
+        made = Rise(self.size, self.grids[rows], self.shifts[rows], key, self.p, self.estimator, self.block)
+        # what depends on the frame and the grid alone is not computed again
+        made.__dict__.update({name: getattr(self, name) for name in ("_upsampling", "_patches", "_covariances")})
+        return made
 
     def _regress(self, scores: Float64) -> Float64:
         n = scores.shape[1]

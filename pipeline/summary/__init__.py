@@ -1,0 +1,1 @@
+"""What the tables of an audit say of the whole catalogue."""

@@ -1,0 +1,157 @@
+"""What an explanation is compared with before it counts as one: random references, and masks dealt by chance.
+
+A ranking always has a first attribute, and a saliency map a highest pixel, also where there is nothing to explain. So a
+pair is *explained* only where its explanation stands out from what the same image gets without a match:
+
+1. Its map is reliable: the maps of two halves of the masks agree better than where scores and masks belong together by
+   chance (reason ``unreliable_map``).
+2. Its map is not that of any reference: it agrees less with the map for the *mean* of ``REFERENCES`` random references
+   of the catalogue than with its own other half of the masks (``same_for_any_reference``).
+3. The first attribute can be seen where the evidence lies, as far as the catalogue says which regions show it
+   (``evidence_elsewhere``).
+4. The first attribute stands out from first attributes of shuffled pairs (``attribute_by_chance``): its score e_a, of
+   which the match with the map is a part, is higher than theirs.
+
+*Shuffled pairs* are the image with random references. Some of these are matches too, and rightly explained: in a
+catalogue of six kinds every sixth. So they are taken from the half of the random references that the model holds for
+less similar to the image. By choice of the threshold at most the stated share of such pairs would be called explained.
+
+Of the random references' maps only the mean is made for every image, and few single ones; their masked passes are those
+that the image has had anyway. Measured on the drawn catalogue (docs/benchmarks/nulls.md): the match of the first
+attribute alone separates worse than its score, since an attribute that the image does not have can match by chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from transforms.core.saliency.contract import References
+from transforms.core.similarity import SimilarityFunction, keep, similarities
+from transforms.core.types import EmbeddedImage, Float32, content_id
+
+REFERENCES = 64
+"""Random references whose mean is the null: their error is an eighth of one reference's."""
+SHUFFLED = 8
+"""Shuffled pairs of an image that thresholds are calibrated on."""
+SPARE = 16
+"""More than ``REFERENCES`` that are drawn, in place of equal images and of the explained one itself."""
+
+Statistic = Literal["attribute_score", "map_reliability"]
+Reason = Literal["unreliable_map", "same_for_any_reference", "evidence_elsewhere", "attribute_by_chance"]
+
+
+def place(sha256: str, seed: int) -> str:
+    """Where an image stands in the order by which random references are drawn: by its content, not by its address."""
+    return content_id("null reference", str(seed), sha256, letter="")
+
+
+@dataclass(frozen=True)
+class NullReferences:
+    """Random references of the catalogue, ``(sha256, embedding)`` of distinct images in the order of their draw."""
+
+    drawn: tuple[tuple[str, Float32], ...]
+
+    @classmethod
+    def of(cls, images: Sequence[EmbeddedImage], seed: int) -> NullReferences:
+        """The first of ``images`` by :func:`place`, one of equal ones."""
+        distinct = {image.sha256: image.embedding for image in images}
+        order = sorted(distinct, key=lambda sha256: place(sha256, seed))
+        return cls(tuple((sha256, distinct[sha256]) for sha256 in order))
+
+    def others(self, sha256: str) -> Float32 | None:
+        """Embeddings [K, D], K <= ``REFERENCES``, of images other than that of ``sha256``; None without any."""
+        found = [embedding for drawn, embedding in self.drawn if drawn != sha256][:REFERENCES]
+        return np.stack(found) if found else None
+
+
+def mean_of(embeddings: Float32, function: SimilarityFunction) -> References:
+    """One reference that stands for the mean similarity to ``embeddings`` [K, D], of unit length for the cosine."""
+    return References(embeddings[:1], keep(embeddings, [], function)[None])
+
+
+def contrasted(references: References, mean: References) -> References:
+    """``references``, compared less their ``mean``: similarities become differences.
+
+    Only where a similarity is linear in the reference: cosine and dot product.
+    """
+    versions = references.perturbed
+    if versions is None:
+        versions = references.embeddings[:, None]
+    if mean.perturbed is None or versions.shape[1] != 1 or mean.perturbed.shape[1] != 1:
+        raise ValueError("a contrast needs one vector for each reference and one for their mean")
+    less = (versions.astype(np.float64) - mean.perturbed).astype(np.float32)
+    return References(references.embeddings, less, references.passes, references.gradients)
+
+
+def shuffled(embeddings: Float32, base: Float32, function: SimilarityFunction) -> Float32:
+    """References [S, D], S <= ``SHUFFLED``, of shuffled pairs of the image of ``base`` [1, D].
+
+    The first ones, in the order of their draw, of the half of ``embeddings`` [K, D] that is less similar to the image.
+    """
+    similar = similarities(embeddings, base, function)[:, 0]
+    less = np.argsort(similar, kind="stable")[: len(similar) // 2]
+    return embeddings[np.sort(less)[:SHUFFLED]]
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """What a ``statistic`` of shuffled pairs exceeds at most at ``false_alarm_rate``; ``value`` None where they are too
+    few to say so. ``shuffled`` is how many there are."""
+
+    statistic: Statistic
+    value: float | None
+    false_alarm_rate: float
+    shuffled: int
+
+
+def calibrate(statistic: Statistic, values: Sequence[float], false_alarm_rate: float) -> Threshold:
+    """The threshold that a further shuffled pair exceeds with a probability of at most ``false_alarm_rate``.
+
+    That is the k-th smallest of n ``values``, k = ceil((n + 1) (1 - rate)), as in split conformal prediction: V. Vovk,
+    A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005. It needs n >= 1 / rate - 1.
+    """
+    count = len(values)
+    # rounded first: 20 x 0.95 must not be 19.000000000000004
+    place_ = math.ceil(round((count + 1) * (1 - false_alarm_rate), 9))
+    value = float(np.sort(np.asarray(values, np.float64))[place_ - 1]) if 0 < place_ <= count else None
+    return Threshold(statistic, value, false_alarm_rate, count)
+
+
+def judge(
+    *,
+    reliability: float | None,
+    null_agreement: float | None,
+    score: float | None,
+    elsewhere: bool,
+    thresholds: Mapping[Statistic, Threshold],
+) -> tuple[bool | None, Reason | None]:
+    """Whether a pair is explained, and why it is not; (None, None) where there is nothing to tell it by.
+
+    Args:
+      reliability: of the map, None for methods whose masks cannot be halved.
+      null_agreement: with the map of the null, None where there is none.
+      score: e_a of the first attribute, None for a bundle without attributes.
+      elsewhere: whether the map's peak lies where the first attribute cannot be seen.
+      thresholds: of the pair's method and side.
+    """
+    if null_agreement is None:
+        return None, None
+    reliable = thresholds.get("map_reliability")
+    if reliability is not None and reliable is not None and reliable.value is not None:
+        if reliability <= reliable.value:
+            return False, "unreliable_map"
+        if null_agreement >= reliability:
+            return False, "same_for_any_reference"
+    if elsewhere:
+        return False, "evidence_elsewhere"
+    if score is None:
+        return (True, None) if reliability is not None else (None, None)
+    chance = thresholds.get("attribute_score")
+    if chance is None or chance.value is None:
+        return None, None
+    return (True, None) if score > chance.value else (False, "attribute_by_chance")
