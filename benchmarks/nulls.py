@@ -136,10 +136,10 @@ def shares(tables: Path, audit: Audit) -> dict[str, Any]:
                  similarity < median(similarity) OVER (PARTITION BY query_id) AS less_similar
           FROM explanations e JOIN products q ON q.product_id = e.query_id JOIN products r ON r.product_id = e.reference_id)
         SELECT count(*) AS pairs, count(DISTINCT query_id) AS queries, avg(explained::INT) AS explained,
-               avg((unexplained_reason = 'unreliable_map')::INT) AS unreliable_map,
-               avg((unexplained_reason = 'same_for_any_reference')::INT) AS same_for_any_reference,
-               avg((unexplained_reason = 'evidence_elsewhere')::INT) AS evidence_elsewhere,
-               avg((unexplained_reason = 'attribute_by_chance')::INT) AS attribute_by_chance,
+               avg((coalesce(unexplained_reason, '') = 'unreliable_map')::INT) AS unreliable_map,
+               avg((coalesce(unexplained_reason, '') = 'same_for_any_reference')::INT) AS same_for_any_reference,
+               avg((coalesce(unexplained_reason, '') = 'evidence_elsewhere')::INT) AS evidence_elsewhere,
+               avg((coalesce(unexplained_reason, '') = 'attribute_by_chance')::INT) AS attribute_by_chance,
                avg((NOT explained OR len([s FOR s IN region_shares IF s.peak AND s.name = '{BADGE}']) > 0)::INT) AS unexplained_or_badge,
                count(*) FILTER (explained) AS given_to_an_attribute,
                avg(null_agreement) AS null_agreement, avg(map_reliability) AS map_reliability

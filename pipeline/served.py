@@ -37,7 +37,6 @@ Echo = Callable[[str], None]
 PAIRS = 512
 """Pairs whose served score is compared: over 1 % off is then over 5, which a few replaced photographs are not."""
 
-_SAME_ORDER_NEARLY = 0.98
 _MOSTLY = 0.5
 
 
@@ -129,7 +128,7 @@ class Compared:
         """One line a reason."""
         counts, first = self.left_out.counts, self.left_out.first
         return [
-            f"served scores: {count} pairs could not be compared ({why}), the first: {first[why]}"
+            f"served scores: {count} pair{'s' * (count != 1)} could not be compared ({why}), the first: {first[why]}"
             for why, count in sorted(counts.items())
         ]
 
@@ -341,10 +340,6 @@ def _causes(compared: Compared, apart: Float64, tried: Tried, bundle: Bundle) ->
     elif line is None:
         yield (
             "Then likely: a stale index, with scores of another version of the model or of photographs that have been "
-            "replaced since; or a bundle of other weights."
+            "replaced since; a bundle of other weights; or a service that does what was not tried: a resize without "
+            "antialias (OpenCV, tensors), another input size, no EXIF orientation, a quantised index."
         )
-        if (found.rank_correlation or 0) > _SAME_ORDER_NEARLY:
-            yield (
-                "So high a rank correlation also comes from a resize without antialias (OpenCV, tensors), from another "
-                "decoder, or from a quantised index."
-            )

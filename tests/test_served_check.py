@@ -295,9 +295,9 @@ def test_only_the_first_pairs_are_read_and_each_image_is_embedded_once(
 ) -> None:
     read: list[str] = []
 
-    def counted(address: str, access: Any, real: Any = served.ImageLoader.__call__) -> Any:
+    def counted(self: Any, address: str, real: Any = served.ImageLoader.__call__) -> Any:
         read.append(address)
-        return real(address, access)
+        return real(self, address)
 
     models, yielded = Models(Serving(str(right))), []
     real = served.manifest.read

@@ -325,13 +325,16 @@ class PreparedImage:
         return self._read[source]
 
     def _elsewhere(self, explanation: Explanation) -> bool:
-        """Whether the map's peak lies in a region that, as the legend says, does not show the first attribute."""
+        """Whether the regions that, as the legend says, show the first attribute hold no more of the evidence than of
+        the area: no more than a map that knows nothing would leave there."""
         if self.regions is None or not explanation.attributes:
             return False
         first = self.shared.models.bundle.vocabulary[explanation.attributes[0].index]
-        return any(
-            region.peak and self.regions.legend.shows(region.name, first) is False for region in explanation.regions
-        )
+        shown = {region.name: self.regions.legend.shows(region.name, first) for region in explanation.regions}
+        if all(shows is None for shows in shown.values()):
+            return False
+        visible = [region for region in explanation.regions if shown[region.name]]
+        return sum(region.share for region in visible) <= sum(region.area for region in visible)
 
     def _embeddings(self, matched: Sequence[Matched], condition: str | None) -> Float32:
         """The other images' embeddings [R, D], as ``condition`` compares them."""

@@ -7,8 +7,8 @@ pair is *explained* only where its explanation stands out from what the same ima
    chance (reason ``unreliable_map``).
 2. Its map is not that of any reference: it agrees less with the map for the *mean* of ``REFERENCES`` random references
    of the catalogue than with its own other half of the masks (``same_for_any_reference``).
-3. The first attribute can be seen where the evidence lies, as far as the catalogue says which regions show it
-   (``evidence_elsewhere``).
+3. Where the catalogue says which regions show the first attribute, these hold more of the map's evidence than of the
+   area (``evidence_elsewhere``).
 4. The first attribute stands out from first attributes of shuffled pairs (``attribute_by_chance``): its score e_a, of
    which the match with the map is a part, is higher than theirs.
 
@@ -136,7 +136,7 @@ def judge(
       reliability: of the map, None for methods whose masks cannot be halved.
       null_agreement: with the map of the null, None where there is none.
       score: e_a of the first attribute, None for a bundle without attributes.
-      elsewhere: whether the map's peak lies where the first attribute cannot be seen.
+      elsewhere: whether the evidence lies where the first attribute cannot be seen.
       thresholds: of the pair's method and side.
     """
     if null_agreement is None:
