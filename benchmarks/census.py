@@ -95,7 +95,7 @@ def _table(queries: np.ndarray, rng: np.random.Generator) -> pa.Table:
 
 
 def measure(step: str, file: str) -> dict[str, float]:
-    """Seconds of ``step`` by the clock and of the CPU, the process's MiB before it and at its peak, and what was kept."""
+    """Seconds of ``step`` by clock and CPU, the process's MiB before it and at its peak, and what was kept."""
     if step == "rows":
         import transforms.read_pairs  # noqa: F401  # brings Beam, which a census does not need
     before, start, cpu = _memory("VmRSS"), time.perf_counter(), time.process_time()

@@ -11,7 +11,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.utils import shared
 
-from pipeline.options import AuditOptions
+from pipeline.options import AuditOptions, redacted
 from transforms import catalogue, tables
 from transforms.bundle import Bundle
 from transforms.core.errors import RunError
@@ -107,7 +107,7 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
     options, bundle = plan.options, plan.bundle
     fixed: tables.Row = {
         "started": datetime.now(UTC),
-        "period": options.period,
+        "period": redacted(options.period),
         "whymatch_version": plan.versions["whymatch"],
         "versions": json.dumps(plan.versions, sort_keys=True),
         "configuration": json.dumps(options.recorded(), sort_keys=True),
@@ -118,8 +118,8 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
         "ranking": json.dumps(bundle.ranking_record(), sort_keys=True) if bundle.attributes is not None else None,
         "explainer_ids": [explainer.id for explainer in options.explainers()],
         "sampling_seed": plan.design.seed,
-        "sampling_design": options.sampling_design(),
-        "stratified_by": options.stratify,
+        "sampling_design": redacted(options.sampling_design()),
+        "stratified_by": redacted(options.stratify),
     }
 
     asked = len(options.explainers()) * len(options.sides())

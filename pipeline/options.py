@@ -368,11 +368,11 @@ def _require(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def redacted(value: Any) -> Any:
-    """``value`` as it may stand in a table: texts in it, however deep in lists, without credentials."""
-    if isinstance(value, str):
-        return storage.redact(value)
+    """``value`` as it may stand in a table: texts in it, however deep in lists and mappings, without credentials."""
+    if isinstance(value, (str, Path)):
+        return storage.redact(str(value))
     if isinstance(value, (tuple, list)):
         return [redacted(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, Mapping):
+        return {redacted(key): redacted(item) for key, item in value.items()}
     return value

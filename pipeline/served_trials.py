@@ -197,17 +197,17 @@ class _Embedding:
         if not frames:
             return np.zeros((0, self._bundle.embedding_size), np.float32)
         try:
-            vectors: Float32 = self._models.similarity.embed(np.stack(frames))
+            return self._models.similarity.embed(np.stack(frames))
         except PairError:
             return self._failed(len(frames))
-        return vectors
 
     def _filled(self, frame: Image, pixels: Float32) -> Float32:
         """The embedding [D] of ``pixels`` float32 [H, W, 3]."""
         try:
-            vector: Float32 = self._models.similarity.perturbed(frame, self._bank, pixels[None])[0]
+            vectors = self._models.similarity.perturbed(frame, self._bank, pixels[None])
         except PairError:
-            return self._failed(1)[0]
+            vectors = self._failed(1)
+        vector: Float32 = vectors[0]
         return vector
 
     def _failed(self, count: int) -> Float32:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from tests.bundles import PREPROCESSING
 from tests.networks import SIZE, D, compute, network
 from transforms import bundle as bundles
 from transforms import catalogue as catalogues
+from transforms import manifest as manifests
 from transforms.core import images
-from transforms.core.errors import UsageError
 from transforms.core.images import Resize
 from transforms.core.similarity import SimilarityFunction
 from transforms.core.types import Float64
+from transforms.load_image import ImageLoader
 from transforms.models import Models, Serving
 
 PRODUCTS = 40
@@ -104,7 +105,7 @@ def test_the_right_bundle_passes(shop: Shop, right: Path, capsys: pytest.Capture
     assert "gives the scores that were served" in said
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "resize": ({}, {"mode": "squash", "shorter": None}, "--resize crop --shorter 14 in place of --resize squash"),
     "shorter": ({}, {"shorter": None}, "--resize crop --shorter 14 in place of --resize crop"),
     "interpolation": (
@@ -158,7 +159,7 @@ def test_a_wrong_normalisation_is_named(
 SCORES: Mapping[str, tuple[SimilarityFunction, Callable[[Float64, Float64], Any], str]] = {
     "half": ("cosine", lambda a, b: (1 + cosine(a, b)) / 2, "read as (1 + cosine) / 2: write 2 * score - 1"),
     "distance": ("euclidean", lambda a, b: np.linalg.norm(a - b), "read as a Euclidean distance: write -score"),
-    "dot": ("cosine", None, "on another scale"),  # type: ignore[dict-item]  # 7 * cosine + 2, below
+    "scale": ("cosine", lambda a, b: 7 * cosine(a, b) + 2, "on another scale"),
     "function": ("euclidean", lambda a, b: a @ b, "with --similarity-function dot in place of euclidean"),
 }
 
@@ -166,12 +167,11 @@ SCORES: Mapping[str, tuple[SimilarityFunction, Callable[[Float64, Float64], Any]
 @pytest.mark.parametrize("name", SCORES)
 def test_scores_of_another_kind(shop: Shop, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     function, like, told = SCORES[name]
-    like = like or (lambda a, b: 7 * cosine(a, b) + 2)
     manifest = shop.write(f"{name}.csv", shop.served(shop.index(), like))
     assert check(manifest, bundled(tmp_path / "bundle", similarity_function=function)) == 2
     said = capsys.readouterr().err
     assert told in said
-    assert ("7 * similarity + 2" in said) == (name == "dot")
+    assert ("7 * similarity + 2" in said) == (name == "scale")
 
 
 def test_other_weights_fit_nothing(shop: Shop, right: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,21 +294,24 @@ def test_only_the_first_pairs_are_read_and_each_image_is_embedded_once(
     shop: Shop, right: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
+    rows: list[Any] = []
 
-    def counted(self: Any, address: str, real: Any = served.ImageLoader.__call__) -> Any:
+    def loaded(self: ImageLoader, address: str, real: Any = ImageLoader.__call__) -> Any:
         read.append(address)
         return real(self, address)
 
-    models, yielded = Models(Serving(str(right))), []
-    real = served.manifest.read
-    monkeypatch.setattr(served.ImageLoader, "__call__", counted)
-    monkeypatch.setattr(
-        served.manifest, "read", lambda *args, **more: (yielded.append(item) or item for item in real(*args, **more))
-    )
+    def yielded(*given: Any, real: Any = manifests.read, **more: Any) -> Iterator[Any]:
+        for item in real(*given, **more):
+            rows.append(item)
+            yield item
+
+    models = Models(Serving(str(right)))
+    monkeypatch.setattr(ImageLoader, "__call__", loaded)
+    monkeypatch.setattr(manifests, "read", yielded)
     file = str(shop.folder / "served.csv")
     compared = served.compare(options(Path(file), right), models.bundle, [file, file], models, print, most=9)
     assert compared.agreement.pairs == 9
-    assert len(yielded) == 9
+    assert len(rows) == 9
     assert len(read) == len(set(read)) == len({number for pair in shop.pairs[:9] for number in pair})
     # a second file of the same pairs adds none
     whole = served.compare(options(Path(file), right), models.bundle, [file, file], models, print)
@@ -401,8 +404,3 @@ def test_a_real_network(
         code = check(manifest, tmp_path / name, "--catalogue", address, "--threads", "1")
         said = capsys.readouterr()
         assert (code, cause in said.err) == (2 if wrong else 0, True), said.err
-
-
-def test_the_options_of_an_audit_are_checked(shop: Shop, right: Path) -> None:
-    with pytest.raises(UsageError, match="score_tolerance"):
-        options(shop.folder / "served.csv", right, score_tolerance=-0.1)

@@ -119,9 +119,9 @@ def text(row: Row, column: str) -> str | None:
 
 
 def identity(row: Row, column: str) -> str | None:
-    """:func:`text` as an id in a table: one that is an address is :func:`public`."""
+    """:func:`text` as an id in a table: :func:`public`, as an id may be an address, or hold what only one should."""
     cell = text(row, column)
-    return public(cell) if cell is not None and "://" in cell else cell
+    return None if cell is None else public(cell)
 
 
 def public(address: str) -> str:

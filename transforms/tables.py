@@ -339,7 +339,7 @@ def explanation_row(
         "null_agreement": explanation.null_agreement,
         "unexplained_reason": ELSEWHERE if elsewhere else None,
         "contrast": explainer.contrast,
-        "region_shares": [asdict(region) for region in explanation.regions],
+        "region_shares": [{**asdict(region), "name": storage.redact(region.name)} for region in explanation.regions],
         "regions_failure": regions_failure,
         "fill": explainer.fill,
         "passes": passes,

@@ -93,8 +93,8 @@ def faults(summary: Summary, most: float) -> Iterator[str]:
     """
     rate = _failed(summary).interval.estimate
     if rate > most:
-        share = f"{rate:.1%}" if summary.is_exact else f"an estimated {rate:.1%}"
-        yield f"{share} of the pairs failed, more than --max-failure-rate {most:.1%}"
+        told = f"{rate:.1%}" if summary.is_exact else f"an estimated {rate:.1%}"
+        yield f"{told} of the pairs failed, more than --max-failure-rate {most:.1%}"
     over = [
         (failed / pairs, stratum)
         for stratum, (failed, pairs) in summary.failures.items()

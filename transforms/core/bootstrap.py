@@ -35,7 +35,7 @@ _COUNTS = 1 << 20
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its interval; ``low`` and ``high`` are NaN where one query, having no spread, gives none."""
+    """An estimate and its interval; ``low`` and ``high`` are NaN where too few queries, having no spread, give none."""
 
     estimate: float
     low: float
@@ -45,7 +45,7 @@ class Interval:
         """Such as ``1.012 (1.003 to 1.020)``; every number is multiplied by ``factor`` first."""
         estimate, low, high = (f"{factor * value:.{digits}f}" for value in (self.estimate, self.low, self.high))
         if math.isnan(self.low):
-            return f"{estimate} (one query: no interval)"
+            return f"{estimate} (too few queries: no interval)"
         return f"{estimate} ({low} to {high})"
 
 
