@@ -1,8 +1,8 @@
-"""``python -m benchmarks.nulls``: does an audit say where there is no explanation? Writes docs/benchmarks/nulls.md.
+"""``python -m benchmarks.nulls``: does an audit say where there is no explanation? Prints docs/benchmarks/nulls.md.
 
-The drawn catalogue plants a shortcut, a badge on one brand's photographs. A network that was trained on brands matches by
-the badge, of which no attribute of the vocabulary tells; one that was trained on categories matches by the garment. Both
-are audited with the same attribute network, on the pairs that each would recommend, and on shuffled pairs.
+The drawn catalogue plants a shortcut, a badge on one brand's photographs. A network that was trained on brands matches
+by the badge, of which no attribute of the vocabulary tells; one that was trained on categories matches by the garment.
+Both are audited with the same attribute network, on the pairs that each would recommend, and on shuffled pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,18 @@ from benchmarks.steps import Step, Steps
 from pipeline import demo
 from pipeline.sql import query
 
-NETWORKS = {"category": "categories, by the garment", "brand": "brands, by the badge"}
+NETWORKS = ("category", "brand")
 BADGE = "badge"
 REFERENCES, SHUFFLED = 4, 8
+GROUPS = {
+    "all": "true",
+    "alike": "of_query = of_reference",
+    "badge on both": "badged",
+    "different": "of_query <> of_reference",
+    "less similar": "less_similar",
+}
+"""Pairs whose products share what the network knows, or both carry the badge; of a query's pairs the half that is less
+similar than their median."""
 
 
 @dataclass(frozen=True)
@@ -126,32 +135,71 @@ def _write(out: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def shares(tables: Path, audit: Audit) -> dict[str, Any]:
-    """What the audit says of its pairs: of those that share what the network knows, and of the others."""
+    """What the audit says of its pairs, by group."""
     shared = "brand" if audit.network == "brand" else "category"
     asked = f"""
-        WITH badged AS (
+        WITH known AS (
           SELECT e.*, [a FOR a IN q.attributes IF starts_with(a, '{shared}=')][1] AS of_query,
                  [a FOR a IN r.attributes IF starts_with(a, '{shared}=')][1] AS of_reference,
                  list_contains(q.attributes, 'brand=clover') AND list_contains(r.attributes, 'brand=clover') AS badged,
+                 coalesce(unexplained_reason, '') AS why,
+                 len([s FOR s IN region_shares IF s.peak AND s.name = '{BADGE}']) > 0 AS peak_on_badge,
                  similarity < median(similarity) OVER (PARTITION BY query_id) AS less_similar
-          FROM explanations e JOIN products q ON q.product_id = e.query_id JOIN products r ON r.product_id = e.reference_id)
+          FROM explanations e
+          JOIN products q ON q.product_id = e.query_id JOIN products r ON r.product_id = e.reference_id)
         SELECT count(*) AS pairs, count(DISTINCT query_id) AS queries, avg(explained::INT) AS explained,
-               avg((coalesce(unexplained_reason, '') = 'unreliable_map')::INT) AS unreliable_map,
-               avg((coalesce(unexplained_reason, '') = 'same_for_any_reference')::INT) AS same_for_any_reference,
-               avg((coalesce(unexplained_reason, '') = 'evidence_elsewhere')::INT) AS evidence_elsewhere,
-               avg((coalesce(unexplained_reason, '') = 'attribute_by_chance')::INT) AS attribute_by_chance,
-               avg((NOT explained OR len([s FOR s IN region_shares IF s.peak AND s.name = '{BADGE}']) > 0)::INT) AS unexplained_or_badge,
-               count(*) FILTER (explained) AS given_to_an_attribute,
+               avg((why = 'unreliable_map')::INT) AS unreliable_map,
+               avg((why = 'same_for_any_reference')::INT) AS same_for_any_reference,
+               avg((why = 'evidence_elsewhere')::INT) AS evidence_elsewhere,
+               avg((why = 'attribute_by_chance')::INT) AS attribute_by_chance,
+               avg((NOT explained OR peak_on_badge)::INT) AS unexplained_or_on_badge,
                avg(null_agreement) AS null_agreement, avg(map_reliability) AS map_reliability
-        FROM badged WHERE """
-    groups = {
-        "all": "true",
-        "alike": "of_query = of_reference",
-        "badged": "badged",
-        "different": "of_query <> of_reference",
-        "less similar half": "less_similar",
+        FROM known WHERE """
+    return {name: query(str(tables), asked + which).to_pylist()[0] for name, which in GROUPS.items()}
+
+
+def score_alone(tables: Path, shuffled: Path, rate: float) -> dict[str, float]:
+    """The share of recommended pairs beyond what ``rate`` of the less similar shuffled ones reach, by score, by match."""
+    half = "SELECT *, similarity < median(similarity) OVER (PARTITION BY query_id) AS less_similar FROM explanations"
+    found = {}
+    for statistic in ("score", "match"):
+        (limit,) = query(
+            str(shuffled), f"SELECT quantile_cont(top[1].{statistic}, {1 - rate}) AS x FROM ({half}) WHERE less_similar"
+        ).to_pylist()
+        (power,) = query(
+            str(tables), f"SELECT avg((top[1].{statistic} > {limit['x']})::INT) AS x FROM explanations"
+        ).to_pylist()
+        found[statistic] = power["x"]
+    return found
+
+
+def report(records: Sequence[dict[str, Any]], alone: dict[str, float]) -> Iterator[str]:
+    """The page, line by line."""
+    columns = {
+        "explained": "explained",
+        "unreliable_map": "unreliable map",
+        "same_for_any_reference": "same for any reference",
+        "evidence_elsewhere": "evidence elsewhere",
+        "attribute_by_chance": "attribute by chance",
+        "unexplained_or_on_badge": "unexplained, or peak on the badge",
     }
-    return {name: query(str(tables), asked + which).to_pylist()[0] for name, which in groups.items()}
+    for record in records:
+        audit: Audit = record["audit"]
+        regions = "label images given" if audit.regions else "no regions given"
+        yield f"**{audit.network.capitalize()} network, {audit.manifest} pairs, {regions}**"
+        yield ""
+        yield f"| pairs | number | queries | {' | '.join(columns.values())} |"
+        yield "| --- |" + " --- |" * (len(columns) + 2)
+        for group in GROUPS:
+            values = record[group]
+            if values["pairs"] and (group != "less similar" or audit.manifest == "shuffled"):
+                cells = " | ".join(f"{values[name]:.1%}" for name in columns)
+                yield f"| {group} | {values['pairs']:,} | {values['queries']:,} | {cells} |"
+        yield ""
+    yield (
+        f"Beyond the 95 % quantile of the less similar shuffled pairs lie {alone['score']:.1%} of the pairs that the "
+        f"category network recommends by the score e_a of their first attribute, and {alone['match']:.1%} by its match alone."
+    )
 
 
 def main() -> None:
@@ -160,14 +208,11 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=512)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    for record in run(options.out, options.masks):
-        print(record.pop("audit").id)
-        for group, values in record.items():
-            print(
-                "   ",
-                group,
-                {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()},
-            )
+    records = run(options.out, options.masks)
+    tables = {record["audit"].id: options.out / f"tables-{record['audit'].id}" for record in records}
+    alone = score_alone(tables["category-recommended-plain"], tables["category-shuffled-plain"], 0.05)
+    for line in report(records, alone):
+        print(line)
 
 
 if __name__ == "__main__":

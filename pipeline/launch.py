@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 Echo = Callable[[str], None]
 
+PROBED = 20
+"""The speed of a run is measured on one in this many of its passes at most."""
+
 _VERSIONS = ("apache-beam", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyarrow", "scikit-image", "scipy")
 
 
@@ -107,12 +110,14 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
         )
     load = ImageLoader(options.access(files), options.limits(), bundle.resize)
     planned = Plan(options, bundle, serving, files, versions(), counted.rows, design, found, regions)
+    sampled = design.strata.values()
+    expected = passes.most(sum(one.sampled_queries for one in sampled), sum(one.sampled_pairs for one in sampled))
     foreseen = outlook(
         options,
         bundle,
         design,
         passes,
-        probe(models, options.explainers(), load, _addresses(options, files)),
+        probe(models, options.explainers(), load, _addresses(options, files), most=expected // PROBED),
         rows=counted.rows,
         unreadable=counted.unreadable,
         worker_memory=memory_plan.total,

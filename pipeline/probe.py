@@ -56,6 +56,7 @@ def probe(
     addresses: Iterable[str],
     *,
     seconds: float = 3.0,
+    most: int | None = None,
     clock: Clock = time.perf_counter,
 ) -> Probe:
     """Times loading, masked passes and, where a method follows it, the gradient.
@@ -63,8 +64,8 @@ def probe(
     Args:
       models: open, as a worker has them. explainers: of the run; the masks are those of the first that has some.
       load: the run's loader. addresses: of the run's images, of which the first few are read.
-      seconds: about as long as all of it may take. Whatever it says, ``FEWEST`` batches are timed after a first one,
-        which warms up.
+      seconds: about as long as all of it may take. most: passes at most, of each kind; a short run is no slower for
+        having been planned. Whatever they say, ``FEWEST`` batches are timed after a first one, which warms up.
 
     Raises:
       UsageError: the similarity network, or its gradient, fails on an image.
@@ -74,8 +75,8 @@ def probe(
     sloped = any(explainer.method.needs == "gradient" for explainer in explainers)
     share = seconds / 4 if sloped else 3 * seconds / 4
     try:
-        passes = _speed(_masked(models, explainers, image), share, clock)
-        slopes = _speed(_slopes(models, image), 2 * share, clock) if sloped else None
+        passes = _speed(_masked(models, explainers, image), share, most, clock)
+        slopes = _speed(_slopes(models, image), 2 * share, most, clock) if sloped else None
     except PairError as error:
         raise UsageError(
             f"the bundle's network does not run here: {error}. `whymatch check` tries it on images one by one."
@@ -119,12 +120,15 @@ def _grey(load: ImageLoader) -> LoadedImage:
     return LoadedImage(np.full((*size, 3), GREY, np.uint8), frame_of(size, load.resize), "0" * 64)
 
 
-def _speed(batches: Iterator[int], seconds: float, clock: Clock) -> float:
-    """Passes a second over ``batches``, an endless iterator over the passes of one batch after the other."""
+def _speed(batches: Iterator[int], seconds: float, most: int | None, clock: Clock) -> float:
+    """Passes a second over ``batches``, an endless iterator over the passes of one batch after the other.
+
+    It takes ``seconds``, or ``most`` passes, whichever comes first, but ``FEWEST`` batches.
+    """
     next(batches)
     done = count = 0
     started = clock()
-    while count < FEWEST or clock() - started < seconds:
+    while count < FEWEST or (clock() - started < seconds and (most is None or done < most)):
         done += next(batches)
         count += 1
     return done / max(clock() - started, 1e-9)

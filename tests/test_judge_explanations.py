@@ -11,7 +11,8 @@ import PIL.Image
 import pytest
 
 from tests.audits import audit, read_csv, table, write_csv
-from tests.bundles import SIZE, small_bundle
+from tests.bundles import small_bundle
+from tests.networks import SIZE
 from transforms.core import nulls
 from transforms.core.images import Limits
 from transforms.core.nulls import NullReferences, Threshold

@@ -102,7 +102,7 @@ def test_a_further_shuffled_pair_is_beyond_the_threshold_at_most_as_often_as_sta
     # leave-one-out over exchangeable values: each is the further one once
     beyond = 0
     for at in range(count):
-        value = calibrate("attribute_score", list(np.delete(values, at)), rate).value
+        value = calibrate("attribute_score", np.delete(values, at).tolist(), rate).value
         beyond += value is not None and values[at] > value
     assert beyond <= math.floor(rate * count + 1e-9)
 

@@ -132,7 +132,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     limits = parser.add_argument_group("limits")
     limits.add_argument(
-        "--max-failure-rate", type=float, default=0.05, help="exit with 1 where more pairs fail, in all or in a stratum"
+        "--max-failure-rate",
+        type=float,
+        default=0.05,
+        help="exit with 1 where more pairs fail, of the catalogue as estimated, or of a stratum's sampled pairs; of "
+        "fewer than 20 of these two at least must fail",
     )
     limits.add_argument(
         "--score-tolerance",
