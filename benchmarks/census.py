@@ -1,17 +1,20 @@
 """What counting a manifest and drawing its sample cost: ``python -m benchmarks.census``.
 
-Manifests of 100,000 and 1,000,000 rows, each step in a process of its own: the census and a design, then the rows as a
-worker reads and samples them. Memory is the process's peak, which must not grow with the rows.
+Manifests of 100,000 and 1,000,000 rows, each step in a process of its own: all of ``whymatch plan``, the census and a
+design alone, then the rows as a worker reads and samples them. Memory is the process's peak, which must not grow with
+the rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from datetime import date
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from transforms.strata import Strata
 SIZES = (100_000, 1_000_000)
 FORMATS = ("csv", "parquet")
 ORDERS = ("neighbours", "shuffled")
+STEPS = ("plan", "census", "rows")
 PAIRS = 8
 """Pairs of a query, on average."""
 STRATA = 20
@@ -52,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
             for order in ORDERS:
                 for kind in FORMATS:
                     file = make(Path(folder) / f"{order}.{kind}", rows, order)
-                    for step in ("census", "rows"):
+                    for step in STEPS:
                         found.append((rows, order, kind, step, _in_a_process(step, file)))
                         print(*found[-1], flush=True)
                     file.unlink()
@@ -96,12 +100,24 @@ def _table(queries: np.ndarray, rng: np.random.Generator) -> pa.Table:
 
 def measure(step: str, file: str) -> dict[str, float]:
     """Seconds of ``step`` by clock and CPU, the process's MiB before it and at its peak, and what was kept."""
-    if step == "rows":
+    if step != "census":
         import transforms.read_pairs  # noqa: F401  # brings Beam, which a census does not need
     before, start, cpu = _memory("VmRSS"), time.perf_counter(), time.process_time()
-    kept = _census(file) if step == "census" else _rows(file)
+    kept = {"plan": _plan, "census": _census, "rows": _rows}[step](file)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {"seconds": seconds, "cpu": cpu, "before": before, "peak": _memory("VmHWM"), "kept": kept}
+
+
+def _plan(file: str) -> int:
+    """The exit code of ``whymatch plan``, beside a catalogue of one product and with the embedded bundle."""
+    from pipeline import cli, demo
+
+    with tempfile.TemporaryDirectory(prefix="whymatch-benchmark-") as folder, redirect_stdout(io.StringIO()):
+        catalogue = Path(folder) / "catalogue.csv"
+        catalogue.write_text("id,image\nproduct-00000000,none.jpg\n", encoding="utf-8")
+        known = ["--catalogue", str(catalogue), "--bundle", str(demo.embedded("category")), "--out", folder]
+        asked = ["--stratify", "category", "--sample", str(RATE), "--min-queries", str(MIN_QUERIES)]
+        return cli.main(["plan", "--manifest", file, *known, *asked, "--sampling-seed", str(SEED), "--device", "cpu"])
 
 
 def _census(file: str) -> int:
@@ -137,7 +153,7 @@ def _memory(field: str) -> float:
 
 def report(found: list[tuple[int, str, str, str, dict[str, float]]]) -> str:
     """The Markdown page of one measurement."""
-    says = {"census": "census and design", "rows": "reading and sampling"}
+    says = {"plan": "`whymatch plan`", "census": "census and design", "rows": "reading and sampling"}
     table = markdown_table(
         [
             "rows",
@@ -171,7 +187,8 @@ def report(found: list[tuple[int, str, str, str, dict[str, float]]]) -> str:
         {_ROWS_AT_ONCE:,} rows. Each step runs once, in a process of its own."""
     )
     means = paragraph(
-        """*Census and design*: what the launcher does before a run, once. *Reading and sampling*: what workers do with
+        """*whymatch plan*: all of it, with networks and Beam loaded and up to three seconds of probing the network.
+        *Census and design*: what the launcher does before a run, once. *Reading and sampling*: what workers do with
         the rows, each of them with some of the manifest's files; rows that are not sampled go no further. *MiB before*:
         the process with its libraries loaded; *peak* is VmHWM. Other work ran beside this, so trust the CPU's seconds
         more than the clock's."""

@@ -159,7 +159,7 @@ def shares(tables: Path, audit: Audit) -> dict[str, Any]:
 
 
 def score_alone(tables: Path, shuffled: Path, rate: float) -> dict[str, float]:
-    """The share of recommended pairs beyond what ``rate`` of the less similar shuffled ones reach, by score, by match."""
+    """The share of recommended pairs beyond what ``rate`` of less similar shuffled ones reach: by score, match."""
     half = "SELECT *, similarity < median(similarity) OVER (PARTITION BY query_id) AS less_similar FROM explanations"
     found = {}
     for statistic in ("score", "match"):
@@ -198,7 +198,8 @@ def report(records: Sequence[dict[str, Any]], alone: dict[str, float]) -> Iterat
         yield ""
     yield (
         f"Beyond the 95 % quantile of the less similar shuffled pairs lie {alone['score']:.1%} of the pairs that the "
-        f"category network recommends by the score e_a of their first attribute, and {alone['match']:.1%} by its match alone."
+        f"category network recommends by the score e_a of their first attribute, and {alone['match']:.1%} by its match "
+        "alone."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,11 +19,12 @@ from transforms.core.sampling import SamplingDesign
 from transforms.core.types import EmbeddedImage, Product
 from transforms.embed_images import EmbedImages
 from transforms.explain_image import Explaining
-from transforms.explain_queries import ExplainQueries, Worker
+from transforms.explain_queries import DrawReferences, ExplainQueries, Worker
 from transforms.judge_explanations import JudgeExplanations
 from transforms.load_image import ImageLoader
 from transforms.models import Serving
 from transforms.progress import Progress
+from transforms.random_references import Drawn
 from transforms.read_pairs import ReadPairs
 from transforms.regions import RegionReader
 from transforms.resolve_products import ResolveProducts
@@ -36,7 +37,7 @@ class Plan:
     """A validated run: what the launcher found out before it builds the pipeline.
 
     ``rows`` is how many rows the manifest has, ``design`` which of its queries are explained, and ``strata`` how a row
-    knows its stratum.
+    knows its stratum. ``random_references`` are addresses of what nulls are made of.
     """
 
     options: AuditOptions
@@ -48,6 +49,7 @@ class Plan:
     design: SamplingDesign
     strata: Strata
     regions: RegionReader | None = None
+    random_references: Drawn = field(default_factory=dict)
     progress: Progress = Progress()
 
 
@@ -76,12 +78,18 @@ def build(pipeline: Any, plan: Plan) -> Any:
     rows.append(pipeline | "Strata" >> beam.Create([("strata", row) for row in tables.strata_rows(plan.design)]))
 
     images = pairs | "Images" >> EmbedImages(plan.serving, load, handle, plan.progress, masked, explaining.sides)
-    worker = Worker(plan.serving, explaining, load, handle, plan.progress, options.seed, plan.regions)
-    explained = (pairs, images) | "Queries" >> ExplainQueries(worker)
+    worker = Worker(plan.serving, explaining, load, handle, plan.progress, plan.regions)
+    random = pipeline | "RandomReferences" >> DrawReferences(worker, plan.random_references)
+    explained = (pairs, images) | "Queries" >> ExplainQueries(worker, beam.pvalue.AsSingleton(random.drawn))
     judged = (explained["rows"], explained["chances"]) | "Judge" >> JudgeExplanations(options.false_alarm_rate)
     failures.append(explained["failures"])
     all_failures = failures | "AllFailures" >> beam.Flatten()
-    counts = [read["counts"], explained["counts"], all_failures | "CountFailures" >> CountFailures(explaining)]
+    counts = [
+        read["counts"],
+        random.counts,
+        explained["counts"],
+        all_failures | "CountFailures" >> CountFailures(explaining),
+    ]
     if masked:
         passes = images | "MaskedPasses" >> beam.FlatMap(lambda outcome: _masked_passes(outcome[1], masked.masks))
         counts.append(passes)

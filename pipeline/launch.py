@@ -29,9 +29,11 @@ from transforms.core.passes import passes as passes_of
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import NO_FILL
 from transforms.core.types import Failure, Pair, Product
+from transforms.explain_image import compares_freely
 from transforms.load_image import ImageLoader
 from transforms.models import Models, Serving
 from transforms.progress import Progress
+from transforms.random_references import Drawn, of_catalogue, of_manifest
 from transforms.regions import Legend, RegionReader, read_legend
 from transforms.rows import header, listed
 from transforms.runtime import resolve_device
@@ -95,8 +97,13 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
         echo("masks are drawn again for every image: their banks exceed --memory-limit")
     if served:
         check_served(options, bundle, files, models, echo)
+    drawn = _random_references(options, files)
     passes = passes_of(
-        options.explainers(), options.sides(), size=bundle.resize.size, function=bundle.similarity_function
+        options.explainers(),
+        options.sides(),
+        size=bundle.resize.size,
+        function=bundle.similarity_function,
+        random=len({address for some in drawn.values() for address in some}),
     )
     with census.take(
         files, columns=options.columns, keep=options.keep, strata=found, seed=options.sampling_seed
@@ -109,7 +116,7 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
             passes_per_pair=passes.per_pair,
         )
     load = ImageLoader(options.access(files), options.limits(), bundle.resize)
-    planned = Plan(options, bundle, serving, files, versions(), counted.rows, design, found, regions)
+    planned = Plan(options, bundle, serving, files, versions(), counted.rows, design, found, regions, drawn)
     sampled = design.strata.values()
     expected = passes.most(sum(one.sampled_queries for one in sampled), sum(one.sampled_pairs for one in sampled))
     foreseen = outlook(
@@ -126,6 +133,15 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
     tell(foreseen, echo)
     refuse(foreseen, limits_here(options.out))
     return planned
+
+
+def _random_references(options: AuditOptions, files: tuple[str, ...]) -> Drawn:
+    """Addresses of the random references; none where no method compares an image with them at no passes."""
+    if not any(compares_freely(explainer) for explainer in options.explainers()):
+        return {}
+    if options.catalogue:
+        return of_catalogue(options.catalogue, options.sides(), options.seed)
+    return of_manifest(files, options.columns, options.sides(), options.seed)
 
 
 def _addresses(options: AuditOptions, files: tuple[str, ...]) -> Iterator[str]:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.audits import audit, read_csv, table, write_csv
 from transforms import tables
+from transforms.core.nulls import REFERENCES, SPARE
 from transforms.storage import AlreadyPublished
 from transforms.write_tables import WriteTables
 
@@ -25,7 +26,7 @@ def audited(drawn: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory)
     """The tables of one audit, run id "one", of the drawn catalogue with one damaged and one missing image."""
     out = tmp_path_factory.mktemp("audited")
     catalogue = str(drawn / "catalogue.csv")
-    options = ["--catalogue", catalogue, "--max-failure-rate", "0.1", "--period", "2026-10", "--keep", "served_score"]
+    options = ["--catalogue", catalogue, "--max-failure-rate", "0.1", "--period", "2026-10", "--keep", "likeness"]
     assert audit(drawn / "pairs.csv", bundle, out, "one", *options) == 0
     return out
 
@@ -43,18 +44,21 @@ def test_every_row_is_accounted_for(audited: Path, drawn: Path) -> None:
     assert run["period"] == "2026-10"
 
 
-def test_passes_are_run_once_a_query(audited: Path) -> None:
+def test_passes_are_run_once_a_query(audited: Path, drawn: Path) -> None:
     (run,) = table(audited, "runs", "one")
     explained = table(audited, "explanations", "one")
     queries = {row["query_id"] for row in explained}
     assert run["queries"] == len(queries)
     assert {row["passes"] for row in explained} == {41}
-    assert run["forward_passes"] == 41 * len(queries) + run["images"]
+    unusable = {row["reference_id"] for row in table(audited, "failures", "one")}
+    random_references = {row["id"] for row in read_csv(drawn / "catalogue.csv")} - unusable
+    assert len(random_references) < REFERENCES + SPARE, "all are drawn"
+    assert run["forward_passes"] == 41 * len(queries) + run["images"] + len(random_references)
 
 
 def test_rows_hold_what_they_promise(audited: Path, drawn: Path) -> None:
     catalogue = {row["id"]: row for row in read_csv(drawn / "catalogue.csv")}
-    served = {(row["query_id"], row["reference_id"]): row["served_score"] for row in read_csv(drawn / "pairs.csv")}
+    served = {(row["query_id"], row["reference_id"]): row["likeness"] for row in read_csv(drawn / "pairs.csv")}
     for row in table(audited, "explanations", "one"):
         assert len(row["map"]) == row["map_height"] * row["map_width"] == 28 * 28
         assert (row["input_height"], row["input_width"]) == (12, 16)
@@ -63,7 +67,7 @@ def test_rows_hold_what_they_promise(audited: Path, drawn: Path) -> None:
         assert 0 <= row["peak_row"] < 12
         assert 0 <= row["peak_column"] < 16
         assert -1 <= row["similarity"] <= 1
-        assert json.loads(row["extra"]) == {"served_score": served[row["query_id"], row["reference_id"]]}
+        assert json.loads(row["extra"]) == {"likeness": served[row["query_id"], row["reference_id"]]}
         assert [attribute["score"] for attribute in row["top"]] == sorted(
             (attribute["score"] for attribute in row["top"]), reverse=True
         )
@@ -98,7 +102,7 @@ def test_same_rows_with_more_workers_and_a_shuffled_manifest(
     random.Random(5).shuffle(rows)
     manifest = write_csv(tmp_path / "shuffled.csv", rows)
     catalogue = ["--catalogue", str(drawn / "catalogue.csv"), "--max-failure-rate", "0.1", "--workers", workers]
-    options = [*catalogue, "--period", "2026-10", "--keep", "served_score", "--batch", "7", "--shards", "2"]
+    options = [*catalogue, "--period", "2026-10", "--keep", "likeness", "--batch", "7", "--shards", "2"]
     assert audit(manifest, bundle, tmp_path / "out", "two", *options) == 0
     for name in tables.SCHEMAS:
         before, after = (
@@ -112,7 +116,7 @@ def test_chunks_of_references_change_nothing(
     audited: Path, drawn: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transforms.explain_queries.CHUNK", 2)
-    options = ["--catalogue", str(drawn / "catalogue.csv"), "--max-failure-rate", "0.1", "--keep", "served_score"]
+    options = ["--catalogue", str(drawn / "catalogue.csv"), "--max-failure-rate", "0.1", "--keep", "likeness"]
     assert audit(drawn / "pairs.csv", bundle, tmp_path, "one", *options) == 0
     assert table(tmp_path, "explanations", "one") == table(audited, "explanations", "one")
 
@@ -255,9 +259,11 @@ def test_local_paths_cannot_go_to_dataflow(
     assert "cannot reach" in capsys.readouterr().err
 
 
-def test_a_manifest_without_rows_is_no_success(bundle: Path, tmp_path: Path) -> None:
+def test_a_manifest_without_rows_is_refused(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.csv").write_text("query,reference\n")
-    assert audit(tmp_path / "empty.csv", bundle, tmp_path / "out", "empty") == 1
+    assert audit(tmp_path / "empty.csv", bundle, tmp_path / "out", "empty") == 2
+    assert "the manifest has no rows" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_ids_need_a_catalogue(drawn: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

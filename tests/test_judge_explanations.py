@@ -54,7 +54,7 @@ def prepared(models: Models, folder: Path, *explainers: Explainer, drawn: bool =
     outcomes = embed([str(folder / f"{at}.png") for at in range(12)], load, models)
     images = [one for _, one in outcomes if isinstance(one, EmbeddedImage)]
     assert len(images) == 12
-    null = {"query": NullReferences.of(images[6:], 0)} if drawn else {}
+    null = {"query": NullReferences.of(images[6:])} if drawn else {}
     made = PreparedImage.of(
         load(images[0].address),
         Explaining(explainers, map_size=SIZE),
@@ -151,11 +151,11 @@ def test_shuffled_pairs_are_ranked_like_others_and_cost_no_passes(models: Models
 
 def test_methods_whose_pairs_cost_passes_have_no_null(folder: Path, tmp_path: Path) -> None:
     assert not nulls.REFERENCES % 2
-    from transforms.explain_image import _compares_freely
+    from transforms.explain_image import compares_freely
 
-    assert not _compares_freely(Explainer(GradientMethod(), "auto"))
-    assert not _compares_freely(Explainer(RISE, "auto", "both"))
-    assert _compares_freely(Explainer(RISE, "auto"))
+    assert not compares_freely(Explainer(GradientMethod(), "auto"))
+    assert not compares_freely(Explainer(RISE, "auto", "both"))
+    assert compares_freely(Explainer(RISE, "auto"))
 
 
 def test_thresholds_go_to_rows_of_their_method_and_side() -> None:
@@ -165,6 +165,7 @@ def test_thresholds_go_to_rows_of_their_method_and_side() -> None:
         "method": "rise",
         "map_reliability": None,
         "null_agreement": 0.0,
+        "null_share": 0.0,
         "unexplained_reason": None,
         "top": [{"score": 0.5}],
     }

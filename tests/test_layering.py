@@ -63,6 +63,10 @@ def test_arrows(path: Path) -> None:
     assert "benchmarks" not in packages
 
 
+def is_command(path: Path) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == "add" for node in ast.parse(path.read_text()).body)
+
+
 def run_without(packages: set[str], code: str) -> subprocess.CompletedProcess[str]:
     """Runs ``code`` in a new interpreter in which ``packages`` cannot be imported."""
     blocker = (
@@ -106,11 +110,14 @@ def test_missing_runtime_is_a_clear_error() -> None:
 
 
 def test_help_imports_neither_beam_nor_torch() -> None:
-    code = (
-        "from pipeline.cli import main\ntry: main(['audit', '--help'])\nexcept SystemExit as stop: sys.exit(stop.code)"
+    commands = sorted(path.stem for path in (ROOT / "pipeline" / "commands").glob("[!_]*.py") if is_command(path))
+    assert {"audit", "plan", "check", "summary", "erase"} <= set(commands)
+    code = f"from pipeline.cli import main\nfor command in {commands}:\n" + (
+        "    try: main([command, '--help'])\n    except SystemExit as stop: assert stop.code == 0, command"
     )
     done = run_without({*HEAVY, "apache_beam", "onnxruntime", "duckdb", "onnx"}, code)
     assert done.returncode == 0, done.stderr
+    assert all(f"usage: whymatch {command} " in " ".join(done.stdout.split()) for command in commands), done.stdout
     assert "--manifest" in done.stdout
 
 

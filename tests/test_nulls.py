@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.core import nulls
-from transforms.core.maps import correlations
+from transforms.core.maps import correlations, shared_variance
 from transforms.core.nulls import NullReferences, Statistic, Threshold, calibrate, contrasted, judge, mean_of, shuffled
 from transforms.core.saliency.contract import References
 from transforms.core.saliency.perturbation import mean_similarities
@@ -30,24 +30,24 @@ def image(number: int, embedding: Float32 | None = None, address: str = "") -> E
     return EmbeddedImage(address or f"{number}.jpg", f"sha{number}", 4, 3, row)
 
 
-def test_random_references_are_drawn_by_content_and_are_other_images() -> None:
-    images = [image(number) for number in range(90)]
-    drawn = NullReferences.of(images, seed=3)
-    again = NullReferences.of([*reversed(images), image(7, images[7].embedding, "another/address.jpg")], seed=3)
-    assert [sha256 for sha256, _ in drawn.drawn] == [sha256 for sha256, _ in again.drawn]
-    first = drawn.drawn[0][0]
-    others = drawn.others(first)
+def test_random_references_are_other_images_each_once() -> None:
+    images = [image(number) for number in range(70)]
+    drawn = NullReferences.of(images)
+    again = NullReferences.of([*reversed(images), image(7, images[7].embedding, "another/address.jpg")])
+    names = [sha256 for sha256, _ in drawn.drawn]
+    assert names == [sha256 for sha256, _ in again.drawn] == sorted(one.sha256 for one in images)
+    others = drawn.others(names[0])
     assert others is not None
     assert others.shape == (nulls.REFERENCES, 5)
     np.testing.assert_array_equal(others[0], drawn.drawn[1][1])
     without = drawn.others("none of them")
     assert without is not None
     np.testing.assert_array_equal(without[0], drawn.drawn[0][1])
-    assert [sha256 for sha256, _ in NullReferences.of(images, seed=4).drawn] != [sha256 for sha256, _ in drawn.drawn]
 
 
 def test_an_image_alone_has_no_random_references() -> None:
-    assert NullReferences.of([image(1)], 0).others("sha1") is None
+    assert NullReferences.of([image(1)]).others("sha1") is None
+    assert NullReferences.of([]).others("sha1") is None
 
 
 @pytest.mark.parametrize("function", ["cosine", "dot", "euclidean"])
@@ -79,7 +79,7 @@ def test_shuffled_pairs_are_of_the_less_similar_half() -> None:
     base = np.array([[1, 0]], np.float32)
     cosines = np.array([0.9, -0.5, 0.8, 0.1, 0.0, 0.7, 0.2], np.float32)
     others = np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1)
-    np.testing.assert_array_equal(shuffled(others, base, "cosine")[:, 0], np.float32([-0.5, 0.1, 0.0]))
+    np.testing.assert_array_equal(shuffled(others, base, "cosine")[:, 0], np.array([-0.5, 0.1, 0.0], np.float32))
     many = unit(64)
     assert shuffled(many, many[:1], "cosine").shape == (nulls.SHUFFLED, 5)
     assert shuffled(others[:1], base, "cosine").shape == (0, 2)
@@ -102,7 +102,7 @@ def test_a_further_shuffled_pair_is_beyond_the_threshold_at_most_as_often_as_sta
     # leave-one-out over exchangeable values: each is the further one once
     beyond = 0
     for at in range(count):
-        value = calibrate("attribute_score", np.delete(values, at).tolist(), rate).value
+        value = calibrate("attribute_score", [float(value) for value in np.delete(values, at)], rate).value
         beyond += value is not None and values[at] > value
     assert beyond <= math.floor(rate * count + 1e-9)
 
@@ -112,7 +112,7 @@ def thresholds(**values: float | None) -> dict[Statistic, Threshold]:
 
 
 BOTH = thresholds(map_reliability=0.4, attribute_score=0.8)
-GOOD: dict[str, Any] = {"reliability": 0.9, "null_agreement": 0.2, "score": 0.9, "elsewhere": False}
+GOOD: dict[str, Any] = {"reliability": 0.9, "null_share": 0.2, "score": 0.9, "elsewhere": False}
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,16 @@ GOOD: dict[str, Any] = {"reliability": 0.9, "null_agreement": 0.2, "score": 0.9,
     [
         ({}, (True, None)),
         ({"reliability": 0.4}, (False, "unreliable_map")),
-        ({"null_agreement": 0.9}, (False, "same_for_any_reference")),
+        ({"null_share": 0.5}, (False, "same_for_any_reference")),
         ({"elsewhere": True}, (False, "evidence_elsewhere")),
         ({"score": 0.8}, (False, "attribute_by_chance")),
         ({"reliability": 0.3, "score": 0.1, "elsewhere": True}, (False, "unreliable_map")),
-        ({"null_agreement": None}, (None, None)),
+        ({"null_share": None}, (None, None)),
+        ({"null_share": -3.0}, (True, None)),
         ({"reliability": None}, (True, None)),
-        ({"reliability": None, "null_agreement": 0.99}, (True, None)),
+        ({"reliability": None, "null_share": 0.99}, (False, "same_for_any_reference")),
         ({"score": None}, (True, None)),
-        ({"score": None, "reliability": None}, (None, None)),
+        ({"score": None, "reliability": None}, (True, None)),
     ],
 )
 def test_the_verdict_and_its_reason(changes: dict[str, Any], verdict: tuple[bool | None, str | None]) -> None:
@@ -147,3 +148,10 @@ def test_correlations_of_maps_by_hand() -> None:
     np.testing.assert_allclose(correlations(left, one)[:2], [-1, np.corrcoef(left[1].ravel(), one.ravel())[0, 1]])
     assert correlations(left, one)[2] == 0
     np.testing.assert_array_equal(correlations(left, left), [1, 1, 1])
+
+
+def test_shared_variance_knows_how_large_maps_are() -> None:
+    one = np.array([[[1.0, -1.0, 0.0], [2.0, -2.0, 0.0]]])
+    maps = np.concatenate([one, 2 * one + 5, -one, np.full_like(one, 3.0)])
+    np.testing.assert_allclose(shared_variance(maps, one), [1, 1 - 0.25, 1 - 4, 0])
+    np.testing.assert_allclose(shared_variance(one, np.zeros_like(one)), [0])

@@ -18,7 +18,6 @@ from transforms.core.attributes import rank_attributes
 from transforms.core.errors import NonFiniteMap, PairError
 from transforms.core.explanation import Explanation, Regions, explain
 from transforms.core.fill import make_fill
-from transforms.core.maps import correlations
 from transforms.core.nulls import NullReferences, Statistic
 from transforms.core.saliency.contract import Gradient, Maps, References, Saliency
 from transforms.core.saliency.explainer import Explainer, Side
@@ -83,14 +82,14 @@ Matched = tuple[Task, EmbeddedImage]
 class ExplainedTasks:
     """What ``explainer`` says of the R tasks of ``matched``, all of one condition, or why it says nothing.
 
-    ``similarities`` is float64 [R], and so is ``null_agreement``, None without random references.
+    ``similarities`` is float64 [R], ``null`` [1, H, W] the map for the mean of random references, None without any.
     """
 
     explainer: Explainer
     matched: Sequence[Matched]
     similarities: Float64
     maps: Maps | PairError
-    null_agreement: Float64 | None = None
+    null: Float64 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,7 @@ class PreparedImage:
             if not len(shuffled):
                 continue
             for explainer, saliency in self._saliencies(condition):
-                if isinstance(saliency, PairError) or not _compares_freely(explainer):
+                if isinstance(saliency, PairError) or not compares_freely(explainer):
                     continue
                 references = self._contrasted(explainer, References(shuffled), side, condition)
                 for statistic, values in self._chance(saliency, references).items():
@@ -224,7 +223,7 @@ class PreparedImage:
         if key not in self._null_maps:
             self._null_maps[key] = None
             others = self._random(side, condition)
-            if others is not None and not isinstance(saliency, PairError) and _compares_freely(explainer):
+            if others is not None and not isinstance(saliency, PairError) and compares_freely(explainer):
                 try:
                     null = saliency.maps(nulls.mean_of(others, self.shared.models.bundle.similarity_function)).saliency
                     self._null_maps[key] = null if np.isfinite(null).all() else None
@@ -281,8 +280,7 @@ class PreparedImage:
             for at, one in enumerate(matched):
                 yield from self._maps_of(explainer, saliency, [one], found[at : at + 1], null)
             return
-        agreement = None if null is None else correlations(maps.saliency, null)
-        yield ExplainedTasks(explainer, matched, found, maps, agreement)
+        yield ExplainedTasks(explainer, matched, found, maps, null)
 
     def _rows_of(self, explained: ExplainedTasks, maps: Maps) -> Iterator[tables.Row]:
         models = self.shared.models
@@ -295,7 +293,8 @@ class PreparedImage:
             top=self.explaining.top,
             map_size=self.explaining.map_size,
             regions=[None if isinstance(one, str) else one for one in read],
-            null_agreement=explained.null_agreement,
+            null=explained.null,
+            contrast=explained.explainer.contrast,
         )
         for (task, other), regions, explanation in zip(explained.matched, read, explanations, strict=True):
             yield tables.explanation_row(
@@ -372,6 +371,6 @@ class PreparedImage:
         return self._contrasted(explainer, References(embeddings, perturbed, passes, gradients), task.side, condition)
 
 
-def _compares_freely(explainer: Explainer) -> bool:
+def compares_freely(explainer: Explainer) -> bool:
     """Whether the method compares the image with any vector at no passes of its own."""
     return explainer.perturb == "query" and explainer.method.needs in ("masks", "superpixels", "projection")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -13,14 +13,16 @@ from apache_beam.utils import shared
 
 from transforms.core.errors import PairError
 from transforms.core.memory import CHUNK
-from transforms.core.nulls import REFERENCES, SPARE, NullReferences, place
+from transforms.core.nulls import NullReferences
 from transforms.core.saliency.explainer import Side
 from transforms.core.types import EmbeddedImage, Failure, LoadFailure
+from transforms.embed_images import embed
 from transforms.explain_image import Explaining, Matched, PreparedImage, Task
 from transforms.load_image import ImageLoader
 from transforms.metrics import StageMetrics
 from transforms.models import Models, Serving
 from transforms.progress import Progress
+from transforms.random_references import Drawn
 from transforms.regions import RegionReader
 
 
@@ -28,7 +30,7 @@ from transforms.regions import RegionReader
 class Worker:
     """What the explaining step needs on a worker; all of it can be pickled.
 
-    ``seed`` draws the random references; ``regions`` reads what a catalogue knows of the photographs' regions.
+    ``regions`` reads what a catalogue knows of the photographs' regions.
     """
 
     serving: Serving
@@ -36,23 +38,64 @@ class Worker:
     load: ImageLoader
     handle: shared.Shared
     progress: Progress = Progress()
-    seed: int = 0
     regions: RegionReader | None = None
+
+
+@dataclass(eq=False)
+class DrawReferences(beam.PTransform):  # type: ignore[misc]
+    """Embeds the run's random references, whose addresses are given by side; one that cannot be is left out.
+
+    Outputs: ``drawn``, one element, ``{side: NullReferences}``, and ``counts`` of forward passes.
+    """
+
+    worker: Worker
+    addresses: Drawn
+
+    def expand(self, root: Any) -> Any:
+        return (
+            root
+            | "Addresses" >> beam.Create([dict(self.addresses)])
+            | "Embed" >> beam.ParDo(_EmbedDrawn(self.worker)).with_outputs("counts", main="drawn")
+        )
+
+
+class _EmbedDrawn(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def setup(self) -> None:
+        self._models: Models = self._worker.handle.acquire(lambda: Models(self._worker.serving))
+
+    def process(self, addresses: Drawn) -> Iterator[Any]:
+        distinct = sorted({address for some in addresses.values() for address in some})
+        batch = self._models.similarity.batch
+        found: dict[str, EmbeddedImage] = {}
+        for start in range(0, len(distinct), batch):
+            outcomes = embed(distinct[start : start + batch], self._worker.load, self._models)
+            found.update((address, outcome) for address, outcome in outcomes if isinstance(outcome, EmbeddedImage))
+        yield {
+            side: NullReferences.of(found[address] for address in some if address in found)
+            for side, some in addresses.items()
+        }
+        yield pvalue.TaggedOutput("counts", ("forward_passes", len(found)))
 
 
 @dataclass(eq=False)
 class ExplainQueries(beam.PTransform):  # type: ignore[misc]
     """Applied to a tuple of pairs and ``(address, EmbeddedImage | LoadFailure)``.
 
+    ``drawn`` is a side input of one mapping, that of :class:`DrawReferences`.
+
     Outputs: ``rows`` of the table explanations, not yet judged, ``failures``, ``counts`` of forward passes and of
     explained images, and ``chances``, the statistics of shuffled pairs as ``(sha256, Chance)``.
     """
 
     worker: Worker
+    drawn: Any
 
     def expand(self, inputs: tuple[Any, Any]) -> dict[str, Any]:
         pairs, images = inputs
-        progress, explaining, seed = self.worker.progress, self.worker.explaining, self.worker.seed
+        progress, explaining = self.worker.progress, self.worker.explaining
         tasks = pairs | "Sides" >> beam.FlatMap(lambda pair: [Task(pair, side) for side in explaining.sides])
         joined = (
             {"tasks": tasks | "ByOther" >> beam.Map(lambda task: (task.other, task)), "images": images}
@@ -60,21 +103,13 @@ class ExplainQueries(beam.PTransform):  # type: ignore[misc]
             | "Matched"
             >> beam.FlatMapTuple(lambda _, joined: _matched(joined, explaining, progress))
             .with_output_types(tuple[str, Any])
-            .with_outputs("failures", "others", main="matched")
-        )
-        drawn = (
-            joined.others
-            | "RandomReferences"
-            >> beam.combiners.Top.PerKey(REFERENCES + SPARE, key=lambda image: place(image.sha256, seed), reverse=True)
-            | "BySide" >> beam.combiners.ToDict()
+            .with_outputs("failures", main="matched")
         )
         explained = (
             joined.matched
             | "GroupByImage" >> beam.GroupByKey()
             | "Explain"
-            >> beam.ParDo(_Explain(self.worker), pvalue.AsSingleton(drawn)).with_outputs(
-                "failures", "counts", "chances", main="rows"
-            )
+            >> beam.ParDo(_Explain(self.worker), self.drawn).with_outputs("failures", "counts", "chances", main="rows")
         )
         failures = (joined.failures, explained.failures) | "Failures" >> beam.Flatten()
         return {
@@ -86,22 +121,15 @@ class ExplainQueries(beam.PTransform):  # type: ignore[misc]
 
 
 def _matched(joined: dict[str, Iterable[Any]], explaining: Explaining, progress: Progress) -> Iterator[Any]:
-    """``(explained address, (task, other image))`` for every task of one other image, or their failures.
-
-    The image itself is of the ``others`` of each side: what random references are drawn from.
-    """
+    """``(explained address, (task, other image))`` for every task of one other image, or their failures."""
     outcomes = list(joined["images"])
     matched = 0
-    sides: set[Side] = set()
     for task in joined["tasks"]:
         if isinstance(outcomes[0], LoadFailure):
             yield pvalue.TaggedOutput("failures", explaining.failure(task, outcomes[0]))
         else:
             matched += 1
-            sides.add(task.side)
             yield task.explained, (task, outcomes[0])
-    for side in sorted(sides):
-        yield pvalue.TaggedOutput("others", (side, replace(outcomes[0], scores=None, perturbed=None)))
     if matched:
         progress.add("pairs", matched)
 
@@ -115,9 +143,7 @@ class _Explain(beam.DoFn):  # type: ignore[misc]
         with self._metrics.loading():
             self._models: Models = self._worker.handle.acquire(lambda: Models(self._worker.serving))
 
-    def process(
-        self, element: tuple[str, Iterable[Matched]], drawn: Mapping[Side, list[EmbeddedImage]]
-    ) -> Iterator[Any]:
+    def process(self, element: tuple[str, Iterable[Matched]], drawn: Mapping[Side, NullReferences]) -> Iterator[Any]:
         address, matched = element
         explaining = self._worker.explaining
         items: Iterator[Matched] = iter(matched)
@@ -134,7 +160,7 @@ class _Explain(beam.DoFn):  # type: ignore[misc]
                     self._models,
                     self._worker.load,
                     everything,
-                    {side: NullReferences.of(images, self._worker.seed) for side, images in drawn.items()},
+                    drawn,
                     self._worker.regions,
                 )
                 _ = prepared.shared.explained

@@ -67,7 +67,7 @@ def judged_row(row: tables.Row, thresholds: Thresholds) -> tables.Row:
     top = row["top"]
     explained, reason = judge(
         reliability=row["map_reliability"],
-        null_agreement=row["null_agreement"],
+        null_share=row["null_share"],
         score=top[0]["score"] if top else None,
         elsewhere=row["unexplained_reason"] == tables.ELSEWHERE,
         thresholds=thresholds.get((row["method"], row["side"]), {}),

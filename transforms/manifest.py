@@ -87,6 +87,14 @@ def read_queries(
             yield query_id, strata.of(row.cells, query_id)
 
 
+def read_addresses(address: str, side: str, *, columns: Mapping[str, str] = _NONE) -> Iterator[str]:
+    """Yields the image address of the ``side``, "query" or "reference", of every row that gives one, resolved."""
+    names = _names(columns)
+    for row in rows.read_rows(address, {names[side], names[f"{side}_id"]}):
+        if isinstance(row, rows.Row) and (found := _side(row, names, side, [])[1]):
+            yield storage.resolve(found, address)
+
+
 def _names(columns: Mapping[str, str]) -> dict[str, str]:
     check_names(columns)
     return {name: columns.get(name, name) for name in COLUMNS}

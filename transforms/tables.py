@@ -164,6 +164,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "top": pa.list_(_ATTRIBUTE),  # best first
             "map_reliability": pa.float64(),  # correlation of the maps of two halves of the masks
             "null_agreement": pa.float64(),  # correlation with the map for the mean of random references
+            "null_share": pa.float64(),  # of the map's variance that this map, subtracted, takes away
             "explained": pa.bool_(),
             "unexplained_reason": pa.string(),
             "extra": pa.string(),
@@ -337,6 +338,7 @@ def explanation_row(
         "bias": explanation.bias,
         "map_reliability": explanation.reliability,
         "null_agreement": explanation.null_agreement,
+        "null_share": explanation.null_share,
         "unexplained_reason": ELSEWHERE if elsewhere else None,
         "contrast": explainer.contrast,
         "region_shares": [{**asdict(region), "name": storage.redact(region.name)} for region in explanation.regions],

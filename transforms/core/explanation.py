@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transforms.core.attributes import RankedAttribute, Ranking, rank_attributes
-from transforms.core.maps import MapStatistics, area_average, map_statistics
+from transforms.core.maps import MapStatistics, area_average, correlations, map_statistics, shared_variance
 from transforms.core.region_shares import RegionShare, background_labels, shares
 from transforms.core.saliency.contract import Maps
 from transforms.core.types import Float32, Float64
@@ -36,7 +36,8 @@ class Explanation:
     """Why one pair matches. ``map`` is float32, the saliency map averaged over cells to the size asked for.
 
     ``bias`` is what of the similarity no pixel accounts for, None where the method does not say. ``reliability`` is the
-    correlation of two halves of the masks, ``null_agreement`` that with the map of the null; None where there are none.
+    correlation of two halves of the masks, ``null_agreement`` that with the map of the null, and ``null_share`` what
+    this accounts for of the map's variance; None where there are none.
     """
 
     similarity: float
@@ -47,6 +48,7 @@ class Explanation:
     bias: float | None = None
     reliability: float | None = None
     null_agreement: float | None = None
+    null_share: float | None = None
 
 
 def explain(
@@ -58,13 +60,15 @@ def explain(
     top: int,
     map_size: tuple[int, int],
     regions: Sequence[Regions | None] | None = None,
-    null_agreement: Float64 | None = None,
+    null: Float64 | None = None,
+    contrast: bool = False,
 ) -> Iterator[Explanation]:
     """Explanations of ``image`` from its ``similarities`` [R] to references and its ``maps`` for them, in their order.
 
     ``regions`` are the image's, as each pair's product knows them; where they are None, background and foreground are.
-    ``null_agreement`` [R] is told by the caller. Each explanation depends on its own reference alone, to the bit:
-    references may be permuted or split into calls at will.
+    ``null`` [1, H, W] is the map for the mean of random references; where ``contrast`` says that it has been subtracted
+    already, it accounts for nothing. Each explanation depends on its own reference alone, to the bit: references may be
+    permuted or split into calls at will.
     """
     count = len(similarities)
     ground = background_labels(image.background)
@@ -81,7 +85,8 @@ def explain(
             regions=shares(saliency, *(given or ground)),
             bias=_at(maps.bias, at, count),
             reliability=_at(maps.reliability, at, count),
-            null_agreement=_at(null_agreement, at, count),
+            null_agreement=None if null is None else float(correlations(saliency[None], null)[0]),
+            null_share=None if null is None else 0.0 if contrast else float(shared_variance(saliency[None], null)[0]),
         )
 
 

@@ -77,6 +77,18 @@ def correlations(left: Float64, right: Float64) -> Float64:
     return found
 
 
+def shared_variance(maps: Float64, other: Float64) -> Float64:
+    """The share [R] of the variance of each of ``maps`` [R, H, W] that subtracting ``other`` [1, H, W] takes away.
+
+    1 where they are equal up to a constant, 0 for an ``other`` without structure, negative where it does not fit.
+    Unlike a correlation it knows how large both are. 0 for a constant map.
+    """
+    rows, less = _centred(maps), _centred(maps - other)
+    total = np.square(rows).sum(axis=1)
+    left: Float64 = np.divide(np.square(less).sum(axis=1), total, out=np.ones_like(total), where=total > 0)
+    return 1 - left
+
+
 def _centred(maps: Float64) -> Float64:
     """``maps`` [R, H, W] as rows [R, P] less their means; exactly 0 where a map is constant."""
     rows = maps.reshape(-1, maps.shape[-2] * maps.shape[-1])

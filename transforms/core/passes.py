@@ -25,6 +25,7 @@ class Passes:
     null_slopes: the same for the null of an explained image.
     other_masks: of every image that another is explained against, masked.
     at_most: whether an image may do with fewer, because a method stops when its maps have converged.
+    random: of the run's random references, once.
     """
 
     sides: tuple[Side, ...]
@@ -33,6 +34,7 @@ class Passes:
     null_slopes: int = 0
     other_masks: int = 0
     at_most: bool = False
+    random: int = 0
 
     @property
     def per_query(self) -> int:
@@ -57,7 +59,7 @@ class Passes:
 
     def most(self, queries: int, pairs: int) -> int:
         """The passes of so many queries with so many pairs in all, at most: the run may find equal images."""
-        return self.per_query * queries + self.per_pair * pairs
+        return self.random + self.per_query * queries + self.per_pair * pairs
 
     def total(self, *, explained: int, pairs: int, images: int, others: int) -> int:
         """The passes of a run, exactly, unless a method stops early or a pair fails.
@@ -67,7 +69,13 @@ class Passes:
           images: distinct images of the pairs, on either side.
           others: those of them that another image is explained against.
         """
-        return images + self._explained * explained + self.slopes * len(self.sides) * pairs + self.other_masks * others
+        return (
+            self.random
+            + images
+            + self._explained * explained
+            + self.slopes * len(self.sides) * pairs
+            + self.other_masks * others
+        )
 
     @property
     def _explained(self) -> int:
@@ -81,11 +89,12 @@ def passes(
     size: tuple[int, int],
     function: SimilarityFunction = "cosine",
     nulls: bool = False,
+    random: int = 0,
 ) -> Passes:
     """The passes of ``explainers`` for frames of ``size`` (H, W), with a null beside each image's pairs if ``nulls``.
 
     A null is one more reference: masked passes serve it too, and a slope towards it has passes of its own. ValueError
-    where a method's masks do not fit into the frame.
+    where a method's masks do not fit into the frame. ``random`` is the number of random references that are embedded.
     """
     slopes = sum(_slopes(explainer, function) for explainer in explainers)
     masked = next((explainer.references for explainer in explainers if explainer.references), None)
@@ -96,6 +105,7 @@ def passes(
         null_slopes=slopes if nulls else 0,
         other_masks=masked.masks if masked else 0,
         at_most=any(explainer.converges for explainer in explainers),
+        random=random,
     )
 
 
