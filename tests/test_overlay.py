@@ -276,6 +276,9 @@ def test_captions_say_what_the_tables_say() -> None:
         "reference: does NOT have it, says the catalogue (the model's confidence: 0.80)",
     ]
     assert [line.warning for line in lines] == [False, False, False, True]
+    chance = caption({**row, "explained": False, "unexplained_reason": "attribute_by_chance"})
+    assert chance[2].text == "NOT explained, attribute by chance; first pattern=striped, match 0.60"
+    assert chance[2].warning
     under = caption({**row, "condition": "tops\u202e+hats", "side": "reference"})
     assert under[1].text == r"similarity 0.750, rank 3  ·  rise of the reference  ·  tops\u202e+hats"
     plain = caption({**explanation("a", "b", border_share=0.31, border_area=0.4375), "rank": None})

@@ -13,6 +13,7 @@ from transforms import catalogue, manifest
 from transforms.core.nulls import REFERENCES, SPARE, place
 from transforms.core.saliency.explainer import Side
 from transforms.core.types import Product
+from transforms.rows import public
 
 Drawn = Mapping[Side, tuple[str, ...]]
 """Addresses of what images of each side are compared with."""
@@ -26,12 +27,15 @@ def of_catalogue(address: str, sides: Sequence[Side], seed: int) -> Drawn:
 
 
 def of_manifest(files: Iterable[str], columns: Mapping[str, str], sides: Sequence[Side], seed: int) -> Drawn:
-    """Images that the manifest's ``files`` name on the other side of each of ``sides``, drawn by their addresses."""
+    """Images that the manifest's ``files`` name on the other side of each of ``sides``.
+
+    They are drawn by their public addresses: a signature changes from day to day.
+    """
     files, found = tuple(files), dict[Side, tuple[str, ...]]()
     for side in sides:
         other: Side = "reference" if side == "query" else "query"
         addresses = (one for file in files for one in manifest.read_addresses(file, other, columns=columns))
-        found[side] = _first(((one, one) for one in addresses), seed)
+        found[side] = _first(((public(one), one) for one in addresses), seed)
     return found
 
 

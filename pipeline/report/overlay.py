@@ -67,7 +67,10 @@ def draw_pairs(
 
 
 def caption(pair: Mapping[str, Any]) -> list[Line]:
-    """What the tables say about a pair: ids, similarity and its condition, top attribute, if the reference has it."""
+    """What the tables say about a pair: ids, similarity and its condition, top attribute, if the reference has it.
+
+    Where the run calls the pair not explained, the reason comes first.
+    """
     ids = f"{printable(pair['query_id'])}  ·  {printable(pair['reference_id'])}"
     rank = "" if pair["rank"] is None else f", rank {pair['rank']}"
     of_side = " of the reference" if pair.get("side") == "reference" else ""
@@ -79,7 +82,12 @@ def caption(pair: Mapping[str, Any]) -> list[Line]:
         return [*lines, Line(f"the border has {share:.0%} of the evidence, {area:.0%} of the area")]
     first = pair["top"][0]
     name = printable(first["name"])
-    lines.append(Line(f"{name}: confidence {first['confidence']:.2f}, match with the map {first['match']:.2f}"))
+    if pair.get("explained") is False:
+        reason = printable(str(pair["unexplained_reason"]).replace("_", " "))
+        lines.append(Line(f"NOT explained, {reason}; first {name}, match {first['match']:.2f}", warning=True))
+    else:
+        match = f"match with the map {first['match']:.2f}"
+        lines.append(Line(f"{name}: confidence {first['confidence']:.2f}, {match}"))
     confidence = first["reference_confidence"]
     model = "" if confidence is None else f" (the model's confidence: {confidence:.2f})"
     says = {True: "has it, says the catalogue", False: "does NOT have it, says the catalogue", None: "not catalogued"}
