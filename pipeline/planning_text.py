@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pipeline.answers import columns, cut, printable
 from pipeline.planning import Outlook, in_words
 
 Echo = Callable[[str], None]
 
 STRATA_SHOWN = 12
 """Strata that the text names, the largest; the table strata has them all."""
+_LONGEST = 40
+"""Columns of the terminal that a stratum's name takes."""
 _LABEL = 9
 
 
@@ -23,7 +26,7 @@ def lines(outlook: Outlook) -> Iterator[str]:
     """What :func:`tell` says, line by line."""
     unreadable = f", {outlook.unreadable:,} of them without a query that can be read" if outlook.unreadable else ""
     yield _line("rows", f"{outlook.rows:,}{unreadable}")
-    by = f", by {outlook.column}" if outlook.column else ""
+    by = f", by {printable(outlook.column)}" if outlook.column else ""
     yield _line("queries", _of(outlook.sampled_queries, outlook.queries) + by)
     yield _line("pairs", _of(outlook.sampled_pairs, outlook.pairs))
     if outlook.column is not None:
@@ -53,21 +56,22 @@ def _strata(outlook: Outlook) -> Iterator[str]:
     largest = sorted(outlook.strata, key=lambda stratum: (-stratum.queries, stratum.name))
     head = [("stratum", "queries", "sampled", "rate")]
     rows = [
-        (_cut(stratum.name), f"{stratum.queries:,}", f"{stratum.sampled_queries:,}", f"{stratum.rate:.2%}")
+        (
+            cut(printable(stratum.name), _LONGEST),
+            f"{stratum.queries:,}",
+            f"{stratum.sampled_queries:,}",
+            f"{stratum.rate:.2%}",
+        )
         for stratum in largest[:STRATA_SHOWN]
     ]
-    widths = [max(len(row[column]) for row in head + rows) for column in range(4)]
+    widths = [max(columns(row[column]) for row in head + rows) for column in range(4)]
     for name, *numbers in head + rows:
-        cells = [name.ljust(widths[0])] + [
+        cells = [name + " " * (widths[0] - columns(name))] + [
             number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)
         ]
         yield " " * (_LABEL + 2) + "  ".join(cells)
     if (more := len(largest) - STRATA_SHOWN) > 0:
         yield " " * (_LABEL + 2) + f"and {more:,} more"
-
-
-def _cut(name: str, most: int = 40) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _passes(outlook: Outlook) -> str:

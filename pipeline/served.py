@@ -16,7 +16,6 @@ from transforms import catalogue, manifest, rows, storage
 from transforms.bundle import Bundle
 from transforms.core.errors import AmbiguousProduct, NonFiniteEmbedding, PairError, UnknownProduct, UsageError
 from transforms.core.served import (
-    MOST_OFF,
     Agreement,
     Measures,
     agreement,
@@ -35,7 +34,7 @@ from transforms.storage import shown
 Echo = Callable[[str], None]
 
 PAIRS = 512
-"""Pairs whose served score is compared: over 1 % off is then over 5, which a few replaced photographs are not."""
+"""Pairs whose served score is compared: 5 of them may be off, for a few photographs are replaced."""
 
 _MOSTLY = 0.5
 
@@ -43,8 +42,9 @@ _MOSTLY = 0.5
 def check_served(options: AuditOptions, bundle: Bundle, files: tuple[str, ...], models: Models, echo: Echo) -> None:
     """Compares the first ``PAIRS`` served scores of the manifest ``files`` with ``bundle``'s, which ``models`` holds.
 
-    Says in a line how they agree, or that nothing could be checked. UsageError where more than ``MOST_OFF`` of them are
-    off by more than ``options.score_tolerance``; it says what would make them fit.
+    Says in a line how they agree, or that nothing could be checked. UsageError where more than ``MOST_OFF`` of
+    them, and at least ``FEWEST_OFF`` or all, are off by more than ``options.score_tolerance``; it says what would make
+    them fit.
     """
     compared = compare(options, bundle, files, models, echo)
     if not compared.pairs:
@@ -53,7 +53,7 @@ def check_served(options: AuditOptions, bundle: Bundle, files: tuple[str, ...], 
     for line in compared.left_out_lines():
         echo(line)
     found = compared.agreement
-    if not found.agrees:
+    if found.refused:
         raise UsageError(complaint(compared, options, bundle, files, models, echo))
     echo(
         f"served scores: {found.pairs} pairs recomputed, {found.off} off by more than {found.tolerance:g} (median "
@@ -81,7 +81,7 @@ def check(options: AuditOptions, most: int, echo: Echo) -> Compared:
         raise UsageError(f"{compared.nothing}: whether this bundle is the model that served is not known")
     for line in (*compared.left_out_lines(), *_distribution(compared)):
         echo(line)
-    if not compared.agreement.agrees:
+    if compared.agreement.refused:
         raise UsageError(complaint(compared, options, bundle, files, models, echo))
     echo(f"this bundle ({bundle.model_id}) gives the scores that were served")
     return compared
@@ -278,9 +278,9 @@ def complaint(
     return " ".join(
         [
             f"this bundle does not give the scores that were served: {found.off} of {found.pairs} pairs are off by "
-            f"more than {found.tolerance:g} (--score-tolerance), and {MOST_OFF:.0%} of them may be. Median difference "
-            f"{found.median:.3g}, largest {found.largest:.3g}, rank correlation of served and recomputed scores "
-            f"{told(found.rank_correlation)}.",
+            f"more than {found.tolerance:g} (--score-tolerance), and at most {found.allowed} may be. Median "
+            f"difference {found.median:.3g}, largest {found.largest:.3g}, rank correlation of served and recomputed "
+            f"scores {told(found.rank_correlation)}.",
             f"The furthest: {ids}{under} ({shown(pair.query)}, {shown(pair.reference)}) was served with "
             f"{compared.served[worst]:.6g}, this bundle gives {compared.recomputed[worst]:.6g}.",
             *_causes(compared, apart, tried, bundle),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from pipeline import cli
 
@@ -42,3 +44,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Lets gcsfs try a bucket that cannot be reached six times in a row: it waits half a minute in between."""
+
+    async def sleep(_: float) -> None:
+        return None
+
+    patch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=sleep))

@@ -62,7 +62,7 @@ def test_numbers_that_are_not_finite_and_empty_input_are_refused() -> None:
 def test_text() -> None:
     assert Interval(1.0125, 0.99, 1.25).text(2) == "1.01 (0.99 to 1.25)"
     assert Interval(0.0125, -0.01, 0.02).text(1, factor=100) == "1.2 (-1.0 to 2.0)"
-    assert Interval(0.0125, math.nan, math.nan).text(1, factor=100) == "1.2 (one query: no interval)"
+    assert Interval(0.0125, math.nan, math.nan).text(1, factor=100) == "1.2 (too few queries: no interval)"
 
 
 # a has two pairs of 0 and b one of 1: a resample is aa, ab, ba or bb, and the means over its pairs are 0, 1/3, 1/3, 1

@@ -13,7 +13,8 @@ from scipy import stats
 
 from transforms.core import estimates as module
 from transforms.core.bootstrap import Interval
-from transforms.core.estimates import Merged, estimate, merge
+from transforms.core.estimates import estimate
+from transforms.core.merging import Merged, merge
 from transforms.core.types import Float64
 
 # 2 of the 6 queries of a, 3 of the 30 of b
@@ -296,6 +297,132 @@ def test_an_interval_over_queries_covers_the_catalogue_and_one_over_pairs_does_n
     by_query, by_pair = covered / trials
     assert 0.9 < by_query < 0.99
     assert by_pair < 0.8
+
+
+# merged strata
+
+
+def test_a_query_of_a_merged_stratum_keeps_its_weight() -> None:
+    """One query of 1000 and one of 10: what the first shows is true of 1000 / 1010 of the catalogue, not of half."""
+    sampled, population = {"large": 1, "small": 1}, {"large": 1000, "small": 10}
+    merged = merge(sampled, population)
+    weights = merged.weights(sampled, population)
+    assert weights == {"large": 1000.0, "small": 10.0}
+    strata = [merged.names[name] for name in weights]
+    known = merged.population(population)
+    assert known == {"large + small": 1010}
+    found = estimate(np.eye(2), np.ones((2, 2)), strata, known, weights=list(weights.values()))
+    assert [one.estimate for one in found] == pytest.approx([1000 / 1010, 10 / 1010])
+    assert all(0 <= one.low < one.estimate < one.high <= 1 for one in found)
+
+
+def test_others_of_the_group_stand_for_a_stratum_of_which_nothing_was_drawn() -> None:
+    # 20 of 30 seen queries are b's, and so are 20 of 30 of the 15 that were not
+    sampled, population = {"a": 1, "b": 4, "d": 2}, {"a": 10, "b": 20, "c": 15, "d": 99}
+    merged = merge(sampled, population)
+    assert merged.merged == ("a", "b", "c")
+    assert merged.weights(sampled, population) == pytest.approx({"a": 10 * 1.5, "b": 5 * 1.5, "d": 49.5})
+
+
+DRAWN = st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(1, 4), st.integers(0, 900)), min_size=1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(DRAWN, st.integers(0, 99), st.booleans())
+def test_what_is_merged_leaves_the_estimate_alone(counts: dict[str, tuple[int, int]], seed: int, finite: bool) -> None:
+    sampled = {name: drawn for name, (drawn, _) in counts.items()}
+    population = {name: drawn + rest for name, (drawn, rest) in counts.items()}
+    merged = merge(sampled, population)
+    strata = [name for name, drawn in sampled.items() for _ in range(drawn)]
+    rng = np.random.default_rng(seed)
+    b = rng.integers(1, 5, (len(strata), 2)).astype(np.float64)
+    a = rng.normal(size=b.shape) * b
+    weight = merged.weights(sampled, population)
+    found = estimate(
+        a,
+        b,
+        [merged.names[name] for name in strata],
+        merged.population(population),
+        weights=[weight[name] for name in strata],
+        finite=finite,
+        resamples=20,
+    )
+    w = np.array([[population[name] / sampled[name]] for name in strata])
+    np.testing.assert_allclose(ends(found)[:, 0], (w * a).sum(axis=0) / (w * b).sum(axis=0), rtol=1e-9)
+    assert all(not one.high < one.estimate and not one.low > one.estimate for one in found)
+
+
+def test_without_merged_strata_their_weights_change_no_bit() -> None:
+    a, b, strata, population, ids = some()
+    weights = [population[name] / strata.count(name) for name in strata]
+    for finite in (True, False):
+        expected = estimate(a, b, strata, population, queries=ids, finite=finite, resamples=50)
+        assert estimate(a, b, strata, population, weights=weights, queries=ids, finite=finite, resamples=50) == expected
+
+
+def test_the_order_of_merged_rows_leaves_no_trace() -> None:
+    # weight times content is the same for the first two rows, their lambda is not
+    a, b, weights = columns([2.0, 1.0, 0.0, 5.0]), columns([4.0, 2.0, 8.0, 5.0]), [4.0, 8.0, 4.0, 8.0]
+    expected = estimate(a, b, ["g"] * 4, {"g": 24}, weights=weights)
+    for order in ([1, 0, 2, 3], [3, 2, 1, 0]):
+        own = [weights[at] for at in order]
+        assert estimate(a[order], b[order], ["g"] * 4, {"g": 24}, weights=own) == expected
+
+
+def test_a_resample_of_merged_strata_draws_queries_with_their_weights() -> None:
+    # of weights 4 and 12, values 0 and 1, one is drawn: w* is w (1 - lambda_i), or w (1 + lambda_i) where it was
+    arguments = columns([0.0, 1.0]), np.ones((2, 1)), ["g", "g"], {"g": 16}
+    found = estimate(*arguments, weights=[4.0, 12.0], resamples=400, confidence=0.5)
+    one, other = math.sqrt(3 / 4), math.sqrt(11 / 12)
+    low = 12 * (1 - other) / (12 * (1 - other) + 4 * (1 + one))
+    high = 12 * (1 + other) / (12 * (1 + other) + 4 * (1 - one))
+    assert ends(found)[0] == pytest.approx([12 / 16, low, high])
+
+
+def test_the_width_of_merged_strata_is_that_of_collapsed_ones() -> None:
+    """q / (q - 1) sum (z_i - z)^2, Cochran 1977, section 5A.12, of z_i = lambda_i w_i (a_i - R b_i)."""
+    rng = np.random.default_rng(6)
+    population = {f"s{at:03}": int(size) for at, size in enumerate(rng.integers(2, 60, 300))}
+    sampled = dict.fromkeys(population, 1)
+    merged, w = merge(sampled, population), np.array(list(population.values()), np.float64)
+    values = rng.normal(size=300)
+    found = estimate(
+        values[:, None],
+        np.ones((300, 1)),
+        [merged.names[name] for name in population],
+        merged.population(population),
+        weights=w.tolist(),
+        resamples=20_000,
+    )[0]
+    z = np.sqrt(1 - 1 / w) * w * (values - (w @ values) / w.sum())
+    width = 2 * stats.t.ppf(0.975, 299) * math.sqrt(300 * z.var(ddof=1)) / w.sum()
+    assert found.high - found.low == pytest.approx(width, rel=0.03)
+
+
+def test_a_query_that_stands_for_itself_hides_no_case_and_is_never_undrawn() -> None:
+    own = columns([1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0], [1.0] * 4)
+    found = estimate(0 * own, own, ["g"] * 4, {"g": 61}, weights=[1.0, 20.0, 20.0, 20.0])
+    only, part, both = found
+    assert math.isnan(only.high)  # one query alone
+    assert both.high == pytest.approx(part.high * 60 / 61)
+    shared = columns([1.0, 1.0, *[0.0] * 20])
+    rows = shared * columns([0.25, 0.75, *[0.0] * 20]), shared, ["g"] * 22, {"g": 421}
+    assert estimate(*rows, weights=[1.0] + [20.0] * 21)[0].low >= 0.25
+    assert math.isnan(estimate(*rows)[0].low)
+
+
+@pytest.mark.parametrize(
+    ("weights", "what"),
+    [
+        ([3.0, 3.0, 10.0, 10.0], "each of 5 rows"),
+        ([3.0, math.nan, 10.0, 10.0, 10.0], "a finite weight"),
+        ([3.0, 3.0, 10.0, 10.0, 11.0], "add up to the population"),
+        ([0.5, 5.5, 10.0, 10.0, 10.0], "weights of 1 or more"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights: list[float], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        estimate(HAND_A, HAND_B, HAND_STRATA, HAND_POPULATION, weights=weights)
 
 
 # what is refused

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -45,8 +44,10 @@ def test_random_references_are_other_images_each_once() -> None:
     np.testing.assert_array_equal(without[0], drawn.drawn[0][1])
 
 
-def test_an_image_alone_has_no_random_references() -> None:
-    assert NullReferences.of([image(1)]).others("sha1") is None
+def test_few_images_are_no_null() -> None:
+    few = NullReferences.of([image(number) for number in range(nulls.LEAST)])
+    assert few.others("sha1") is None
+    assert few.others("another") is not None
     assert NullReferences.of([]).others("sha1") is None
 
 
@@ -85,26 +86,36 @@ def test_shuffled_pairs_are_of_the_less_similar_half() -> None:
     assert shuffled(others[:1], base, "cosine").shape == (0, 2)
 
 
-def test_a_threshold_is_the_conformal_quantile_and_needs_enough_pairs() -> None:
-    values = list(range(1, 20))
-    assert calibrate("attribute_score", values, 0.05) == Threshold("attribute_score", 19.0, 0.05, 19)
+def of_images(*values: float) -> list[tuple[str, float]]:
+    return [(str(at), value) for at, value in enumerate(values)]
+
+
+def test_a_threshold_is_the_conformal_quantile_and_needs_enough_images() -> None:
+    values = of_images(*range(1, 20))
+    assert calibrate("attribute_score", values, 0.05) == Threshold("attribute_score", 19, 0.05, 19)
     assert calibrate("attribute_score", values[:18], 0.05).value is None
-    assert calibrate("attribute_score", list(range(1, 100)), 0.05).value == 95
-    assert calibrate("attribute_score", [3, 1, 2], 0.5).value == 2
+    assert calibrate("attribute_score", of_images(*range(1, 100)), 0.05).value == 95
+    assert calibrate("attribute_score", of_images(3, 1, 2), 0.5).value == 2
     assert calibrate("map_reliability", [], 0.5).value is None
+    # many values of few images are few
+    assert calibrate("attribute_score", [(str(at % 18), at) for at in range(180)], 0.05).value is None
+    # each image weighs the same: here two values of one are worth one of another
+    uneven = [("a", 1.0), ("a", 2.0), ("b", 3.0), ("c", 4.0)]
+    assert [calibrate("attribute_score", uneven, rate).value for rate in (0.9, 0.75, 0.5, 0.25)] == [1, 2, 3, 4]
 
 
-@given(st.integers(20, 60), st.sampled_from([0.05, 0.1, 0.25]), st.integers(0, 2**20))
-def test_a_further_shuffled_pair_is_beyond_the_threshold_at_most_as_often_as_stated(
-    count: int, rate: float, seed: int
+@given(st.integers(20, 60), st.integers(1, 4), st.sampled_from([0.05, 0.1, 0.25]), st.integers(0, 2**20))
+def test_a_further_image_is_beyond_the_threshold_at_most_as_often_as_stated(
+    images: int, each: int, rate: float, seed: int
 ) -> None:
-    values = np.random.default_rng(seed).permutation(count).astype(float)
-    # leave-one-out over exchangeable values: each is the further one once
-    beyond = 0
-    for at in range(count):
-        value = calibrate("attribute_score", [float(value) for value in np.delete(values, at)], rate).value
-        beyond += value is not None and values[at] > value
-    assert beyond <= math.floor(rate * count + 1e-9)
+    drawn = np.random.default_rng(seed).permutation(images * each).reshape(images, each).astype(np.float64)
+    # leave-one-out over exchangeable images: each is the further one once
+    beyond = 0.0
+    for at in range(images):
+        values = [(str(one), float(value)) for one in range(images) if one != at for value in drawn[one]]
+        limit = calibrate("attribute_score", values, rate).value
+        beyond += 0.0 if limit is None else float((drawn[at] > limit).mean())
+    assert beyond <= rate * images + 1 + 1e-9
 
 
 def thresholds(**values: float | None) -> dict[Statistic, Threshold]:
@@ -129,7 +140,8 @@ GOOD: dict[str, Any] = {"reliability": 0.9, "null_share": 0.2, "score": 0.9, "el
         ({"reliability": None}, (True, None)),
         ({"reliability": None, "null_share": 0.99}, (False, "same_for_any_reference")),
         ({"score": None}, (True, None)),
-        ({"score": None, "reliability": None}, (True, None)),
+        ({"score": None, "reliability": None}, (None, None)),
+        ({"elsewhere": True, "null_share": None}, (False, "evidence_elsewhere")),
     ],
 )
 def test_the_verdict_and_its_reason(changes: dict[str, Any], verdict: tuple[bool | None, str | None]) -> None:
@@ -139,6 +151,7 @@ def test_the_verdict_and_its_reason(changes: dict[str, Any], verdict: tuple[bool
 def test_without_a_threshold_nothing_is_called_explained() -> None:
     assert judge(**GOOD, thresholds=thresholds(map_reliability=0.4, attribute_score=None)) == (None, None)
     assert judge(**GOOD, thresholds={}) == (None, None)
+    assert judge(**{**GOOD, "score": None}, thresholds={}) == (None, None)
     assert judge(**{**GOOD, "elsewhere": True}, thresholds={}) == (False, "evidence_elsewhere")
 
 

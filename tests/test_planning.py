@@ -180,6 +180,26 @@ def test_twelve_strata_are_named(small: Bundle, count: int, more: str | None) ->
     assert [line.strip() for line in text if "more" in line] == ([more] if more else [])
 
 
+def test_names_of_strata_cannot_act_on_a_terminal(small: Bundle) -> None:
+    made = design(
+        ("\x1b[2Jshoes", 40, 10, 200, 50),
+        ("靴靴", 30, 30, 30, 30),
+        ("\u202e" * 30, 20, 20, 60, 60),
+        column="k\x1b]0;\n",
+    )
+    text = list(lines(look(small, made)))
+    assert all(character.isprintable() for line in text for character in line)
+    assert "by k\\x1b]0;\\n" in text[1]
+    table = [line.removeprefix(" " * 11) for line in text if line.startswith(" " * 11)]
+    names = ["stratum".ljust(40), "\\x1b[2Jshoes".ljust(40), "靴靴" + " " * 36, "\\u202e" * 6 + "\\u2…"]
+    assert table == [
+        f"{names[0]}  queries  sampled     rate",
+        f"{names[1]}       40       10   25.00%",
+        f"{names[2]}       30       30  100.00%",  # two characters in four columns of a terminal
+        f"{names[3]}       20       20  100.00%",
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(5, "about a minute "), (300, "about 5 min "), (6000, "about 1.7 h "), (47.9 * 3600, "about 47.9 h "),

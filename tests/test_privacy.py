@@ -17,7 +17,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.options import AuditOptions
-from tests.audits import audit, table, write_csv
+from tests.audits import audit, hurry, table, write_csv
 from transforms import tables
 
 SECRET = "hunter2-S3CR3T"
@@ -111,6 +111,7 @@ def audited(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Audited:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", said)
         patch.setattr("sys.stderr", said)
+        hurry(patch)
         code = audit(manifest, bundle, out, "r1", *options)
     return Audited(out, options, code, said.getvalue())
 

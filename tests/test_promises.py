@@ -17,7 +17,7 @@ from apache_beam.testing.util import assert_that
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.audits import audit, table, write_csv
+from tests.audits import audit, hurry, table, write_csv
 from tests.hostile import hostile_images, valid_images
 from transforms.core.errors import REASONS
 from transforms.read_pairs import ReadPairs
@@ -100,8 +100,11 @@ SECRET = "hunter2-S3CR3T"
 """A word that stands in every credential of these tests and must stand nowhere afterwards."""
 
 
-def test_no_secret_leaves(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_secret_leaves(
+    bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """P11: addresses with passwords, tokens and signatures, against the log, the tables and the messages."""
+    hurry(monkeypatch)
     addresses = [
         f"https://user:{SECRET}@shop.example/a.jpg",
         f"s3://key:{SECRET}@bucket/a.jpg",

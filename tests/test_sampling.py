@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -71,10 +71,16 @@ def test_a_larger_rate_keeps_all_that_a_smaller_one_does(query: str, one: float,
 
 @given(st.text(), st.integers(0, 99))
 def test_the_rate_is_the_threshold(query: str, seed: int) -> None:
-    place = position(query, seed)
-    assert kept(query, np.nextafter(place, 2), seed)
-    if place > 0:
-        assert not kept(query, place, seed)
+    place, one = position(query, seed), Stratum("s", 2, 1, 2, 1, 0.0)
+    above, at = (SamplingDesign(seed, {"s": replace(one, rate=rate)}) for rate in (np.nextafter(place, 2), place))
+    assert above.kept(query, "s")
+    assert not at.kept(query, "s")
+
+
+def test_an_evaluation_draws_anew_what_the_audit_drew() -> None:
+    audited = [query for query in IDS if position(query, 0) < 0.25]
+    share = np.mean([kept(query, 0.25, 0) for query in audited])
+    assert share == pytest.approx(0.25, abs=3 * np.sqrt(0.25 * 0.75 / len(audited)))
 
 
 def test_the_share_that_is_kept_is_the_rate() -> None:

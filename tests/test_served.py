@@ -13,6 +13,7 @@ from scipy import stats
 from transforms.core.alternatives import Normalised, alternatives
 from transforms.core.images import Resize
 from transforms.core.served import (
+    Agreement,
     Measures,
     Trial,
     agreement,
@@ -43,12 +44,33 @@ def test_agreement_by_hand() -> None:
     assert found.rank_correlation == pytest.approx(-0.2)
 
 
-@pytest.mark.parametrize(("off", "agrees"), [(0, True), (2, True), (3, False)])
-def test_one_percent_may_be_off(off: int, agrees: bool) -> None:
-    served = scores()
+def off_by_half(pairs: int, off: int) -> Agreement:
+    served = scores(pairs=pairs)
     recomputed = served.copy()
     recomputed[:off] += 0.5
-    assert agreement(served, recomputed, 0.01).agrees is agrees
+    return agreement(served, recomputed, 0.01)
+
+
+@pytest.mark.parametrize(("pairs", "off", "agrees"), [(200, 0, True), (200, 2, True), (200, 3, False), (50, 1, False)])
+def test_one_percent_may_be_off(pairs: int, off: int, agrees: bool) -> None:
+    assert off_by_half(pairs, off).agrees is agrees
+
+
+@pytest.mark.parametrize(
+    ("pairs", "allowed"),
+    [(1, 0), (2, 1), (3, 2), (50, 2), (200, 2), (299, 2), (300, 3), (399, 3), (400, 4), (512, 5), (2900, 29)],
+)
+def test_a_model_is_not_refused_for_one_or_two_scores_unless_there_are_no_others(pairs: int, allowed: int) -> None:
+    assert off_by_half(pairs, allowed).allowed == allowed
+    assert [off_by_half(pairs, off).refused for off in (0, allowed, allowed + 1, pairs)] == [False, False, True, True]
+
+
+@given(st.integers(1, 600), st.data())
+def test_refused_is_over_one_percent_and_three_or_all(pairs: int, data: st.DataObject) -> None:
+    off = data.draw(st.integers(0, min(pairs, 8)) | st.just(pairs))
+    found = off_by_half(pairs, off)
+    assert found.refused is ((100 * off > pairs and off >= 3) or off == pairs)
+    assert found.refused or found.allowed < pairs
 
 
 def test_p95_is_what_95_percent_do_not_exceed() -> None:

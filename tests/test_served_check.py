@@ -199,13 +199,36 @@ def test_some_stale_scores_are_told_by_the_model_that_made_them(
     assert "All pairs that are off have the served_model 'v1'" in capsys.readouterr().err
 
 
-def test_a_few_replaced_photographs_are_no_other_model(shop: Shop, right: Path) -> None:
+def test_a_few_replaced_photographs_are_no_other_model(
+    shop: Shop, right: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     scores = shop.served(shop.index(), cosine)
     scores[7] -= 0.3
-    assert check(shop.write("one.csv", scores), right) == 0  # 1 of more than 100
     scores[9] -= 0.3
-    assert check(shop.write("two.csv", scores), right) == 2
-    assert check(shop.folder / "two.csv", right, "--score-tolerance", "0.4") == 0
+    two = shop.write("two.csv", scores)
+    assert check(two, right, "--pairs", "50") == 0  # 4 % of them, but no more than two
+    assert "50 pairs recomputed, 2 off by more than 0.01" in checked(_first(two, 50), right)[-1]
+    scores[11] -= 0.3
+    three = shop.write("three.csv", scores)
+    assert check(three, right) == 2
+    assert re.search(r": 3 of \d+ pairs are off .* and at most 2 may be\. Median", capsys.readouterr().err)
+    assert check(three, right, "--score-tolerance", "0.4") == 0
+
+
+def _first(manifest: Path, pairs: int) -> Path:
+    """``manifest`` with its first ``pairs`` alone, beside it."""
+    path = manifest.with_name(f"first-{pairs}-{manifest.name}")
+    path.write_text("\n".join(manifest.read_text().splitlines()[: pairs + 1]))
+    return path
+
+
+def test_a_single_pair_finds_a_wrong_model(
+    shop: Shop, right: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(shop.folder / "served.csv", right, "--pairs", "1") == 0
+    wrong = bundled(tmp_path / "bundle", replace(PREPROCESSING, channels="bgr"))
+    assert check(shop.folder / "served.csv", wrong, "--pairs", "1", "--score-tolerance", "0.0001") == 2
+    assert "1 of 1 pairs are off by more than 0.0001 (--score-tolerance), and at most 0" in capsys.readouterr().err
 
 
 def options(manifest: Path, bundle: Path, **more: Any) -> AuditOptions:

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.summary.groups import COLUMNS
 from pipeline.summary.look import Summary, look
 from pipeline.summary.quantities import MEANS, Quantity, measure, quantities
+from pipeline.summary.text import lines
 from tests.rows import explanation, failure, publish, run
 from transforms import runs, tables
 from transforms.core import maps
@@ -159,16 +161,39 @@ def test_strata_with_too_few_queries_are_merged_and_named(tmp_path: Path) -> Non
     found = summary(write(tmp_path, rows, [stratum("a", 10, 1), stratum("b", 20, 4), stratum("c", 5, 0)]))
     assert found.merged == ("a", "b", "c")
     assert [one.name for one in found.sample.unseen] == ["c"]
-    assert estimate(found, "similarity") == pytest.approx(4 / 5)
+    # of c nothing is known: of the 30 others those of b have 1, and those of a 0
+    assert estimate(found, "similarity") == pytest.approx(20 / 30)
+
+
+@pytest.mark.parametrize("of", ["catalogue", "process"])
+@pytest.mark.parametrize("explained", ["large", "small"])
+def test_merged_strata_keep_their_weights(tmp_path: Path, of: str, explained: str) -> None:
+    """One query was drawn of 1000, and one of 10: the one says what it says of 1000, or of 10, of 1010."""
+    sizes = {"large": 1000, "small": 10}
+    rows = [explanation(name, "r", stratum=name, explained=name == explained, condition=name) for name in sizes]
+    out = write(tmp_path, rows, [stratum(name, size, 1) for name, size in sizes.items()])
+    found = summary(out, of=of)
+    assert found.merged == ("large", "small")
+    assert estimate(found, "explained") == pytest.approx(sizes[explained] / 1010)
+    shares = {group.value: group.share for group in summary(out, of=of, by="condition").groups}
+    assert shares == pytest.approx({"large": 1000 / 1010, "small": 10 / 1010})
+
+
+def test_the_shares_of_values_are_of_the_whole_catalogue(tmp_path: Path) -> None:
+    """c was not sampled, a and b stand for it: 2 of 3 queries are of b, and 3 of 4 of all are not of d."""
+    rows = [explanation(name, "r", stratum=name[0], condition=name[0]) for name in ("a", "b", "d0", "d1")]
+    strata = [stratum("a", 10, 1), stratum("b", 20, 1), stratum("c", 30, 0), stratum("d", 20, 2)]
+    shares = {group.value: group.share for group in summary(write(tmp_path, rows, strata), by="condition").groups}
+    assert shares == pytest.approx({"a": 20 / 80, "b": 40 / 80, "d": 20 / 80})
 
 
 def test_strata_taken_whole_stand_for_no_others(tmp_path: Path) -> None:
-    """The one query of a is all of a; b and c are merged: 2 queries for 30."""
+    """The one query of a is all of a; b and c are merged, and weigh 10 and 20."""
     told = {"q0": ("a", 0.0), "q1": ("b", 1.0), "q2": ("c", 0.5)}
     rows = [explanation(query, "r", stratum=name, similarity=value) for query, (name, value) in told.items()]
     found = summary(write(tmp_path, rows, [stratum("a", 1, 1), stratum("b", 10, 1), stratum("c", 20, 1)]))
     assert found.merged == ("b", "c")
-    assert estimate(found, "similarity") == pytest.approx((0 + 15 * 1.5) / 31)
+    assert estimate(found, "similarity") == pytest.approx((0 + 10 * 1 + 20 * 0.5) / 31)
 
 
 @pytest.mark.parametrize("unreadable", [0, 2])
@@ -345,6 +370,23 @@ def test_by_extra_and_catalogue_columns(tmp_path: Path) -> None:
         UsageError, match=r"'cut': no such column.*'channel', 'number'; the catalogue has: 'colour', 'si"
     ):
         summary(out, by="cut")
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("explained", [True, False])
+def test_a_run_with_failures_is_told_by_every_column(tmp_path: Path, column: str, explained: bool) -> None:
+    """A failure says its stratum, method and side, and of what else explanations are grouped by nothing."""
+    rows, strata = shirts_and_shoes()
+    failed = [{**failure("query-3", "r1", "not_found"), "stratum": "shoes", "method": "rise", "side": "query"}]
+    if not explained:
+        rows, strata = [], [stratum("shoes", 1, 1)]
+    found = summary(write(tmp_path, rows, strata, failed), by=column)
+    assert found.silent == (column not in ("stratum", "method", "side"))
+    assert bool(found.groups) == (explained or not found.silent)
+    assert sum(group.pairs for group in found.groups) == len(rows) + (not found.silent)
+    told = {line.quantity.name for group in found.groups for line in group.lines}
+    assert ("failed" in told) == (not found.silent)
+    assert lines(found)
 
 
 def test_the_most_frequent_values_are_shown(tmp_path: Path) -> None:

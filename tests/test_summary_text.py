@@ -15,7 +15,7 @@ from pipeline import cli
 from pipeline.answers import columns
 from pipeline.options import AuditOptions
 from pipeline.summary.finish import summarise
-from pipeline.summary.text import WIDTH, lines
+from pipeline.summary.text import WIDTH, lines, notes
 from tests.rows import explanation, failure
 from tests.test_summary_estimates import shirts_and_shoes, stratum, summary, write
 from transforms.tables import Row
@@ -63,6 +63,13 @@ def test_the_sample_is_told_in_words(tmp_path: Path) -> None:
     assert "Nothing can be said of: first attribute not on the reference, " in text
     assert "reliability of the map, agreement with any reference's map. Of these, the run has no" in text
     assert "exact" not in text
+
+
+@pytest.mark.parametrize(("gone", "said"), [(1, "queries is no longer"), (3, "queries are no longer")])
+def test_what_is_erased_is_told(tmp_path: Path, gone: int, said: str) -> None:
+    rows, strata = shirts_and_shoes()
+    text = " ".join(notes(summary(write(tmp_path, rows, [strata[0], stratum("shoes", 16, 2 + gone)]))))
+    assert f"{gone} of the sampled {said} in the tables; the others stand for {'it' if gone == 1 else 'them'}." in text
 
 
 def test_a_full_audit_is_exact_and_says_what_else_there_is(tmp_path: Path) -> None:

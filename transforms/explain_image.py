@@ -15,7 +15,7 @@ import numpy as np
 from transforms import tables
 from transforms.core import nulls
 from transforms.core.attributes import rank_attributes
-from transforms.core.errors import NonFiniteMap, PairError
+from transforms.core.errors import NonFiniteMap, NoNull, PairError
 from transforms.core.explanation import Explanation, Regions, explain
 from transforms.core.fill import make_fill
 from transforms.core.nulls import NullReferences, Statistic
@@ -101,6 +101,9 @@ class Chance:
     statistic: Statistic
     values: tuple[float, ...]
 
+
+EVERYWHERE = 0.99
+"""The share of a frame's area from which an attribute counts as seen everywhere."""
 
 NO_NULLS: Mapping[Side, NullReferences] = {}
 
@@ -235,9 +238,14 @@ class PreparedImage:
         self, explainer: Explainer, references: References, side: Side, condition: str | None
     ) -> References:
         """``references`` less the mean of random ones, where ``explainer`` asks for that and there are any."""
-        others = self._random(side, condition) if explainer.contrast else None
-        if others is None:
+        if not explainer.contrast:
             return references
+        others = self._random(side, condition)
+        if others is None:
+            raise NoNull(
+                f"a contrast needs {nulls.LEAST} random references, and of those that were drawn fewer could be "
+                "embedded; the row of the run says how many"
+            )
         return nulls.contrasted(references, nulls.mean_of(others, self.shared.models.bundle.similarity_function))
 
     def _saliencies(self, condition: str | None) -> Iterator[tuple[Explainer, Saliency | PairError]]:
@@ -251,8 +259,8 @@ class PreparedImage:
     def _prepare(
         self, explainer: Explainer, matched: Sequence[Matched] = (), condition: str | None = None
     ) -> Saliency | PairError:
-        references = self._references(explainer, matched) if matched and explainer.converges else None
         try:
+            references = self._references(explainer, matched) if matched and explainer.converges else None
             return explainer.method.prepare(Subject(self.shared, explainer.fill, condition), references)
         except PairError as error:
             return error
@@ -333,7 +341,9 @@ class PreparedImage:
         if all(shows is None for shows in shown.values()):
             return False
         visible = [region for region in explanation.regions if shown[region.name]]
-        return sum(region.share for region in visible) <= sum(region.area for region in visible)
+        area = sum(region.area for region in visible)
+        # where it is seen everywhere, evidence cannot lie elsewhere; sums of shares are not exact
+        return area < EVERYWHERE and sum(region.share for region in visible) <= area + 1e-9
 
     def _embeddings(self, matched: Sequence[Matched], condition: str | None) -> Float32:
         """The other images' embeddings [R, D], as ``condition`` compares them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -59,6 +60,10 @@ class DrawReferences(beam.PTransform):  # type: ignore[misc]
         )
 
 
+_WAITS = (1.0, 4.0)
+"""Seconds before a random reference is read again."""
+
+
 class _EmbedDrawn(beam.DoFn):  # type: ignore[misc]
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -71,13 +76,27 @@ class _EmbedDrawn(beam.DoFn):  # type: ignore[misc]
         batch = self._models.similarity.batch
         found: dict[str, EmbeddedImage] = {}
         for start in range(0, len(distinct), batch):
-            outcomes = embed(distinct[start : start + batch], self._worker.load, self._models)
-            found.update((address, outcome) for address, outcome in outcomes if isinstance(outcome, EmbeddedImage))
+            found.update(self._embedded(distinct[start : start + batch]))
         yield {
             side: NullReferences.of(found[address] for address in some if address in found)
             for side, some in addresses.items()
         }
         yield pvalue.TaggedOutput("counts", ("forward_passes", len(found)))
+        yield pvalue.TaggedOutput("counts", ("random_references", len(found)))
+
+    def _embedded(self, addresses: list[str]) -> Iterator[tuple[str, EmbeddedImage]]:
+        """What can be embedded; a fault of the storage that may pass is given time, since every row hangs on these."""
+        for wait in (*_WAITS, None):
+            again = []
+            for address, outcome in embed(addresses, self._worker.load, self._models):
+                if isinstance(outcome, EmbeddedImage):
+                    yield address, outcome
+                elif outcome.retryable:
+                    again.append(address)
+            if not again or wait is None:
+                return
+            addresses = again
+            time.sleep(wait)
 
 
 @dataclass(eq=False)

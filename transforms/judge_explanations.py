@@ -39,7 +39,7 @@ class JudgeExplanations(beam.PTransform):  # type: ignore[misc]
             | "Values" >> beam.FlatMapTuple(_values)
             | "FirstOf" >> beam.combiners.Top.PerKey(MOST, reverse=True)
             | "Calibrate"
-            >> beam.MapTuple(lambda key, first: (key, calibrate(key[2], [value for _, value in first], rate)))
+            >> beam.MapTuple(lambda key, first: (key, calibrate(key[2], [one[1:] for one in first], rate)))
             | "Thresholds" >> beam.combiners.ToDict()
         )
         nested = thresholds | "ByMethod" >> beam.Map(by_method)
@@ -47,11 +47,11 @@ class JudgeExplanations(beam.PTransform):  # type: ignore[misc]
         return {"rows": judged, "thresholds": thresholds | "AsRows" >> beam.Map(threshold_rows)}
 
 
-def _values(sha256: str, chance: Chance) -> Iterator[tuple[tuple[str, str, Statistic], tuple[str, float]]]:
+def _values(sha256: str, chance: Chance) -> Iterator[tuple[tuple[str, str, Statistic], tuple[str, str, float]]]:
     """Each value with a hash of where it comes from: which are taken must not depend on how they were grouped."""
     for place, value in enumerate(chance.values):
         key = chance.method, chance.side, chance.statistic
-        yield key, (content_id(sha256, str(place), letter="", digits=16), value)
+        yield key, (content_id(sha256, str(place), letter="", digits=16), sha256, value)
 
 
 def by_method(thresholds: Mapping[tuple[str, str, Statistic], Threshold]) -> Thresholds:

@@ -45,9 +45,9 @@ def _first(named: Iterator[tuple[str, str]], seed: int) -> tuple[str, ...]:
     held: dict[int, str] = {}
     last = None
     for name, address in named:
-        if name == last:
+        if (name, address) == last:
             continue  # rows of a product are often neighbours
-        last = name
+        last = name, address
         at = int(place(name, seed), 16)
         if at in held:
             held[at] = min(held[at], address)

@@ -41,8 +41,8 @@ class Strata:
     def of(self, cells: Mapping[str, str | None], query_id: str) -> str:
         """The stratum of a row with these ``cells``, whose query has that id.
 
-        A long value is cut and a secret in one is masked; a digest then keeps different values apart. UsageError where
-        the catalogue cannot be read, which is when the first stratum is asked for.
+        A value becomes a name by :func:`name_of`. UsageError where the catalogue cannot be read, which is when the
+        first stratum is asked for.
         """
         if self.column is None:
             return ALL
@@ -127,7 +127,12 @@ def find(
 
 
 def name_of(value: str) -> str:
-    """The name of the stratum of a value: the value, if it may stand in a table and is not long."""
+    """The name of the stratum of a value: the value, if it may stand in a table and is not long.
+
+    :func:`transforms.rows.public` masks the secrets in it: without a digest the user, password and signature of an
+    address, with one whatever else. What is then longer than ``MAX_NAME`` is cut here, and ends with a digest of the
+    whole value, so that two long values that begin alike are two strata.
+    """
     return _short_name(str(value)) if len(value) <= MAX_NAME else _name(value)
 
 

@@ -98,6 +98,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "sampling_seed": pa.int64(),
             "sampling_design": pa.string(),
             "stratified_by": pa.string(),  # the column; null: all queries are one stratum
+            "random_references": pa.int64(),  # images that nulls are made of
             "thresholds": pa.list_(_THRESHOLD),  # beyond which a pair is explained, by method and side
         },
     ),

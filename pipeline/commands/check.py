@@ -29,7 +29,11 @@ def add(commands: Any) -> None:
         "--allow-http", action="store_true", help="let the manifest name http(s) addresses of public hosts"
     )
     parser.add_argument(
-        "--score-tolerance", type=float, default=0.01, help="largest difference of a score; over 1%% may not be further"
+        "--score-tolerance",
+        type=float,
+        default=0.01,
+        help="largest difference of a score; over 1%% of the pairs may not be further off, where these are three or "
+        "more, or all",
     )
     parser.add_argument("--pairs", type=int, default=512, metavar="N", help="pairs with a served score to compare")
     parser.add_argument("--batch", type=int, help="forward passes at once; 16 on a CPU, 256 on a GPU")

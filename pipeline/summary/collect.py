@@ -1,7 +1,8 @@
 """The second look at a run's rows: sums of every quantity over each sampled query, and the estimates from them.
 
 Memory holds the sampled queries, and a number for each of them and each quantity; with ``--by`` for each value that a
-query has. It does not grow with pairs.
+query has. With pairs it grows only by those that failed in a method or a side alone, which are remembered: each counts
+once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pipeline.summary.sample import Sample
 from pipeline.summary.survey import Unit, failed_units, sides_of, texts
 from transforms.core.bootstrap import Interval
 from transforms.core.errors import UsageError
-from transforms.core.estimates import Merged, estimate, merge
+from transforms.core.estimates import estimate
+from transforms.core.merging import Merged, merge
 from transforms.core.sampling import UNREADABLE
 from transforms.core.types import Float64
 from transforms.runs import Run
@@ -179,10 +181,10 @@ def _all(batch: pa.RecordBatch) -> Placed:
 
 
 def merged_strata(sample: Sample, of: Of) -> Merged:
-    """The group of each stratum, and which were put together: :func:`transforms.core.estimates.merge`.
+    """The group of each stratum, and which were put together: :func:`transforms.core.merging.merge`.
 
-    Strata that were looked at as a whole are known, and in the estimate of a catalogue stand for no others as long as
-    there are two queries elsewhere that can.
+    They are put together for the spread; the weights are :func:`weights_of`. Strata that were looked at as a whole are
+    known, and in the estimate of a catalogue stand for no others as long as there are two queries elsewhere that can.
     """
     known = {name for name, count in sample.found.items() if of == "catalogue" and count == sample.population[name]}
     others = {name: count for name, count in sample.population.items() if name not in known}
@@ -193,6 +195,11 @@ def merged_strata(sample: Sample, of: Of) -> Merged:
     return replace(found, names={**found.names, **{name: name for name in known}})
 
 
+def weights_of(sample: Sample, of: Of) -> dict[str, float]:
+    """How many queries a sampled one of each stratum stands for: its own, and those of strata without any."""
+    return merged_strata(sample, of).weights(sample.found, sample.population)
+
+
 def estimates(sums: Sums, group: int, units: Sequence[Unit], sample: Sample, of: Of) -> list[Line]:
     """A line for each quantity that the sums have something of, of one group.
 
@@ -200,11 +207,10 @@ def estimates(sums: Sums, group: int, units: Sequence[Unit], sample: Sample, of:
     """
     above, below = sums.of(group, len(units))
     pairs, queries = below.sum(axis=0), np.count_nonzero(below, axis=0)
-    names = merged_strata(sample, of).names
-    strata, ids = [names[stratum] for stratum, _ in units], [f"{stratum}\0{query}" for stratum, query in units]
-    population: dict[str, int] = {}
-    for name, count in sample.population.items() if units else ():
-        population[names[name]] = population.get(names[name], 0) + count
+    merged, weight = merged_strata(sample, of), weights_of(sample, of)
+    strata, ids = [merged.names[stratum] for stratum, _ in units], [f"{stratum}\0{query}" for stratum, query in units]
+    weights = [weight[stratum] for stratum, _ in units]
+    population = merged.population(sample.population) if units else {}
     if sums.unreadable:
         failed = [one in (FAILED, FAILED_IN_PART) for one in sums.asked]
         pairs = pairs + np.where(failed, sums.unreadable, 0)
@@ -212,11 +218,12 @@ def estimates(sums: Sums, group: int, units: Sequence[Unit], sample: Sample, of:
         half = np.where(failed, sums.unreadable / 2, 0.0)[None]
         above, below = np.vstack([above, half, half]), np.vstack([below, half, half])
         strata, ids = [*strata, UNREADABLE, UNREADABLE], [*ids, "\0first", "\0second"]
+        weights += [1.0, 1.0]
         population[UNREADABLE] = 2
     shown = np.flatnonzero(below.any(axis=0))
     found: list[Line] = []
     for some in _parts(shown, len(strata)):
-        intervals = _intervals(above[:, some], below[:, some], strata, population, ids, of, len(units))
+        intervals = _intervals(above[:, some], below[:, some], strata, population, weights, ids, of, len(units))
         found += [
             Line(sums.asked[at], one, round(pairs[at]), int(queries[at]))
             for at, one in zip(some.tolist(), intervals, strict=True)
@@ -229,16 +236,16 @@ def _intervals(
     below: Float64,
     strata: Sequence[str],
     population: Mapping[str, int],
+    weights: Sequence[float],
     ids: Sequence[str],
     of: Of,
     queries: int,
 ) -> list[Interval]:
     """Those of :func:`transforms.core.estimates.estimate`; without bounds where one query has to stand for others."""
     if queries == 1 < len(strata) and not (of == "catalogue" and population[strata[0]] == 1):
-        weights = np.ones(len(strata))
-        weights[0] = population[strata[0]]
-        return [Interval(float(one), np.nan, np.nan) for one in weights @ above / (weights @ below)]
-    return estimate(above, below, strata, population, queries=ids, finite=of == "catalogue")
+        own = np.array(weights)
+        return [Interval(float(one), np.nan, np.nan) for one in own @ above / (own @ below)]
+    return estimate(above, below, strata, population, weights=weights, queries=ids, finite=of == "catalogue")
 
 
 def _parts(places: NDArray[np.int64], units: int) -> Iterator[NDArray[np.int64]]:

@@ -41,7 +41,7 @@ class Values(Protocol):
         """Whether failures have values, too."""
 
     def of_failures(self, batch: pa.RecordBatch) -> Sequence[Collection[str | None]]:
-        """The values of every failure, where failures have any."""
+        """The values of every failure; none where failures have none."""
 
 
 @dataclass
@@ -101,6 +101,8 @@ class _Column:
         return self.name in ("stratum", "method", "side")
 
     def of_failures(self, batch: pa.RecordBatch) -> Sequence[Collection[str | None]]:
+        if not self.knows_failures:
+            return [() for _ in range(batch.num_rows)]
         # a failure that names no method, or side, is of all
         every = {"stratum": (), "method": self.methods, "side": self.sides}[self.name]
         return [every if value is None else (value,) for value in texts(batch, self.name)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pipeline.summary.collect import Line, Of, Sums, Which, add_up, estimates, merged_strata
+from pipeline.summary.collect import Line, Of, Sums, Which, add_up, estimates, merged_strata, weights_of
 from pipeline.summary.groups import COLUMNS, Groups, groups
 from pipeline.summary.quantities import FAILED, FAILED_IN_PART, MAIN, Quantity, quantities
 from pipeline.summary.sample import Sample, read_sample
@@ -46,8 +46,9 @@ class Summary:
     ``lines`` are of all pairs, ``groups`` of the values of ``by``, one of them empty. ``hidden`` counts the values that
     are not among the groups; a ``silent`` column is one that failures do not have. ``unsaid`` are quantities without
     any row that says something. ``methods`` and ``sides`` are all of the run's, ``which`` those that were looked at.
-    ``merged`` are strata that were put together. ``unreadable`` rows of the manifest had no query. ``failures`` are the
-    failed pairs of the sample, and all, of each stratum: pairs of which any explanation is missing.
+    ``merged`` are strata that were put together for their spread. ``unreadable`` rows of the manifest had no query.
+    ``failures`` are the failed pairs of the sample, and all, of each stratum: pairs of which any explanation is
+    missing.
     """
 
     run_id: str
@@ -191,9 +192,9 @@ def _by(one: _Look, column: str, common: dict[str, Any]) -> Summary:
 def _pairs(one: _Look, sums: Sums) -> dict[int, float]:
     """The estimated number of pairs of the catalogue in each group."""
     parts: defaultdict[int, list[float]] = defaultdict(list)
-    units, at = one.units, sums.asked.index(FAILED)
+    units, at, weights = one.units, sums.asked.index(FAILED), weights_of(one.sample, one.of)
     for (unit, group), place in sums.places.items():
-        parts[group].append(one.sample.weights[units[unit][0]] * float(sums.denominators[place, at]))
+        parts[group].append(weights[units[unit][0]] * float(sums.denominators[place, at]))
     return {group: math.fsum(some) for group, some in parts.items()}
 
 

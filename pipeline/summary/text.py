@@ -145,9 +145,10 @@ def _notes(summary: Summary) -> Iterator[str]:
             "strata stand for them. --min-queries samples some of each."
         )
     if summary.merged and not summary.is_exact:
-        yield f"Too few queries for strata of their own, put together as one: {listed(summary.merged, 10)}."
+        yield f"Too few queries for intervals of their own, put together as one: {listed(summary.merged, 10)}."
     if sample.gone > 0:
-        yield f"{sample.gone:,} of the sampled queries are no longer in the tables; the others stand for them."
+        are, them = ("is", "it") if sample.gone == 1 else ("are", "them")
+        yield f"{sample.gone:,} of the sampled queries {are} no longer in the tables; the others stand for {them}."
     yield from _left_out(summary)
     if summary.unsaid:
         said = ", ".join(label(one).strip().removesuffix("*") for one in summary.unsaid)

@@ -31,7 +31,8 @@
         ├── ModelError             stage model
         │   ├── ModelFailed                 model_failed
         │   ├── NonFiniteEmbedding          non_finite_embedding
-        │   └── NonFiniteMap                non_finite_map
+        │   ├── NonFiniteMap                non_finite_map
+        │   └── NoNull                      no_null
         └── EvaluationError        stage evaluate
             ├── NoMap                       no_map
             ├── ImageChanged                image_changed
@@ -227,6 +228,12 @@ class NonFiniteMap(ModelError):
     """A saliency map holds NaN or infinity."""
 
     reason = "non_finite_map"
+
+
+class NoNull(ModelError):
+    """There are too few random references for what is explained less their mean."""
+
+    reason = "no_null"
 
 
 class EvaluationError(PairError):

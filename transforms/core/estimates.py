@@ -15,6 +15,11 @@ A resample draws q_h - 1 queries of each stratum with replacement and shrinks it
 
 so that the variance of a resampled total is the textbook one, and a stratum that was taken whole adds none.
 
+Strata with one query are put together for the variance, and only for it (``transforms.core.merging``). Each query keeps
+the w_i of its own stratum in R^, and in a resample, which draws q - 1 of the q queries of the group, its own
+lambda_i = sqrt(1 - 1 / w_i): one lambda of the group would take the rate of a well sampled stratum for that of another.
+What the means of these strata differ by then counts as spread, too, so that the variance is rather too large.
+
 Of the resampled ratios the quantiles are taken that the BCa method names (B. Efron, "Better bootstrap confidence
 intervals", JASA 82, 1987), its acceleration from the linearised a - R^ b, and Student's t in place of the normal
 deviate, with the degrees of freedom of F. Satterthwaite ("An approximate distribution of estimates of variance
@@ -29,6 +34,7 @@ Clopper, E. Pearson, "The use of confidence or fiducial limits illustrated in th
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -45,64 +51,6 @@ _COUNTS = 1 << 20
 _EMPTY = 0.05
 """The share of resamples that may draw no query of a group; with three queries of many, e**-3 of them do."""
 
-_NAME = 60
-"""Characters of the name of merged strata, where more than one name is to fit."""
-
-
-@dataclass(frozen=True)
-class Merged:
-    """Strata in which enough was drawn to estimate a spread.
-
-    ``names`` has the group of each stratum of the population: itself, or that of ``merged``, the strata that were put
-    together, in the order of their names; empty where none were.
-    """
-
-    names: Mapping[str, str]
-    merged: tuple[str, ...]
-
-
-def merge(sampled: Mapping[str, int], population: Mapping[str, int]) -> Merged:
-    """Puts the strata with under two sampled queries together; the smallest others join until there are two.
-
-    The smallest is that with the fewest queries in the ``population``, of equal ones the first by name. Strata of which
-    nothing was drawn count too: the group then stands for them. Strata without any query are left as they are.
-
-    Args:
-      sampled: queries drawn of each stratum; a stratum that is absent has 0.
-      population: queries of each stratum.
-
-    Raises:
-      ValueError: where more was drawn of a stratum than it has.
-    """
-    for name in sampled:
-        if not 0 <= sampled[name] <= population.get(name, 0):
-            raise ValueError(f"stratum {name!r} has {population.get(name, 0)} queries, and {sampled[name]} were drawn")
-    drawn = {name: sampled.get(name, 0) for name, queries in population.items() if queries}
-    order = sorted(drawn, key=lambda name: (drawn[name] >= 2, population[name], name))
-    group = [name for name in order if drawn[name] < 2]
-    if group:
-        for name in order[len(group) :]:
-            if sum(drawn[one] for one in group) >= 2:
-                break
-            group.append(name)
-    names = {name: name for name in population}
-    if len(group) < 2:
-        return Merged(names, ())
-    group.sort()
-    common = _common_name(group, set(population) - set(group))
-    return Merged(names | dict.fromkeys(group, common), tuple(group))
-
-
-def _common_name(names: Sequence[str], taken: set[str]) -> str:
-    """Such as ``a + b`` or ``a + b and 5 more``, and not one of ``taken``."""
-    shown = len(names)
-    while shown > 1 and len(" + ".join(names[:shown])) > _NAME:
-        shown -= 1
-    name = " + ".join(names[:shown]) + (f" and {len(names) - shown} more" if shown < len(names) else "")
-    while name in taken:
-        name += " (merged)"
-    return name
-
 
 def estimate(
     numerators: Float64,
@@ -110,6 +58,7 @@ def estimate(
     strata: Sequence[str],
     population: Mapping[str, int],
     *,
+    weights: Sequence[float] | None = None,
     queries: Sequence[str] | None = None,
     finite: bool = True,
     resamples: int = 2000,
@@ -129,8 +78,10 @@ def estimate(
       numerators: float64 [Q, T], sums over the pairs of each sampled query; 0 where the denominator is. A query whose
         pairs lie in two strata is a row in each.
       denominators: float64 [Q, T], 0 or more.
-      strata: [Q], the stratum of each row: a group of :func:`merge`, which has two queries at least.
+      strata: [Q], the stratum of each row: a group of ``merging.merge``, which has two queries at least.
       population: queries of each stratum, Q_h; every stratum that has any must have rows.
+      weights: [Q], how many queries each row's stands for, 1 or more: those of ``Merged.weights``. Q_h / q_h where not
+        given, which is right where no strata were merged.
       queries: [Q], the id of each row's query. With ids, what a resample draws depends on ids, strata and seed alone:
         a quantity has the same interval whatever others stand beside it. Without, rows are ordered by their numbers.
         Either way the order of rows leaves no trace.
@@ -141,14 +92,15 @@ def estimate(
 
     Raises:
       ValueError: for shapes that differ, numbers that are not finite, denominators below 0, numerators where the
-        denominator is 0, a query twice in a stratum, strata that do not fit the population, or a stratum with one
-        query beside others (:func:`merge` puts it to another).
+        denominator is 0, a query twice in a stratum, strata that do not fit the population, weights under 1 or that
+        do not add up to it, or a stratum with one query beside others (``merging.merge`` puts it to another).
     """
     if resamples < 1 or not 0 < confidence < 1:
         raise ValueError(f"expected a resample at least and 0 < confidence < 1; got {resamples} and {confidence}")
     a, b = _checked(numerators, denominators, strata, queries)
-    order = _order(a, b, strata, queries)
-    sample = _Sample.of(a[order], b[order], [strata[at] for at in order], population, finite)
+    each = _weights(strata, population, weights)
+    order = _order(a, b, each, strata, queries)
+    sample = _Sample.of(a[order], b[order], [strata[at] for at in order], each[order], population, finite)
     tail = (1 - confidence) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = sample.total(sample.a) / sample.total(sample.b)
@@ -173,16 +125,24 @@ def estimate(
 class _Sample:
     """The sampled queries, stratum after stratum, S of them."""
 
-    a: Float64  # [Q, T]
-    b: Float64  # [Q, T]
+    a: Float64  # [Q, T], of a query of merged strata times its own weight over that of the group
+    b: Float64  # [Q, T], likewise
     starts: NDArray[np.int64]  # [S], where each stratum begins
     sizes: NDArray[np.int64]  # [S], q_h
     weights: Float64  # [S], Q_h / q_h
-    shares: Float64  # [S], q_h / Q_h, or 0 where the population is itself a sample
+    shares: Float64  # [Q], 1 / w_i, or 0 where the population is itself a sample
 
     @classmethod
-    def of(cls, a: Float64, b: Float64, strata: Sequence[str], population: Mapping[str, int], finite: bool) -> _Sample:
-        """Of rows that lie in the order of ``strata``."""
+    def of(
+        cls,
+        a: Float64,
+        b: Float64,
+        strata: Sequence[str],
+        each: Float64,
+        population: Mapping[str, int],
+        finite: bool,
+    ) -> _Sample:
+        """Of rows that lie in the order of ``strata`` and have the weights ``each`` [Q]."""
         drawn: dict[str, int] = {}
         for name in strata:
             drawn[name] = drawn.get(name, 0) + 1
@@ -196,14 +156,22 @@ class _Sample:
             if own == 1 < len(drawn) and not (finite and whole == 1):
                 raise ValueError(f"stratum {name!r} has one sampled query, which has no spread: merge it with another")
         sizes = np.array(list(drawn.values()))
-        weights = np.array([population[name] for name in drawn]) / sizes
-        shares = 1 / weights if finite else np.zeros(len(sizes))
-        return cls(a, b, np.cumsum(sizes) - sizes, sizes, weights, shares)
+        weights, starts = np.array([population[name] for name in drawn]) / sizes, np.cumsum(sizes) - sizes
+        if not np.allclose(np.add.reduceat(each, starts), weights * sizes) or (each < 1).any():
+            raise ValueError("expected weights of 1 or more that add up to the population of each stratum")
+        relative = (each / np.repeat(weights, sizes))[:, None]  # exactly 1 where nothing was merged
+        return cls(a * relative, b * relative, starts, sizes, weights, 1 / each if finite else np.zeros(len(each)))
 
     @property
     def partial(self) -> NDArray[np.bool_]:
         """Whether something of the stratum is unknown, [S]."""
-        return self.shares < 1
+        unknown: NDArray[np.bool_] = np.logical_or.reduceat(self.shares < 1, self.starts)
+        return unknown
+
+    @property
+    def certain(self) -> Float64:
+        """1 for each query that stands for none but itself, else 0: [Q, 1]."""
+        return (self.shares >= 1).astype(np.float64)[:, None]
 
     def sums(self, columns: Float64) -> Float64:
         """Of ``columns`` [Q, C] within each stratum: [S, C]."""
@@ -223,7 +191,7 @@ class _Sample:
         having = self.sums((self.b > 0).astype(np.float64))
         empty = (1 - having / self.sizes[:, None]) ** (self.sizes[:, None] - 1)
         # a resample holds all of a stratum that was taken whole
-        empty[~self.partial] = having[~self.partial] == 0
+        empty[self.sums((self.b > 0) * self.certain) > 0] = 0
         fewer: NDArray[np.bool_] = empty.prod(axis=0) > _EMPTY
         return fewer
 
@@ -247,12 +215,25 @@ def _checked(
     return a, b
 
 
-def _order(a: Float64, b: Float64, strata: Sequence[str], queries: Sequence[str] | None) -> NDArray[np.int64]:
+def _weights(strata: Sequence[str], population: Mapping[str, int], weights: Sequence[float] | None) -> Float64:
+    """The weight of each row, float64 [Q]."""
+    if weights is None:
+        sizes = Counter(strata)
+        return np.array([population.get(name, 0) / sizes[name] for name in strata])
+    each = np.asarray(weights, np.float64)
+    if each.shape != (len(strata),) or not np.isfinite(each).all():
+        raise ValueError(f"expected a finite weight for each of {len(strata)} rows; got {each.shape}")
+    return each
+
+
+def _order(
+    a: Float64, b: Float64, each: Float64, strata: Sequence[str], queries: Sequence[str] | None
+) -> NDArray[np.int64]:
     """The rows by stratum, then by id, or by content: rows of equal content may change places unseen."""
     if queries is not None:
         return np.array(sorted(range(len(a)), key=lambda at: (strata[at], queries[at])))
     places = {name: place for place, name in enumerate(sorted(set(strata)))}
-    return np.lexsort([*np.column_stack([a, b]).T, np.array([places[name] for name in strata])])
+    return np.lexsort([each, *np.column_stack([a, b]).T, np.array([places[name] for name in strata])])
 
 
 def _bca(sample: _Sample, ratio: Float64, resamples: int, tail: float, seed: int) -> Float64:
@@ -276,11 +257,12 @@ def _bca(sample: _Sample, ratio: Float64, resamples: int, tail: float, seed: int
 def _shape(sample: _Sample, ratio: Float64) -> tuple[Float64, Float64]:
     """The acceleration and the degrees of freedom of each ratio, both [T].
 
-    With l_i = lambda_h w_i (a_i - R^ b_i), less its mean in the stratum, the acceleration is
+    With l_i = lambda_i w_i (a_i - R^ b_i), less its mean in the stratum, the acceleration is
     sum l^3 / (6 (sum l^2)^1.5), and the degrees of freedom are (sum_h v_h)^2 / sum_h v_h^2 / (k_h - 1), v_h the
     stratum's part of the variance and k_h its queries with a denominator: those of other groups tell nothing of it.
     """
-    residuals = sample.each(np.sqrt(1 - sample.shares) * sample.weights) * (sample.a - np.nan_to_num(ratio) * sample.b)
+    scale = np.sqrt(1 - sample.shares)[:, None] * sample.each(sample.weights)
+    residuals = scale * (sample.a - np.nan_to_num(ratio) * sample.b)
     residuals -= np.repeat(sample.sums(residuals) / sample.sizes[:, None], sample.sizes, axis=0)
     # relative, so that no power of a small number is 0
     residuals /= np.maximum(np.abs(residuals).max(axis=0), np.finfo(np.float64).tiny)
@@ -299,17 +281,21 @@ def _resampled(sample: _Sample, resamples: int, seed: int) -> Float64:
     rng = np.random.default_rng(seed)
     columns = np.hstack([sample.a, sample.b])
     sums, deviations = sample.sums(columns), np.sqrt(1 - sample.shares)
-    kept = ((sample.weights * (1 - deviations))[:, None] * sums).sum(axis=0)
-    whole = sums[~sample.partial].sum(axis=0)
+    first = deviations[sample.starts]
+    kept = ((sample.weights * (1 - first))[:, None] * sums).sum(axis=0)
+    # queries of merged strata differ in what is kept of them; of all others this is exactly 0
+    more = (np.repeat(first, sample.sizes) - deviations)[:, None] * sample.each(sample.weights)
+    kept += (more * columns).sum(axis=0)
+    whole = (columns * sample.certain).sum(axis=0)
     drawn = np.zeros((resamples, columns.shape[1]))
     # one stratum after the other, so that the blocks of resamples change no draw
     for place in np.flatnonzero(sample.partial):
         size, start = int(sample.sizes[place]), int(sample.starts[place])
-        factor = sample.weights[place] * deviations[place] * size / (size - 1)
-        part = factor * columns[start : start + size]
+        factors = sample.weights[place] * deviations[start : start + size] * size / (size - 1)
+        part = factors[:, None] * columns[start : start + size]
         rows = max(1, _COUNTS // size)
-        for first in range(0, resamples, rows):
-            block = drawn[first : first + rows]
+        for done in range(0, resamples, rows):
+            block = drawn[done : done + rows]
             places = rng.integers(0, size, (len(block), size - 1)) + size * np.arange(len(block))[:, None]
             counts = np.bincount(places.ravel(), minlength=len(block) * size).reshape(len(block), size)
             # not BLAS, whose last bits depend on its threads
@@ -338,18 +324,17 @@ def _bounds(sample: _Sample, tail: float) -> Float64:
     That of the queries not taken whole is 1 - tail^(1/n), as they have none of n; times their share of the whole. n is
     (sum u)^2 / sum (u^2 / c_h) with u_i = w_i b_i, what a query counts for: all of its pairs are taken for one
     observation. With c = 1 it is Kish's effective number. Without replacement D cases among Q queries are all missed
-    with at most (1 - f)^D, f = q / Q, and that is ``tail`` where c is -log(1 - f) / f. The bound supposes rates of
-    strata that do not differ greatly: cases that all lie in the stratum with the largest weight may be more.
+    with at most (1 - f)^D, f = q / Q = 1 / w, and that is ``tail`` where c is -log(1 - f) / f. The bound supposes rates
+    of strata that do not differ greatly: cases that all lie in the stratum with the largest weight may be more.
     """
-    partial = sample.partial
-    shares = np.where(partial, sample.shares, 0.0)
+    shares = np.where(sample.shares < 1, sample.shares, 0.0)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         correction = np.where(shares > 0, -np.log1p(-shares) / shares, 1.0)
     counts = sample.each(sample.weights) * sample.b
-    unknown = counts * sample.each(partial.astype(np.float64))
+    unknown = counts * (1 - sample.certain)
     largest = np.maximum(unknown.max(axis=0), np.finfo(np.float64).tiny)
     relative = unknown / largest
-    squares = np.sum(relative**2 / sample.each(correction), axis=0)
+    squares = np.sum(relative**2 / correction, axis=0)
     effective = np.where(squares > 0, relative.sum(axis=0) ** 2 / np.where(squares > 0, squares, 1.0), 1.0)
     total = counts.sum(axis=0)
     share = unknown.sum(axis=0) / np.where(total > 0, total, 1.0)

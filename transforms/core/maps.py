@@ -77,6 +77,13 @@ def correlations(left: Float64, right: Float64) -> Float64:
     return found
 
 
+def is_constant(maps: Float64) -> NDArray[np.bool_]:
+    """Whether each of ``maps`` [R, H, W] has no structure beyond a mean's rounding: bool [R]."""
+    rows = maps.reshape(len(maps), -1)
+    constant: NDArray[np.bool_] = np.ptp(rows, axis=1) <= 1e-12 * np.abs(rows).max(axis=1)
+    return constant
+
+
 def shared_variance(maps: Float64, other: Float64) -> Float64:
     """The share [R] of the variance of each of ``maps`` [R, H, W] that subtracting ``other`` [1, H, W] takes away.
 
@@ -91,10 +98,9 @@ def shared_variance(maps: Float64, other: Float64) -> Float64:
 
 def _centred(maps: Float64) -> Float64:
     """``maps`` [R, H, W] as rows [R, P] less their means; exactly 0 where a map is constant."""
-    rows = maps.reshape(-1, maps.shape[-2] * maps.shape[-1])
+    rows = maps.reshape(len(maps), -1)
     centred: Float64 = rows - rows.mean(axis=1, keepdims=True)
-    # what a mean's rounding leaves of a constant map is no structure
-    centred[np.ptp(rows, axis=1) <= 1e-12 * np.abs(rows).max(axis=1)] = 0
+    centred[is_constant(maps)] = 0
     return centred
 
 

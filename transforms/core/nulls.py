@@ -1,7 +1,7 @@
 """What an explanation is compared with before it counts as one: random references, and masks dealt by chance.
 
 A ranking always has a first attribute, and a saliency map a highest pixel, also where there is nothing to explain. So a
-pair is *explained* only where its explanation stands out from what the same image gets without a match:
+pair is *explained* only where its explanation stands out from what images get without a match:
 
 1. Its map is reliable: the maps of two halves of the masks agree better than where scores and masks belong together by
    chance (reason ``unreliable_map``).
@@ -14,7 +14,8 @@ pair is *explained* only where its explanation stands out from what the same ima
 
 *Shuffled pairs* are the image with random references. Some of these are matches too, and rightly explained: in a
 catalogue of six kinds every sixth. So they are taken from the half of the random references that the model holds for
-less similar to the image. By choice of the threshold at most the stated share of such pairs would be called explained.
+less similar to the image. By choice of the threshold at most the stated share of such pairs would be called explained,
+over all images: some images reach more than others.
 
 ``null_agreement`` is the correlation with that map of the mean. It is no criterion: where embeddings are spread around
 zero, the mean similarity is small, and its map, however faint, may point anywhere. On real photographs a criterion by
@@ -27,7 +28,7 @@ attribute alone separates worse than its score, since an attribute that the imag
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -44,10 +45,13 @@ SHUFFLED = 8
 """Shuffled pairs of an image that thresholds are calibrated on."""
 SPARE = 16
 """More than ``REFERENCES`` that are drawn, in place of damaged and equal images and of the explained one itself."""
+LEAST = 16
+"""Random references without which there is no null: of fewer, the pair's own reference would make much of the mean."""
 SHARED = 0.5
 """The share of a map's variance that the null's map may account for."""
 
 Statistic = Literal["attribute_score", "map_reliability"]
+_STATISTICS: tuple[Statistic, Statistic] = ("map_reliability", "attribute_score")
 Reason = Literal["unreliable_map", "same_for_any_reference", "evidence_elsewhere", "attribute_by_chance"]
 
 
@@ -72,9 +76,12 @@ class NullReferences:
         return cls(tuple(sorted(distinct.items(), key=lambda item: item[0])))
 
     def others(self, sha256: str) -> Float32 | None:
-        """Embeddings [K, D], K <= ``REFERENCES``, of images other than that of ``sha256``; None without any."""
+        """Embeddings [K, D], of images other than that of ``sha256``; None where they are too few.
+
+        K is from ``LEAST`` to ``REFERENCES``.
+        """
         found = [embedding for drawn, embedding in self.drawn if drawn != sha256][:REFERENCES]
-        return np.stack(found) if found else None
+        return np.stack(found) if len(found) >= LEAST else None
 
 
 def mean_of(embeddings: Float32, function: SimilarityFunction) -> References:
@@ -99,7 +106,7 @@ def contrasted(references: References, mean: References) -> References:
 def shuffled(embeddings: Float32, base: Float32, function: SimilarityFunction) -> Float32:
     """References [S, D], S <= ``SHUFFLED``, of shuffled pairs of the image of ``base`` [1, D].
 
-    The first ones, in the order of their draw, of the half of ``embeddings`` [K, D] that is less similar to the image.
+    The first ones of the half of ``embeddings`` [K, D] that is less similar to the image.
     """
     similar = similarities(embeddings, base, function)[:, 0]
     less = np.argsort(similar, kind="stable")[: len(similar) // 2]
@@ -117,17 +124,20 @@ class Threshold:
     shuffled: int
 
 
-def calibrate(statistic: Statistic, values: Sequence[float], false_alarm_rate: float) -> Threshold:
-    """The threshold that a further shuffled pair exceeds with a probability of at most ``false_alarm_rate``.
+def calibrate(statistic: Statistic, values: Sequence[tuple[str, float]], false_alarm_rate: float) -> Threshold:
+    """The threshold that a shuffled pair of a further image exceeds with a probability of ``false_alarm_rate`` at most.
 
-    That is the k-th smallest of n ``values``, k = ceil((n + 1) (1 - rate)), as in split conformal prediction: V. Vovk,
-    A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005. It needs n >= 1 / rate - 1.
+    ``values`` are ``(image, value)``: those of one image are alike, so what counts is the number m of images. The
+    threshold is the smallest value that a share of (1 - rate) (m + 1) / m of them does not exceed, each image weighing
+    the same: "pooling CDFs" of R. Dunn, L. Wasserman, A. Ramdas, "Distribution-Free Prediction Sets for Two-Layer
+    Hierarchical Models", JASA 2022. It needs m >= 1 / rate - 1.
     """
-    count = len(values)
-    # rounded first: 20 x 0.95 must not be 19.000000000000004
-    place_ = math.ceil(round((count + 1) * (1 - false_alarm_rate), 9))
-    value = float(np.sort(np.asarray(values, np.float64))[place_ - 1]) if 0 < place_ <= count else None
-    return Threshold(statistic, value, false_alarm_rate, count)
+    sizes = Counter(image for image, _ in values)
+    ordered = sorted((value, 1 / (len(sizes) * sizes[image])) for image, value in values)
+    level = (1 - false_alarm_rate) * (len(sizes) + 1) / max(len(sizes), 1)
+    reached = np.cumsum([weight for _, weight in ordered]) >= level - 1e-9  # sums of shares are not exact
+    value = ordered[int(np.argmax(reached))][0] if reached.any() and level <= 1 + 1e-9 else None
+    return Threshold(statistic, value, false_alarm_rate, len(values))
 
 
 def judge(
@@ -147,23 +157,17 @@ def judge(
       elsewhere: whether the evidence lies where the first attribute cannot be seen.
       thresholds: of the pair's method and side.
     """
-    if null_share is None:
+    if elsewhere and null_share is None:
+        return False, "evidence_elsewhere"
+    if null_share is None or (reliability is None and score is None):
         return None, None
-    reliable = thresholds.get("map_reliability")
-    if (
-        reliability is not None
-        and reliable is not None
-        and reliable.value is not None
-        and reliability <= reliable.value
-    ):
+    least, chance = (thresholds[name].value if name in thresholds else None for name in _STATISTICS)
+    if reliability is not None and least is not None and reliability <= least:
         return False, "unreliable_map"
     if null_share >= SHARED:
         return False, "same_for_any_reference"
     if elsewhere:
         return False, "evidence_elsewhere"
-    if score is None:
-        return True, None
-    chance = thresholds.get("attribute_score")
-    if chance is None or chance.value is None:
+    if (reliability is not None and least is None) or (score is not None and chance is None):
         return None, None
-    return (True, None) if score > chance.value else (False, "attribute_by_chance")
+    return (True, None) if score is None or chance is None or score > chance else (False, "attribute_by_chance")

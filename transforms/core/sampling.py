@@ -32,13 +32,16 @@ UNREADABLE = "(unreadable)"
 
 _BITS = 53
 """Bits of a float64's mantissa: every position is exact, and 1 is not reached."""
+_DIGITS = -(-_BITS // 4)
 
 
 def position(query_id: str, seed: int) -> float:
     """The place of a query in [0, 1), uniform over ids, another for another ``seed``; the same in every version."""
-    digits = -(-_BITS // 4)
-    digest = int(_digest(query_id, seed, digits), 16)
-    return float((digest >> (4 * digits - _BITS)) / (1 << _BITS))
+    return _place(_digest(query_id, seed, _DIGITS))
+
+
+def _place(digest: str) -> float:
+    return float((int(digest, 16) >> (4 * _DIGITS - _BITS)) / (1 << _BITS))
 
 
 def fingerprint(query_id: str, seed: int) -> bytes:
@@ -61,18 +64,19 @@ def just_above(place: Float64) -> Float64:
     return found
 
 
-def _digest(query_id: str, seed: int, digits: int) -> str:
-    return content_id("sampling", str(seed), query_id, letter="", digits=digits)
+def _digest(query_id: str, seed: int, digits: int, purpose: str = "sampling") -> str:
+    return content_id(purpose, str(seed), query_id, letter="", digits=digits)
 
 
 def kept(query_id: str, rate: float, seed: int) -> bool:
-    """Whether the query is among the ``rate`` of all queries that are kept; a larger rate keeps these and others.
+    """Whether an evaluation keeps the query among the ``rate`` of a run's; a larger rate keeps these and others.
 
+    The draw is independent of the audit's :func:`position`: of a run that was sampled itself it takes ``rate``, too.
     ValueError where ``rate`` is not above 0 and at most 1.
     """
     if not 0 < rate <= 1:
         raise ValueError(f"a sampling rate is above 0 and at most 1, not {rate!r}")
-    return position(query_id, seed) < rate
+    return _place(_digest(query_id, seed, _DIGITS, "evaluation")) < rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ from transforms.core.types import Float32, Float64
 MOST_OFF = 0.01
 """The share of pairs that may be off: photographs are replaced, and an index is never quite of today."""
 
+FEWEST_OFF = 3
+"""Pairs off under which no model is refused while another pair agrees: of 50 pairs one stale score is 2 % already."""
+
 SAME_ORDER = 0.999
 """The rank correlation from which served scores are taken for the same similarity on another scale."""
 
@@ -46,8 +49,21 @@ class Agreement:
 
     @property
     def agrees(self) -> bool:
-        """Whether at most ``MOST_OFF`` of the pairs are off."""
+        """Whether at most ``MOST_OFF`` of the pairs are off: what a cause that is tried must reach, on few as well."""
         return self.off <= MOST_OFF * self.pairs
+
+    @property
+    def allowed(self) -> int:
+        """How many pairs may be off: ``MOST_OFF`` of them, and of few pairs one under ``FEWEST_OFF``, but never all.
+
+        So 5 of 512, 2 of 3 to 299, 1 of 2 and 0 of 1: a check of a single pair can still find a wrong model.
+        """
+        return max(int(MOST_OFF * self.pairs), min(FEWEST_OFF, self.pairs) - 1, 0)
+
+    @property
+    def refused(self) -> bool:
+        """Whether this is not the model that served: over ``MOST_OFF`` and at least ``FEWEST_OFF`` are off, or all."""
+        return self.off > self.allowed
 
 
 def agreement(served: Float64, recomputed: Float64, tolerance: float) -> Agreement:

@@ -8,14 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from transforms.core.saliency.contract import References
-from transforms.core.saliency.halves import Halves
+from transforms.core.saliency.halves import CHUNK, Halves
 from transforms.core.saliency.perturbation import mean_similarities
 from transforms.core.saliency.rise import Rise
 from transforms.core.similarity import SimilarityFunction
 from transforms.core.types import Float32
-
-CHUNK = 16
-"""References that are judged together; it bounds memory and changes no result."""
 
 
 @dataclass

@@ -14,6 +14,8 @@ from transforms.core.types import Float64
 
 FEWEST = 2
 """Masks without which there are no two halves."""
+CHUNK = 16
+"""References whose halves are compared together; it bounds memory and changes no result."""
 
 
 class Halves:
@@ -31,6 +33,10 @@ class Halves:
 
     def agreement(self, scores: Float64) -> Float64:
         """The correlation [R] of the two halves' maps from ``scores`` [R, n]; see :func:`maps.correlations`."""
+        found = [self._agreement(scores[start : start + CHUNK]) for start in range(0, len(scores), CHUNK)]
+        return np.concatenate(found) if found else np.zeros(0)
+
+    def _agreement(self, scores: Float64) -> Float64:
         maps = []
         for rows, design in zip(self._rows, self._designs, strict=True):
             of_half = np.ascontiguousarray(scores[:, rows])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transforms.core.maps import is_constant
 from transforms.core.saliency.contract import Design, Maps, References
 from transforms.core.saliency.halves import Halves
 from transforms.core.similarity import SimilarityFunction, similarities
@@ -29,9 +30,10 @@ class Perturbation:
         """The design's estimates for ``references``."""
         base = mean_similarities(references, self.base, self.function)[:, 0]
         scores = mean_similarities(references, self.perturbed, self.function)
-        reliability = None if self.halves is None else self.halves.agreement(scores)
-        passes = len(self.perturbed) + 1 + references.passes
-        return Maps(self.design.estimate(scores, base), passes, reliability=reliability)
+        maps = self.design.estimate(scores, base)
+        # two halves that show nothing agree, which makes their map no reliable one
+        reliability = None if self.halves is None else np.where(is_constant(maps), 0.0, self.halves.agreement(scores))
+        return Maps(maps, len(self.perturbed) + 1 + references.passes, reliability=reliability)
 
     def reliability_by_chance(self, references: References, seed: int) -> Float64 | None:
         """What ``Maps.reliability`` [R] is where scores and masks belong together by chance."""
