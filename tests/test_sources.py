@@ -24,7 +24,7 @@ def legend_of(catalogue: str | None, legend: str | None = None) -> tuple[Legend 
     said: list[str] = []
     options = AuditOptions(("m.csv",), "b", "/out", "r", catalogue=catalogue, legend=legend)
     reader = sources.regions(options, ("/m.csv",), said.append)
-    return reader and reader.legend, said
+    return (None if reader is None else reader.legend), said
 
 
 def catalogue(folder: Path, *columns: str, beside: Any = None) -> str:
