@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -181,11 +180,3 @@ def _check_catalogue(address: str, echo: Echo) -> None:
     if failures:
         first = failures[0]
         echo(f"catalogue: {len(failures)} rows cannot be used, the first is {first.source}: {first.message}")
-
-
-def default_threads(workers: int, runner: str = "local") -> int:
-    """CPU threads a worker: this machine's cores shared among them; 1 elsewhere, where a core has its own worker."""
-    if runner != "local":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // workers)

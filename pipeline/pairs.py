@@ -11,8 +11,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.launch import default_threads
 from pipeline.manifests import SCHEMA, Row, writer
+from pipeline.runners import default_threads
 from transforms import bundle as bundles
 from transforms import catalogue as catalogues
 from transforms import storage

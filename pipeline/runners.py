@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -64,6 +65,14 @@ def beam_options(options: Running) -> Any:
     if options.runner == "local":
         arguments.append(f"--direct_num_workers={options.workers}")
     return PipelineOptions(arguments, save_main_session=False)
+
+
+def default_threads(workers: int, runner: str = "local") -> int:
+    """CPU threads a worker: this machine's cores shared among them; 1 elsewhere, where a core has its own worker."""
+    if runner != "local":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // workers)
 
 
 def check_reach(runner: str, *addresses: str | None) -> None:

@@ -387,7 +387,18 @@ WINDOW = Explainer(SlidingWindowMethod(window=4, stride=2), "auto")
 
 @pytest.mark.parametrize("audited", ["cosine"], indirect=True)
 def test_full_maps_are_measured_as_the_method_makes_them(audited: Audited) -> None:
-    more = ("--maps", "full", "--controls", "none", "--metrics", "insertion,deletion", "--sample", "0.5")
+    more = (
+        "--maps",
+        "full",
+        "--controls",
+        "none",
+        "--metrics",
+        "insertion,deletion",
+        "--sample",
+        "0.5",
+        "--sampling-seed",
+        "5",
+    )
     assert audited.evaluate("full", *more) == 0
     rows = metrics(audited.out, "full")
     assert {row["map"] for row in rows} == {"full"}
@@ -518,14 +529,25 @@ def test_agreements_by_hand(both: Audited) -> None:
 
 @pytest.mark.parametrize("audited", ["cosine"], indirect=True)
 def test_what_draws_nothing_has_no_other_seed(audited: Audited) -> None:
-    assert audited.evaluate("seeds", "--metrics", "seeds", "--sample", "0.5") == 0
+    assert audited.evaluate("seeds", "--metrics", "seeds", "--sample", "0.5", "--sampling-seed", "5") == 0
     assert {row["method"] for row in metrics(audited.out, "seeds")} == {"rise"}
 
 
 def test_a_cascade_has_a_verdict_and_edges_fail_it(both: Audited, tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "new" / "report"
     more = ("--controls", "edges,centre,stranger", "--report", str(folder))
-    strict = ("--metrics", "sanity", "--stages", "3", "--max-agreement", "-1", "--sample", "0.5")
+    strict = (
+        "--metrics",
+        "sanity",
+        "--stages",
+        "3",
+        "--max-agreement",
+        "-1",
+        "--sample",
+        "0.5",
+        "--sampling-seed",
+        "5",
+    )
     assert both.evaluate("strict", *strict, *more) == 1
     assert "FAILED: rise" in capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} == {"summary.md", "summary.json", "sanity.png"}

@@ -167,12 +167,12 @@ def _run_audit(options: argparse.Namespace) -> int:
 
 def options_of(options: argparse.Namespace) -> AuditOptions:
     """The options of an audit as the command line gives them."""
-    from pipeline import launch
+    from pipeline import runners
     from pipeline.options import AuditOptions
 
     given = {field.name: getattr(options, field.name) for field in fields(AuditOptions)}
     given["run_id"] = options.run_id or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    given["threads"] = options.threads or launch.default_threads(options.workers, options.runner)
+    given["threads"] = options.threads or runners.default_threads(options.workers, options.runner)
     given["manifest"] = tuple(options.manifest)
     given["settings"] = values.once(options.settings)
     given["image_roots"] = tuple(options.image_roots)

@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
 def _run_calibrate(options: argparse.Namespace) -> int:
     from export.ranking import calibrate_command
     from pipeline.commands.common import say
-    from pipeline.launch import default_threads
+    from pipeline.runners import default_threads
     from transforms import storage
     from transforms.addresses import is_local
     from transforms.core.removal import Removal

@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
 
 
 def _run_check(options: argparse.Namespace) -> int:
-    from pipeline import launch, served
+    from pipeline import runners, served
     from pipeline.options import AuditOptions
 
     same = "bundle catalogue columns allow_http score_tolerance batch max_pixels max_bytes device"
@@ -52,7 +52,7 @@ def _run_check(options: argparse.Namespace) -> int:
         out="none",
         run_id="check",
         image_roots=tuple(options.image_roots),
-        threads=options.threads or launch.default_threads(1),
+        threads=options.threads or runners.default_threads(1),
         **{name: getattr(options, name) for name in same.split()},
     )
     served.check(audit, options.pairs, say)

@@ -120,7 +120,7 @@ def add(commands: Any) -> None:
 def _run_evaluate(options: argparse.Namespace) -> int:
     from pipeline.evaluation.launch import run
     from pipeline.evaluation.options import EvaluateOptions
-    from pipeline.launch import default_threads
+    from pipeline.runners import default_threads
 
     given = {field.name: getattr(options, field.name) for field in fields(EvaluateOptions)}
     given["evaluation_id"] = options.evaluation_id or f"evaluation-{datetime.now(UTC):%Y%m%dT%H%M%S}"

@@ -58,7 +58,7 @@ def add(commands: Any) -> None:
 def _run_priors(options: argparse.Namespace) -> int:
     from export.concepts import Settings, priors_command
     from pipeline.commands.common import say
-    from pipeline.launch import default_threads
+    from pipeline.runners import default_threads
 
     for name in ("threads", "batch"):
         if (given := getattr(options, name)) is not None and given < 1:
