@@ -55,9 +55,9 @@ class Study:
     masks: int
     stratify: str
 
-    @property
-    def tables(self) -> Path:
-        return self.out / "tables"
+    def tables(self, run_id: str) -> Path:
+        """The folder of the tables of one audit, made anew as a whole when the audit is."""
+        return self.out / f"tables-{run_id}"
 
     def audits(self) -> None:
         """Makes the months, their recommendations and the three audits."""
@@ -77,12 +77,12 @@ class Study:
                 str(manifest),
                 *known,
                 "--out",
-                str(self.tables),
+                str(self.tables(run_id)),
                 "--run-id",
                 run_id,
                 *roots,
             )
-            makes = self.tables / "runs" / f"run_id={run_id}"
+            makes = self.tables(run_id)
             steps.run(
                 Step(run_id, (*audit, "--masks", str(self.masks), "--workers", "2", *asked), makes, (recommended,))
             )
@@ -115,7 +115,7 @@ class Compared:
 
 def compare(study: Study, redraws: int) -> list[Compared]:
     """The ten rates."""
-    whole, sample = (runs.find(str(study.tables), run_id) for run_id in ("whole", "sample"))
+    whole, sample = (runs.find(str(study.tables(run_id)), run_id) for run_id in ("whole", "sample"))
     truth = _truth(study, whole)
     said = {line.quantity: line.interval for line in look(sample).lines}
     found = survey(whole)
@@ -187,26 +187,22 @@ def _naive_covers(above: np.ndarray, below: np.ndarray, truth: float) -> bool:
 
 def overlap(study: Study) -> dict[str, int]:
     """How the samples of the two months overlap."""
-    asked = """
-        WITH one AS (SELECT DISTINCT query_id FROM explanations WHERE run_id = 'sample'),
-             two AS (SELECT DISTINCT query_id FROM explanations WHERE run_id = 'next')
-        SELECT (SELECT count(*) FROM one) AS first, (SELECT count(*) FROM two) AS second,
-               (SELECT count(*) FROM one JOIN two USING (query_id)) AS both"""
-    (row,) = query(str(study.tables), asked).to_pylist()
+    sampled = [
+        {row["query_id"] for row in query(str(study.tables(run_id)), "SELECT query_id FROM explanations").to_pylist()}
+        for run_id in ("sample", "next")
+    ]
     months = []
     for month in (1, 2):
         with (study.out / f"month-{month}.csv").open(encoding="utf-8", newline="") as stream:
             months.append({entry["id"]: entry[study.stratify] for entry in csv.DictReader(stream)})
     rates = [
-        {
-            entry["stratum"]: entry["rate"]
-            for entry in query(str(study.tables), f"FROM strata WHERE run_id = '{run_id}'").to_pylist()
-        }
+        {row["stratum"]: row["rate"] for row in query(str(study.tables(run_id)), "FROM strata").to_pylist()}
         for run_id in ("sample", "next")
     ]
     shared = months[0].keys() & months[1].keys()
     designed = sum(position(one, 0) < min(rates[0][months[0][one]], rates[1][months[1][one]]) for one in shared)
-    return {"products in both": len(shared), **row, "designed": designed}
+    found = {"first": len(sampled[0]), "second": len(sampled[1]), "both": len(sampled[0] & sampled[1])}
+    return {"products in both": len(shared), **found, "designed": designed}
 
 
 def main() -> None:
@@ -218,7 +214,7 @@ def main() -> None:
     parser.add_argument("--stratify", default="sub_category")
     parser.add_argument("--redraws", type=int, default=200)
     options = parser.parse_args()
-    study = Study(options.catalogue, options.bundle, options.out, options.masks, options.stratify)
+    study = Study(options.catalogue.resolve(), options.bundle.resolve(), options.out, options.masks, options.stratify)
     study.audits()
     print(
         "| rate | all | sample of 25 % | holds | other samples that hold it | mean width | interval over pairs holds |"

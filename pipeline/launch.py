@@ -139,7 +139,9 @@ def _described(explainer: Explainer, options: AuditOptions) -> str:
     filled = "" if explainer.fill == NO_FILL else f"fill {explainer.fill}"
     both = "both images perturbed" if explainer.perturb == "both" else ""
     explained = "" if options.explain == "query" else f"explains {options.explain}"
-    return ", ".join(filter(None, [f"{explainer.method.name}{f' ({listed})' * bool(listed)}", filled, both, explained]))
+    less = "less the mean over random references" if explainer.contrast else ""
+    name = f"{explainer.method.name}{f' ({listed})' * bool(listed)}"
+    return ", ".join(filter(None, [name, filled, both, explained, less]))
 
 
 def versions() -> dict[str, str]:

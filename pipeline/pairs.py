@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.left_out import LeftOut
 from pipeline.manifests import SCHEMA, Row, writer
 from pipeline.runners import default_threads
 from transforms import bundle as bundles
@@ -86,7 +87,7 @@ def make_pairs(
     write = writer(out)
     under = _condition(bundles.read(bundle), condition, catalogue, echo)
     images.require_safe_decoder()
-    failures = _Failures()
+    failures = LeftOut()
     products = _products(catalogue, split, failures, under, tuple(similar_by))
     _check_sides(products, under)
     on = resolve_device(device)
@@ -94,7 +95,8 @@ def make_pairs(
     roots = [*image_roots, *([storage.resolve("", catalogue)] if is_local(catalogue) else [])]
     access = storage.Access(roots=tuple(roots), allow_http=allow_http)
     embedded = _embed(products, ImageLoader(access, images.Limits(), models.bundle.resize), models, failures, echo)
-    failures.say(echo)
+    for reason, count in failures.counts.most_common():
+        echo(f"left out: {count:,} {reason}, the first: {failures.first[reason]}")
     if len(embedded.products) < 2:
         raise UsageError(f"{len(embedded.products)} of {len(products):,} products can be used; a pair needs two")
     _check_sides(embedded.products, under)
@@ -109,22 +111,6 @@ def sample(ids: Sequence[str], count: int | None, seed: int) -> NDArray[np.intp]
     """Ascending indices of the ``count`` ids with the smallest hash of ``seed`` and id; of all ids for None."""
     ranked = sorted(range(len(ids)), key=lambda index: content_id(str(seed), ids[index], letter="s", digits=64))
     return np.array(sorted(ranked[:count]), np.intp)
-
-
-@dataclass
-class _Failures:
-    """Counts by reason, and the first message of each."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def add(self, reason: str, message: str) -> None:
-        self.counts[reason] += 1
-        self.first.setdefault(reason, message)
-
-    def say(self, echo: Echo) -> None:
-        for reason, count in self.counts.most_common():
-            echo(f"left out: {count:,} {reason}, the first: {self.first[reason]}")
 
 
 @dataclass(frozen=True)
@@ -196,7 +182,7 @@ class _Embedded:
 
 
 def _products(
-    address: str, split: str | None, failures: _Failures, under: _Condition | None, similar_by: tuple[str, ...]
+    address: str, split: str | None, failures: LeftOut, under: _Condition | None, similar_by: tuple[str, ...]
 ) -> list[Product]:
     products: list[Product] = []
     of_condition = () if under is None or under.column is None else (under.column,)
@@ -228,9 +214,7 @@ def _products(
     return wanted
 
 
-def _embed(
-    products: Sequence[Product], load: ImageLoader, models: Models, failures: _Failures, echo: Echo
-) -> _Embedded:
+def _embed(products: Sequence[Product], load: ImageLoader, models: Models, failures: LeftOut, echo: Echo) -> _Embedded:
     """Embeds each distinct address once; images are held for one batch only."""
     addresses = list(dict.fromkeys(product.image for product in products))
     progress = _Progress("embedding", "images", len(addresses), echo)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 
+from pipeline.left_out import LeftOut
 from pipeline.options import AuditOptions
 from pipeline.served_trials import Tried, pair_vectors, search
 from transforms import bundle as bundles
@@ -94,18 +94,6 @@ def _distribution(compared: Compared) -> list[str]:
         f"absolute difference: median {found.median:.3g}, 95th percentile {found.p95:.3g}, largest {found.largest:.3g}",
         f"rank correlation of served and recomputed scores: {told(found.rank_correlation)}",
     ]
-
-
-@dataclass
-class LeftOut:
-    """What could not be compared: how many by reason, and the first message of each."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def add(self, reason: str, message: str) -> None:
-        self.counts[reason] += 1
-        self.first.setdefault(reason, message)
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--score-tolerance",
         type=float,
         default=0.01,
-        help="exit with 2 before anything is explained where over 1%% of the first 512 served scores are further off",
+        help="exit with 2 before anything is explained where over 1%% of the first 512 served scores, and three "
+        "at least or all, are further off",
     )
     limits.add_argument("--max-pixels", type=int, default=64_000_000, help="of an image")
     limits.add_argument("--max-bytes", type=int, default=32 * 2**20, help="of an image file")
