@@ -237,7 +237,7 @@ class PreparedImage:
     def _contrasted(
         self, explainer: Explainer, references: References, side: Side, condition: str | None
     ) -> References:
-        """``references``, less the mean of random ones where ``explainer`` asks for that; NoNull where these are few."""
+        """``references``, less the mean of random ones where ``explainer`` asks; NoNull where these are too few."""
         if not explainer.contrast:
             return references
         others = self._random(side, condition)
