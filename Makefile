@@ -37,24 +37,24 @@ check: $(VENV)/.test ## format, lint and strict types
 demo-bundle: $(VENV)/.test ## train the embedded demo bundles again, from nothing, and compare
 	rm -rf $(OUT)/demo-bundle
 	examples/demo/train.sh $(OUT)/demo-bundle
-	$(BIN)/python -m benchmarks.demo_bundles $(OUT)/demo-bundle
+	$(BIN)/python -m benchmarks.audits.demo_bundles $(OUT)/demo-bundle
 
 fashion: $(VENV)/.test ## real photographs: train, export, pair, audit, query (DATA is the folder of products.csv)
 	examples/fashion/run.sh $(DATA) $(OUT)/fashion
 
 sane: $(VENV)/.test ## the tables of docs/sane.md, from nothing: real photographs (DATA), then drawn garments; steps are kept
-	$(BIN)/python -m benchmarks.sane --catalogue $(DATA)/products.csv --out $(OUT)/sane/real
-	$(BIN)/python -m benchmarks.sane_garments --out $(OUT)/sane/garments
+	$(BIN)/python -m benchmarks.sane.real --catalogue $(DATA)/products.csv --out $(OUT)/sane/real
+	$(BIN)/python -m benchmarks.sane.garments --out $(OUT)/sane/garments
 
 sane-search: $(VENV)/.test ## search anew for what make sane reads from docs/benchmarks/sane-search.json
-	$(BIN)/python -m benchmarks.sane --catalogue $(DATA)/products.csv --out $(OUT)/sane/real --search
+	$(BIN)/python -m benchmarks.sane.real --catalogue $(DATA)/products.csv --out $(OUT)/sane/real --search
 
 evaluation: $(VENV)/.test ## docs/benchmarks/evaluation.md: are the maps of make fashion's bundle any good? Steps are kept
 	test -e $(OUT)/fashion/bundle/bundle.json || examples/fashion/run.sh $(DATA) $(OUT)/fashion
-	$(BIN)/python -m benchmarks.evaluation --catalogue $(DATA)/products.csv --bundle $(OUT)/fashion/bundle --out $(OUT)/evaluation
+	$(BIN)/python -m benchmarks.evaluation.maps --catalogue $(DATA)/products.csv --bundle $(OUT)/fashion/bundle --out $(OUT)/evaluation
 
 benchmark: $(VENV)/.test ## the cost of explaining against the cost of bare forward passes
-	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.cost.overhead
 
 clean: ## remove what the other targets made, but .venv
 	rm -rf $(OUT)

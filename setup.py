@@ -55,8 +55,9 @@ setup(
         "apache-beam>=2.76,<3",
         "fsspec>=2025.3",
         "numpy>=1.26,<3",
-        # >= 13 is needed before any untrusted image is decoded, and is checked at start-up (transforms.core.images):
-        # Beam's metadata caps Pillow below 13 without using it, so a resolver cannot be asked for it
+        # >= 13 is needed before any untrusted image is decoded, and is checked at start-up
+        # (transforms.core.imaging.images): Beam's metadata caps Pillow below 13 without using it, so a resolver cannot
+        # be asked for it
         "pillow>=12.1.1",
         "pyarrow>=18,<26",
         "scipy>=1.15",

@@ -1,0 +1,1 @@
+"""From a trained network, or anybody's ONNX file, to a bundle."""

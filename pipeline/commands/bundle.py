@@ -63,7 +63,7 @@ def add(commands: Any) -> None:
 
 
 def _run_bundle(options: argparse.Namespace) -> int:
-    from export.bundle import bundle_command
+    from export.bundling.from_onnx import bundle_command
 
     names = (
         "similarity_onnx attributes_onnx vocabulary out input output layout channels scale mean std size resize "

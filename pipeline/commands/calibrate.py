@@ -44,12 +44,12 @@ def add(commands: Any) -> None:
 
 
 def _run_calibrate(options: argparse.Namespace) -> int:
-    from export.ranking import calibrate_command
+    from export.ranking.calibrate import calibrate_command
     from pipeline.commands.common import say
-    from pipeline.runners import default_threads
+    from pipeline.runs.runners import default_threads
     from transforms import storage
-    from transforms.addresses import is_local
-    from transforms.core.removal import Removal
+    from transforms.core.metrics.removal import Removal
+    from transforms.storage.addresses import is_local
 
     for name, least in {"neighbours": Removal.least, "threads": 1, "max_distance": 0}.items():
         if (given := getattr(options, name)) is not None and given < least:

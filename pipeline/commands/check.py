@@ -43,8 +43,9 @@ def add(commands: Any) -> None:
 
 
 def _run_check(options: argparse.Namespace) -> int:
-    from pipeline import runners, served
-    from pipeline.options import AuditOptions
+    from pipeline.audit import check_scores
+    from pipeline.audit.options import AuditOptions
+    from pipeline.runs import runners
 
     same = "bundle catalogue columns allow_http score_tolerance batch max_pixels max_bytes device"
     audit = AuditOptions(
@@ -55,5 +56,5 @@ def _run_check(options: argparse.Namespace) -> int:
         threads=options.threads or runners.default_threads(1),
         **{name: getattr(options, name) for name in same.split()},
     )
-    served.check(audit, options.pairs, say)
+    check_scores.check(audit, options.pairs, say)
     return 0

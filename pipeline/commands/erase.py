@@ -10,7 +10,7 @@ from pipeline.commands.common import command, say
 from transforms.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from transforms.erasing import Ids, RunFound
+    from transforms.tables.erasure import Ids, RunFound
 
 _MAX_IDS_BYTES = 2**28
 
@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
 def _run_erase(options: argparse.Namespace) -> int:
     from importlib import metadata
 
-    from transforms import erasing
+    from transforms.tables import erasure as erasing
 
     ids = erasing.Ids((*options.ids, *(_read_ids(options.file) if options.file else ())))
     erasure = erasing.Erasure(

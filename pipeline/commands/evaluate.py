@@ -13,7 +13,7 @@ from pipeline.commands import values
 from pipeline.commands.common import add_image_root, add_serving, command, say
 
 if TYPE_CHECKING:
-    from transforms.measuring import Stage
+    from transforms.evaluating.settings import CascadeStage
 
 
 def add(commands: Any) -> None:
@@ -120,7 +120,7 @@ def add(commands: Any) -> None:
 def _run_evaluate(options: argparse.Namespace) -> int:
     from pipeline.evaluation.launch import run
     from pipeline.evaluation.options import EvaluateOptions
-    from pipeline.runners import default_threads
+    from pipeline.runs.runners import default_threads
 
     given = {field.name: getattr(options, field.name) for field in fields(EvaluateOptions)}
     given["evaluation_id"] = options.evaluation_id or f"evaluation-{datetime.now(UTC):%Y%m%dT%H%M%S}"
@@ -130,16 +130,16 @@ def _run_evaluate(options: argparse.Namespace) -> int:
     return 0 if run(EvaluateOptions(**given), _cascade, say) else 1
 
 
-def _cascade(bundle: Path, out: Path, stages: int, seed: int) -> Sequence[Stage]:
+def _cascade(bundle: Path, out: Path, stages: int, seed: int) -> Sequence[CascadeStage]:
     """Randomised copies of a bundle, as the evaluation is told of them."""
     from transforms.core.errors import MissingDependency
-    from transforms.measuring import Stage
+    from transforms.evaluating.settings import CascadeStage
 
     try:
-        from export.cascade import cascade
+        from export.randomisation.cascade import cascade
     except ImportError as error:
         raise MissingDependency(
             f"sanity randomises the network in its ONNX file, which needs onnx ({error}). Run: pip install onnx"
         ) from None
     made = cascade(bundle, out, stages=stages, seed=seed)
-    return [Stage(str(stage.folder), stage.block, stage.depth, judged=not stage.head_only) for stage in made]
+    return [CascadeStage(str(stage.folder), stage.block, stage.depth, judged=not stage.head_only) for stage in made]

@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
 
 def _run_export(options: argparse.Namespace) -> int:
     find_factories()
-    from export.onnx import export_command
+    from export.bundling.from_torch import export_command
 
     export_command(
         similarity=options.similarity,

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
 
 
 def _run_plan(options: argparse.Namespace) -> int:
-    from pipeline import launch
+    from pipeline.audit import launch
 
     launch.plan(options_of(options), say, graph=True)
     return 0

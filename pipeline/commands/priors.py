@@ -56,9 +56,9 @@ def add(commands: Any) -> None:
 
 
 def _run_priors(options: argparse.Namespace) -> int:
-    from export.concepts import Settings, priors_command
+    from export.ranking.priors import PriorSettings, priors_command
     from pipeline.commands.common import say
-    from pipeline.runners import default_threads
+    from pipeline.runs.runners import default_threads
 
     for name in ("threads", "batch"):
         if (given := getattr(options, name)) is not None and given < 1:
@@ -67,7 +67,7 @@ def _run_priors(options: argparse.Namespace) -> int:
     names = "bundle catalogue pairs columns image_roots allow_http device batch"
     priors_command(
         **{name: getattr(options, name) for name in names.split()},
-        settings=Settings(**{name: getattr(options, name) for name in chosen.split()}),
+        settings=PriorSettings(**{name: getattr(options, name) for name in chosen.split()}),
         threads=options.threads or default_threads(1),
         echo=say,
     )

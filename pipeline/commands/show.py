@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 
 def _run_show(options: argparse.Namespace) -> int:
-    from pipeline.report.overlay import draw_pairs
+    from pipeline.results.pictures.overlay import draw_pairs
     from transforms.storage import Access
 
     draw_pairs(

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
 
 
 def _run_sql(options: argparse.Namespace) -> int:
-    from pipeline import sql
+    from pipeline.results import sql
 
     print(sql.render(sql.query(options.out, options.query), options.format))
     return 0

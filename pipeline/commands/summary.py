@@ -41,13 +41,13 @@ def add(commands: Any) -> None:
 
 
 def _run_summary(options: argparse.Namespace) -> int:
-    from pipeline.answers import render
-    from pipeline.summary.look import look
-    from pipeline.summary.text import flat, lines, notes
-    from transforms import runs
+    from pipeline.results.summary.summarise import summarise_run
+    from pipeline.results.summary.text import flat, lines, notes
+    from pipeline.text.tables import render
+    from transforms.tables import runs
 
     run = runs.find(options.tables, options.run_id)
-    found = look(run, by=options.by, method=options.method, side=options.side, of=options.of)
+    found = summarise_run(run, by=options.by, method=options.method, side=options.side, of=options.of)
     if options.format == "table":
         print("\n".join(lines(found)))
         return 0

@@ -136,7 +136,7 @@ def add(commands: Any) -> None:
 
 
 def _run_train_similarity(options: argparse.Namespace) -> int:
-    from export.training import train_similarity
+    from export.training.train import train_similarity
 
     _need(options, "conditions", "min_pairs")
     own = {name: getattr(options, name) for name in ("similar_by", "conditions", "embedding", "margin", "mining")}
@@ -147,7 +147,7 @@ def _run_train_similarity(options: argparse.Namespace) -> int:
 
 
 def _run_train_attributes(options: argparse.Namespace) -> int:
-    from export.training import SaliencySupervision, train_attributes
+    from export.training.train import SaliencySupervision, train_attributes
 
     parts = ("weight", "temperature", "limit")
     _need(options, "saliency", *(f"saliency_{part}" for part in parts))
@@ -172,9 +172,9 @@ def _need(options: argparse.Namespace, parent: str, *names: str) -> None:
 def _training(options: argparse.Namespace) -> dict[str, Any]:
     """What both trainings take."""
     find_factories()
-    from export.backbones import Normalisation
-    from export.fitting import Recipe
-    from transforms.core.images import Resize
+    from export.training.fitting import Recipe
+    from export.training.networks.backbones import Normalisation
+    from transforms.core.imaging.images import Resize
     from transforms.storage import Access
 
     given = [options.scale, options.mean, options.std]

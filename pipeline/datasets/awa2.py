@@ -2,9 +2,10 @@
 the Ugly", TPAMI 2018 (arXiv 1707.00600), one of the two data sets of SANE (Plummer et al., ECCV 2020, section 4).
 
 A product is an image. Attributes are those of its class: a column for each predicate, ``yes`` or ``no``. Both are
-written, since the matrix says both: an empty cell means that a catalogue does not say (``export.training``,
-``transforms.core.removal``, ``on_reference`` in the tables), and with ``yes`` alone a training would see no image
-without an attribute. The names that SANE speaks of, which attributes an image has, are those that end in ``=yes``.
+written, since the matrix says both: an empty cell means that a catalogue does not say (``export.training.train``,
+``transforms.core.metrics.removal``, ``on_reference`` in the tables), and with ``yes`` alone a training would see no
+image without an attribute. The names that SANE speaks of, which attributes an image has, are those that end in
+``=yes``.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from collections.abc import Iterator
 from pipeline.datasets.reading import local_folder, names_in, plain_name, text_lines
 from pipeline.datasets.writing import Dataset, Item, LeftOut, PairOf
 from transforms import storage
-from transforms.catalogue import ID, IMAGE, REGIONS, SPLIT
 from transforms.core.errors import UsageError
-from transforms.core.types import content_id
-from transforms.lines import quoted
+from transforms.core.messages import quoted
+from transforms.core.records import content_id
+from transforms.inputs.catalogue import ID, IMAGE, REGIONS, SPLIT
 
 IMAGES, CLASS = "JPEGImages", "class"
 YES, NO = "yes", "no"

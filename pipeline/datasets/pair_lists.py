@@ -9,7 +9,8 @@ from pipeline.datasets.reading import local_place, opened
 from pipeline.datasets.writing import Item, LeftOut, PairOf
 from transforms import storage
 from transforms.core.errors import BadRow, UsageError
-from transforms.lines import Lines, quoted
+from transforms.core.messages import quoted
+from transforms.inputs.lines import Lines
 
 NO_MATCH = "lines of pair lists with label 0, no match"
 REPEATED = "lines of pair lists that repeat a pair"

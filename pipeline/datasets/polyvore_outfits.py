@@ -17,7 +17,8 @@ from pipeline.datasets.reading import json_entries, label, local_folder, member,
 from pipeline.datasets.writing import SPLITS, Dataset, Item, LeftOut, PairOf
 from transforms import storage
 from transforms.core.errors import UsageError
-from transforms.lines import Lines, quoted, records
+from transforms.core.messages import quoted
+from transforms.inputs.lines import Lines, records
 
 METADATA, CATEGORIES, IMAGES = "polyvore_item_metadata.json", "categories.csv", "images"
 TYPE, CATEGORY, OUTFIT = "semantic_category", "category", "outfit"

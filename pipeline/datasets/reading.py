@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal, NoReturn
 
 from transforms import storage
-from transforms.addresses import is_local, local_path
 from transforms.core.errors import RunError, UsageError
-from transforms.lines import Lines, quoted
+from transforms.core.messages import quoted
+from transforms.inputs.lines import Lines
+from transforms.storage.addresses import is_local, local_path
 
 MAX_ENTRY = 2**20
 """Characters of one entry of a JSON list or object."""

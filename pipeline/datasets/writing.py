@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.datasets.reading import local_place
-from transforms import catalogue, storage
-from transforms.addresses import checked, join, resolve
+from transforms import storage
 from transforms.core.errors import AddressRefused, UsageError
 from transforms.core.similarity import condition_name
+from transforms.inputs import catalogue
+from transforms.storage.addresses import checked, join, resolve
 
 SPLITS = ("train", "valid", "test")
 

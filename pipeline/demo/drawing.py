@@ -18,7 +18,7 @@ from PIL import ImageDraw, ImageFilter
 
 from pipeline.demo.products import COLOURS, Garment, generator
 from pipeline.demo.shapes import REGIONS, SHEET, Part, parts
-from transforms.core.types import Float32, Image
+from transforms.core.records import Float32, Image
 
 Box: TypeAlias = tuple[int, int, int, int]
 """top, left, height, width in pixels of the original photograph."""

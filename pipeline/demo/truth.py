@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pipeline.demo.drawing import Box
 from pipeline.demo.folder import LEGEND, TRUTH
 from transforms.core.errors import UsageError
-from transforms.core.images import Limits
-from transforms.core.regions import decode_labels
-from transforms.core.types import Image
-from transforms.regions import Legend, read_legend
+from transforms.core.imaging.images import ImageLimits
+from transforms.core.imaging.regions import decode_labels
+from transforms.core.records import Image
+from transforms.inputs.region_files import Legend, read_legend
 
 
 def badge_boxes(folder: Path) -> dict[str, Box]:
@@ -61,7 +61,7 @@ def _legend(folder: Path) -> Legend:
 
 def _mask(folder: Path, identifier: str, labels: Collection[int]) -> NDArray[np.bool_]:
     data = _existing(folder / "regions" / f"{identifier}.png").read_bytes()
-    return np.isin(decode_labels(data, Limits()), list(labels))
+    return np.isin(decode_labels(data, ImageLimits()), list(labels))
 
 
 def _existing(path: Path) -> Path:

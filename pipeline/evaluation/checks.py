@@ -8,18 +8,19 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.evaluation.look import Found
 from pipeline.evaluation.options import EvaluateOptions
-from transforms import bundle as bundles
-from transforms import catalogue, runs, storage, tables
-from transforms.bundle import Bundle
+from pipeline.evaluation.run_inventory import RunInventory
+from transforms import storage, tables
 from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.memory import CHUNK
-from transforms.core.types import Product
-from transforms.lines import quoted
-from transforms.measuring import ATTRIBUTES, CURVES, STRANGER
-from transforms.rows import listed
+from transforms.core.messages import listed, quoted
+from transforms.core.records import Product
+from transforms.evaluating.settings import ATTRIBUTES, CURVES, UNRELATED
+from transforms.inputs import catalogue
+from transforms.serving import bundle as bundles
+from transforms.serving.bundle import Bundle
+from transforms.tables import runs
 
 Echo = Callable[[str], None]
 
@@ -100,7 +101,7 @@ def check_report(options: EvaluateOptions, folder: Path, echo: Echo) -> None:
 
 
 def check_found(
-    options: EvaluateOptions, run_: runs.Run, bundle: Bundle, found: Found, map_size: tuple[int, int]
+    options: EvaluateOptions, run_: runs.Run, bundle: Bundle, found: RunInventory, map_size: tuple[int, int]
 ) -> None:
     if not found.sampled:
         raise UsageError(
@@ -114,7 +115,7 @@ def check_found(
         )
     needs: list[str] = [name for name in options.metrics if name in ("shuffled", "stranger")]
     if options.with_strangers:
-        needs.append(f"--controls {STRANGER}")
+        needs.append(f"--controls {UNRELATED}")
     if needs and len({stranger.query_id for stranger in found.strangers}) < 2:
         raise UsageError(f"{', '.join(needs)}: the run has one query only, and nothing to compare it with")
 

@@ -6,15 +6,16 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.audit.options import explaining
 from pipeline.evaluation.options import EvaluateOptions
-from pipeline.options import explaining
-from transforms import runs, storage
+from transforms import storage
 from transforms.core.errors import UsageError
+from transforms.core.messages import listed
 from transforms.core.saliency.controls import CONTROLS
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import NO_FILL
-from transforms.measuring import AGREEMENTS, CURVES, STRANGER
-from transforms.rows import listed
+from transforms.evaluating.settings import AGREEMENTS, CURVES, UNRELATED
+from transforms.tables import runs
 
 
 def configuration_of(run_: runs.Run) -> dict[str, Any]:
@@ -82,4 +83,4 @@ def other_seeds(options: EvaluateOptions, run_: runs.Run, explained: Sequence[Ex
 
 
 def controls_of(options: EvaluateOptions) -> tuple[Explainer, ...]:
-    return tuple(Explainer(CONTROLS[name](), NO_FILL) for name in options.controls if name != STRANGER)
+    return tuple(Explainer(CONTROLS[name](), NO_FILL) for name in options.controls if name != UNRELATED)

@@ -12,22 +12,25 @@ import apache_beam as beam
 from apache_beam.utils import shared
 
 from pipeline.evaluation.options import EvaluateOptions
-from transforms import catalogue, tables
-from transforms.bundle import Bundle
+from transforms import tables
+from transforms.beam.evaluate_attributes import CatalogueEmbedder, EmbedCatalogue
+from transforms.beam.evaluate_queries import EvaluateQueries, Evaluator, JoinRegions
+from transforms.beam.progress import Progress
+from transforms.beam.read_explanations import JoinImages, ReadExplanations
+from transforms.beam.write_tables import FinishRun, WriteTables
 from transforms.core.errors import RunError
 from transforms.core.memory import DEFAULT_BATCH
-from transforms.core.types import Product
-from transforms.evaluate_attributes import Cataloguer, ShowCatalogue, ShownCatalogue, precision_rows, removal_rows
-from transforms.evaluate_queries import EvaluateQueries, Evaluator, JoinRegions
-from transforms.gallery import columns_of
-from transforms.load_image import ImageLoader
-from transforms.measured_image import Reading
-from transforms.measuring import AGREEMENTS, ATTRIBUTES, CURVES, REGIONS, Measuring
-from transforms.models import Serving
-from transforms.progress import Progress
-from transforms.read_explanations import Explained, JoinImages, ReadExplanations
-from transforms.regions import RegionReader
-from transforms.write_tables import FinishRun, WriteTables
+from transforms.core.records import Product
+from transforms.evaluating.attributes import EmbeddedCatalogue, precision_rows, removal_rows
+from transforms.evaluating.gallery import columns_of
+from transforms.evaluating.measured_image import ImageReaders
+from transforms.evaluating.settings import AGREEMENTS, ATTRIBUTES, CURVES, REGIONS, EvaluationSettings
+from transforms.inputs import catalogue
+from transforms.inputs.region_files import RegionReader
+from transforms.serving.bundle import Bundle
+from transforms.serving.load_image import ImageLoader
+from transforms.serving.models import Serving
+from transforms.tables.explained import Explained
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class EvaluationPlan:
     run_id: str
     bundle: Bundle
     serving: Serving
-    measuring: Measuring
+    measuring: EvaluationSettings
     files: tuple[str, ...]
     methods: tuple[str, ...]
     versions: dict[str, str]
@@ -80,7 +83,7 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
     if measuring.asks(*REGIONS):
         explained = (explained, products) | "Regions" >> JoinRegions()
     if plan.by_image:
-        reading = Reading(load, plan.regions)
+        reading = ImageReaders(load, plan.regions)
         evaluator = Evaluator(plan.serving, measuring, reading, handle, plan.progress)
         measured = explained | "Queries" >> EvaluateQueries(evaluator)
         rows.append(measured.rows)
@@ -116,16 +119,16 @@ def _shown(plan: EvaluationPlan, products: Any, load: ImageLoader) -> Any:
     split, columns = plan.options.split, {*columns_of(plan.bundle), plan.type_column}
     some = products | "OfSplit" >> beam.Filter(lambda product: split is None or product.split == split)
     bare = some | "Columns" >> beam.Map(lambda product: _within(product, columns))
-    cataloguer = Cataloguer(plan.serving, plan.bundle, plan.type_column, load, shared.Shared(), plan.progress)
+    cataloguer = CatalogueEmbedder(plan.serving, plan.bundle, plan.type_column, load, shared.Shared(), plan.progress)
     batch = plan.options.batch or DEFAULT_BATCH["cpu"]
-    return bare | "Show" >> ShowCatalogue(cataloguer, batch)
+    return bare | "Show" >> EmbedCatalogue(cataloguer, batch)
 
 
 def _of_catalogue(pipeline: Any, plan: EvaluationPlan, explained: Any, catalogue_view: Any) -> Iterator[Any]:
     """Rows of attribute removal, query by query, and of average precision."""
     evaluation_id, removal = plan.options.evaluation_id, plan.options.removal()
 
-    def removed(group: tuple[str, Any], shown: ShownCatalogue) -> Iterator[tables.Row]:
+    def removed(group: tuple[str, Any], shown: EmbeddedCatalogue) -> Iterator[tables.Row]:
         yield from removal_rows(evaluation_id, shown, removal, sorted(group[1], key=_order))
 
     if plan.measuring.asks("removal"):

@@ -11,6 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.audit.launch import versions
+from pipeline.audit.options import check_bundle, explaining, plan_memory
+from pipeline.evaluation.cascade import Cascade, make_stages
 from pipeline.evaluation.checks import (
     bundle_of,
     check_attributes,
@@ -21,26 +24,26 @@ from pipeline.evaluation.checks import (
     needed_bytes,
 )
 from pipeline.evaluation.explainers import configuration_of, controls_of, explained_with, explains_again, other_seeds
-from pipeline.evaluation.look import Found, look
 from pipeline.evaluation.options import EvaluateOptions
-from pipeline.evaluation.stages import Cascade, make_stages
-from pipeline.launch import versions
-from pipeline.options import check_bundle, explaining, plan_memory
-from pipeline.runners import check_reach, submit
-from pipeline.watch import Watch
-from transforms import catalogue, runs, storage
-from transforms.bundle import Bundle
-from transforms.core import images, memory
+from pipeline.evaluation.run_inventory import RunInventory, scan_run
+from pipeline.runs.progress import Watch
+from pipeline.runs.runners import check_reach, submit
+from transforms import storage
+from transforms.beam.progress import Progress
+from transforms.core import memory
 from transforms.core.errors import UsageError
-from transforms.core.metrics import STEPS
-from transforms.explain_image import Explaining
-from transforms.gallery import columns_of, type_column
-from transforms.measuring import ATTRIBUTES, CURVES, REGIONS, STRANGER, Measuring
-from transforms.models import Models, Serving
-from transforms.progress import Progress
-from transforms.regions import RegionReader, read_legend
-from transforms.rows import header
-from transforms.runtime import resolve_device
+from transforms.core.imaging import images
+from transforms.core.metrics.curves import STEPS
+from transforms.evaluating.gallery import columns_of, type_column
+from transforms.evaluating.settings import ATTRIBUTES, CURVES, REGIONS, UNRELATED, EvaluationSettings
+from transforms.explaining.explain_image import ExplanationSettings
+from transforms.inputs import catalogue
+from transforms.inputs.region_files import RegionReader, read_legend
+from transforms.inputs.rows import header
+from transforms.serving.bundle import Bundle
+from transforms.serving.models import Models, Serving
+from transforms.serving.runtime import resolve_device
+from transforms.tables import runs
 
 if TYPE_CHECKING:
     from pipeline.evaluation.graph import EvaluationPlan
@@ -50,7 +53,7 @@ Echo = Callable[[str], None]
 
 def run(options: EvaluateOptions, cascade: Cascade, echo: Echo = print) -> bool:
     """Runs an evaluation to its end and prints its summary; False where it fails (:func:`finish.faults`)."""
-    from pipeline.evaluation.finish import finish
+    from pipeline.evaluation.closing import finish
     from pipeline.evaluation.graph import build
 
     if options.runner == "local":
@@ -94,7 +97,7 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     if options.report is not None:
         check_report(options, Path(options.report), echo)
     files = _files(options, run_, "explanations")
-    found = look(files, methods, options)
+    found = scan_run(files, methods, options)
     remakes = explains_again(options)
     audit = replace(
         explaining(configuration_of(run_)),
@@ -119,10 +122,10 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     if not local:
         serving = replace(serving, device=options.device)
     regions, labels = _regions(options)
-    measuring = Measuring(
+    measuring = EvaluationSettings(
         options.evaluation_id,
         frozenset(options.metrics),
-        Explaining(explained, audit.sides(), 1, audit.map_size),
+        ExplanationSettings(explained, audit.sides(), 1, audit.map_size),
         controls=controls,
         with_strangers=options.with_strangers,
         fills=options.fills,
@@ -182,7 +185,9 @@ def _type_column(options: EvaluateOptions, bundle: Bundle, echo: Echo) -> str | 
     return None
 
 
-def _say(options: EvaluateOptions, run_: runs.Run, measuring: Measuring, found: Found, where: str, echo: Echo) -> None:
+def _say(
+    options: EvaluateOptions, run_: runs.Run, measuring: EvaluationSettings, found: RunInventory, where: str, echo: Echo
+) -> None:
     """What will be measured, and the least number of forward passes that it takes."""
     sampled = "" if options.sample == 1 else f", {options.sample:.0%} of the queries sampled"
     echo(
@@ -192,7 +197,7 @@ def _say(options: EvaluateOptions, run_: runs.Run, measuring: Measuring, found: 
     maps = "made again at the frame's size" if measuring.full else "as stored, enlarged to the frame"
     echo(f"metrics {', '.join(options.metrics)}; maps {maps}")
     curves = sum(name in options.metrics for name in CURVES) * len(options.fills) * (STEPS + 1)
-    names = [one.method.name for one in measuring.controls] + [STRANGER] * measuring.with_strangers
+    names = [one.method.name for one in measuring.controls] + [UNRELATED] * measuring.with_strangers
     if names and options.compares:
         echo(f"controls {', '.join(names)}")
     if curves:

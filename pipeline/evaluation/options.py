@@ -8,19 +8,19 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipeline.options import Runner, redacted
+from pipeline.audit.options import Runner, redacted
 from transforms import storage
-from transforms.addresses import is_local, local_path
 from transforms.core.errors import UsageError
-from transforms.core.fill import check_fill
-from transforms.core.images import Limits
-from transforms.core.removal import Removal
+from transforms.core.imaging.fill import check_fill
+from transforms.core.imaging.images import ImageLimits
+from transforms.core.metrics.removal import Removal
 from transforms.core.saliency.controls import CONTROLS
-from transforms.measuring import ATTRIBUTES, CURVES, MEASURES, REGIONS, STRANGER
+from transforms.evaluating.settings import ATTRIBUTES, CURVES, MEASURES, REGIONS, UNRELATED
+from transforms.storage.addresses import is_local, local_path
 
 DEFAULT_METRICS = ("insertion", "deletion")
-DEFAULT_CONTROLS = ("random", "centre", STRANGER)
-CONTROL_NAMES = (*CONTROLS, STRANGER)
+DEFAULT_CONTROLS = ("random", "centre", UNRELATED)
+CONTROL_NAMES = (*CONTROLS, UNRELATED)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class EvaluateOptions:
     @property
     def with_strangers(self) -> bool:
         """Whether another query's map is measured beside: a map of the table, so only beside those of the table."""
-        return STRANGER in self.controls and self.maps == "stored" and self.asks(*CURVES, *REGIONS)
+        return UNRELATED in self.controls and self.maps == "stored" and self.asks(*CURVES, *REGIONS)
 
     def removal(self) -> Removal:
         """Which products stand for a query without an attribute; UsageError for numbers that cannot be."""
@@ -131,9 +131,9 @@ class EvaluateOptions:
         except ValueError as error:
             raise UsageError(f"--neighbours {self.neighbours} --max-distance {self.max_distance}: {error}") from None
 
-    def limits(self) -> Limits:
+    def limits(self) -> ImageLimits:
         """What is decoded at most."""
-        return Limits(max_pixels=self.max_pixels)
+        return ImageLimits(max_pixels=self.max_pixels)
 
     def access(self) -> storage.Access:
         """What image addresses may name: files beside the catalogue and in ``image_roots``."""

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.answers import cut, printable
-from pipeline.evaluation.summary import LONGEST_NAME, Measure, Summary, explained_product, strangers_named
-from transforms.core import metrics
-from transforms.core.bootstrap import Interval, means_by_query
+from pipeline.evaluation.summary import LONGEST_NAME, EvaluationSummary, Measure, explained_product, strangers_named
+from pipeline.text.tables import cut, printable
 from transforms.core.errors import MissingDependency
-from transforms.core.types import Float64
+from transforms.core.metrics import curves as metrics
+from transforms.core.records import Float64
+from transforms.core.statistics.bootstrap import Interval, means_by_query
 from transforms.tables import Row
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; for their yellow, lost on white paper, Tol's wine
@@ -37,7 +37,7 @@ _WIDTH, _DPI = 10.0, 100  # 1000 pixels
 _COLUMNS = 3
 
 
-class Line(NamedTuple):
+class CurveKey(NamedTuple):
     """What has one curve. ``metric`` is ``insertion`` or ``deletion``."""
 
     metric: str
@@ -75,19 +75,19 @@ class _Kept(NamedTuple):
     values: array[float]
 
 
-def curves(rows: Iterable[Row], *, resamples: int = 10_000, seed: int = 0) -> dict[Line, Curve]:
+def curves(rows: Iterable[Row], *, resamples: int = 10_000, seed: int = 0) -> dict[CurveKey, Curve]:
     """The mean curves of ``rows``, in whose order nothing depends; rows without a curve are passed over.
 
-    Each pair's curve is normalised by itself (:func:`transforms.core.metrics.curve`). Where both the stored and the
-    full map of a method were measured, its line is that of the stored: the map that readers of the table have.
+    Each pair's curve is normalised by itself (:func:`transforms.core.metrics.curves.curve`). Where both the stored and
+    the full map of a method were measured, its line is that of the stored: the map that readers of the table have.
     ValueError where curves of one line differ in their number of points.
     """
-    kept: dict[tuple[Line, str | None], _Kept] = {}
+    kept: dict[tuple[CurveKey, str | None], _Kept] = {}
     for row in rows:
         scores = row.get("curve")
         if row["metric"] not in ("insertion", "deletion") or scores is None or row["value"] is None:
             continue
-        line = Line(row["metric"], row["method"] or "", bool(row["control"]), row.get("side"), row.get("fill"))
+        line = CurveKey(row["metric"], row["method"] or "", bool(row["control"]), row.get("side"), row.get("fill"))
         one = kept.setdefault((line, row.get("map")), _Kept([], array("d"), array("f")))
         if len(scores) * len(one.ids) != len(one.values):
             points = len(one.values) // len(one.ids)
@@ -95,14 +95,14 @@ def curves(rows: Iterable[Row], *, resamples: int = 10_000, seed: int = 0) -> di
         one.ids.append((explained_product(row), row.get("pair_id") or ""))
         one.weights.append(1.0 if row.get("weight") is None else row["weight"])
         one.values.extend(metrics.curve(np.asarray(scores, np.float64)).normalised)
-    chosen: dict[Line, str | None] = {}
+    chosen: dict[CurveKey, str | None] = {}
     for line, map_ in sorted(kept, key=lambda key: (key[1] == "stored", key[1] or "")):
         chosen[line] = map_
     order = sorted(chosen, key=lambda line: (line[:3], line.side or "", line.fill or ""))
     return {line: _curve(kept[line, chosen[line]], chosen[line], resamples, seed) for line in order}
 
 
-def draw_curves(curves: Mapping[Line, Curve], path: Path) -> bool:
+def draw_curves(curves: Mapping[CurveKey, Curve], path: Path) -> bool:
     """Draws ``curves`` as a PNG 1000 pixels wide: a row a side and fill, insertion to the left, deletion to the right.
 
     Methods are coloured and in the order of their areas, the best first; controls are grey and dashed. Returns whether
@@ -133,7 +133,7 @@ def draw_curves(curves: Mapping[Line, Curve], path: Path) -> bool:
     return True
 
 
-def draw_sanity(summary: Summary, path: Path) -> bool:
+def draw_sanity(summary: EvaluationSummary, path: Path) -> bool:
     """Draws how far each method's maps agree with its own as the network's blocks become random, from the head down.
 
     A panel a method, controls last; a PNG 1000 pixels wide. Points have the interval over queries; a hollow one is not
@@ -213,7 +213,7 @@ def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def _styles(lines: Iterable[Line]) -> dict[tuple[str, bool], dict[str, Any]]:
+def _styles(lines: Iterable[CurveKey]) -> dict[tuple[str, bool], dict[str, Any]]:
     """How each method and control is drawn, the same in all panels."""
     names = sorted({(line.method, line.control) for line in lines})
     methods = [name for name in names if not name[1]]
@@ -229,7 +229,7 @@ def _styles(lines: Iterable[Line]) -> dict[tuple[str, bool], dict[str, Any]]:
 
 
 def _panel(
-    axis: Any, metric: str, drawn: Mapping[Line, Curve], styles: Mapping[tuple[str, bool], Mapping[str, Any]]
+    axis: Any, metric: str, drawn: Mapping[CurveKey, Curve], styles: Mapping[tuple[str, bool], Mapping[str, Any]]
 ) -> None:
     sign = -1 if metric == "insertion" else 1
     for at, line in enumerate(sorted(drawn, key=lambda line: (line.control, sign * drawn[line].area.estimate, line))):
@@ -281,7 +281,7 @@ def _cascade(axis: Any, cascade: Sequence[Measure], levels: Mapping[str, Interva
             )  # fmt: skip
 
 
-def _levels(summary: Summary, owner: tuple[Any, ...]) -> dict[str, Interval]:
+def _levels(summary: EvaluationSummary, owner: tuple[Any, ...]) -> dict[str, Interval]:
     """The agreements of the same method, of the same side, fill and map where there are such."""
     found: dict[str, Interval] = {}
     for metric, *_ in _LEVELS:

@@ -2,7 +2,7 @@
 
 The unit is the explained product: its pairs share the masked passes of its image and are nearly one observation. So
 every interval is a bootstrap over queries, or, of the reference's side, over references
-(:mod:`transforms.core.bootstrap`), and methods are compared on the pairs that both have.
+(:mod:`transforms.core.statistics.bootstrap`), and methods are compared on the pairs that both have.
 
 The **verdict** is that of J. Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3: a map that
 stays the same when the network's blocks are replaced by random ones, from the head down, does not explain what the
@@ -25,11 +25,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.answers import cut, printable
-from transforms.core.bootstrap import Interval, means_by_query, ratio_by_query
+from pipeline.text.tables import cut, printable
 from transforms.core.errors import NotScored
-from transforms.core.types import Float64
-from transforms.measuring import STRANGER
+from transforms.core.records import Float64
+from transforms.core.statistics.bootstrap import Interval, means_by_query, ratio_by_query
+from transforms.evaluating.settings import UNRELATED
 from transforms.tables import Row
 
 K = TypeVar("K")
@@ -62,7 +62,7 @@ LONGEST_NAME = 32
 _ROUNDING = 1e-9  # equal values that were added up in another order differ by less
 _TOGETHER = 1 << 22  # values that are resampled at once, 32 MB
 _NOTHING = Interval(math.nan, math.nan, math.nan)
-_OF_STRANGERS = f"{STRANGER}_"  # and the name of the method whose maps they are
+_OF_STRANGERS = f"{UNRELATED}_"  # and the name of the method whose maps they are
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Summary:
+class EvaluationSummary:
     """What :func:`summarise` found, in an order that does not depend on that of the rows.
 
     ``reasons`` counts the rows without a value; ``examples`` has a message for each reason.
@@ -151,7 +151,9 @@ class Summary:
     sanity_limit: float
 
 
-def summarise(rows: Iterable[Row], *, sanity_limit: float = 0.5, resamples: int = 10_000, seed: int = 0) -> Summary:
+def summarise(
+    rows: Iterable[Row], *, sanity_limit: float = 0.5, resamples: int = 10_000, seed: int = 0
+) -> EvaluationSummary:
     """The summary of one evaluation's ``rows``, as of the table ``metrics``.
 
     A row's ``weight`` weights its pair in every mean; without one it is 1. Rows without a finite value are counted
@@ -174,7 +176,7 @@ def summarise(rows: Iterable[Row], *, sanity_limit: float = 0.5, resamples: int 
     )
     measures = [_measure(key, samples[key], intervals.get(key, _NOTHING), kept, draws) for key in keys]
     measures += _shares(samples, draws)
-    return Summary(
+    return EvaluationSummary(
         measures=tuple(sorted(measures, key=lambda one: (*metric_order(one.metric), *key_order(one)))),
         differences=tuple(_differences(samples, draws)),
         verdicts=tuple(_verdicts(measures, sanity_limit)),
@@ -197,7 +199,7 @@ class _Key(NamedTuple):
     depth: float | None
 
 
-class Place(NamedTuple):
+class MeasurementSetting(NamedTuple):
     """Where something was measured."""
 
     side: str | None
@@ -396,11 +398,11 @@ def _shared(one: _Sample, other: _Sample) -> tuple[_Sample, _Sample]:
 
 def _differences(samples: Mapping[_Key, _Sample], draws: _Draws) -> list[Difference]:
     """Each method less each control, then each two methods, for each metric, side, fill and map."""
-    places: dict[tuple[str, Place], list[_Key]] = defaultdict(list)
+    places: dict[tuple[str, MeasurementSetting], list[_Key]] = defaultdict(list)
     for key in sorted(samples, key=key_order):
         metric = SHARE if key.metric == "removal" else key.metric
         if metric in (*CURVES, *REGIONS, *JUDGED_ATTRIBUTES):
-            places[metric, place_of(key)].append(key)
+            places[metric, setting_of(key)].append(key)
     found: list[Difference] = []
     for metric, where in sorted(places, key=lambda place: (metric_order(place[0]), sortable(place[1]))):
         keys = places[metric, where]
@@ -417,7 +419,7 @@ def _is_beside(control: _Key, method: _Key) -> bool:
 
 def _compared(
     metric: str,
-    where: Place,
+    where: MeasurementSetting,
     pairs: Sequence[tuple[_Key, _Key]],
     samples: Mapping[_Key, _Sample],
     draws: _Draws,
@@ -441,7 +443,13 @@ def _compared(
 
 
 def _difference(
-    metric: str, where: Place, first: _Key, second: _Key, units: NDArray[np.int64], interval: Interval, draws: _Draws
+    metric: str,
+    where: MeasurementSetting,
+    first: _Key,
+    second: _Key,
+    units: NDArray[np.int64],
+    interval: Interval,
+    draws: _Draws,
 ) -> Difference:
     return Difference(
         metric=metric,
@@ -469,17 +477,17 @@ def _verdicts(measures: Sequence[Measure], limit: float) -> list[Verdict]:
 
     There are no verdicts where nobody's sanity was measured.
     """
-    cascades: dict[tuple[bool, str, Place], list[Measure]] = defaultdict(list)
+    cascades: dict[tuple[bool, str, MeasurementSetting], list[Measure]] = defaultdict(list)
     for one in measures:
         if one.metric == "sanity":
-            cascades[one.control, one.method, place_of(one)].append(one)
+            cascades[one.control, one.method, setting_of(one)].append(one)
     if not cascades:
         return []
     several = len({where for _, _, where in cascades}) > 1
     tried = {method for control, method, _ in cascades if not control}
     for one in measures:
         if not one.control and one.metric in (*CURVES, *REGIONS) and one.method not in tried:
-            cascades[False, one.method, Place(None, None, None)] = []
+            cascades[False, one.method, MeasurementSetting(None, None, None)] = []
     found = []
     for control, method, where in sorted(cascades, key=lambda key: (*key[:2], sortable(key[2]))):
         place = f" ({described(where)})" if several and described(where) else ""
@@ -488,7 +496,9 @@ def _verdicts(measures: Sequence[Measure], limit: float) -> list[Verdict]:
     return found
 
 
-def _verdict(label: str, whose: tuple[str, bool], where: Place, cascade: Sequence[Measure], limit: float) -> Verdict:
+def _verdict(
+    label: str, whose: tuple[str, bool], where: MeasurementSetting, cascade: Sequence[Measure], limit: float
+) -> Verdict:
     """The verdict by the first network of ``cascade`` that is judged and random enough."""
     judged = [
         one
@@ -515,7 +525,7 @@ def _dependence(agreement: Interval) -> str:
     return "do not depend on" if agreement.estimate >= SAME else "depend little on"
 
 
-def record(summary: Summary) -> dict[str, Any]:
+def record(summary: EvaluationSummary) -> dict[str, Any]:
     """All numbers of ``summary``, as JSON takes them: None where there is no number."""
     return {
         "sanity_limit": summary.sanity_limit,
@@ -541,8 +551,8 @@ def strangers_named(controls: Iterable[str]) -> dict[str, str]:
     """How those of ``controls`` that are other queries' maps are shown: by their method, where there are several."""
     found = sorted({name for name in controls if name.startswith(_OF_STRANGERS)})
     if len(found) == 1:
-        return {found[0]: STRANGER}
-    return {name: f"{STRANGER} of {name.removeprefix(_OF_STRANGERS)}" for name in found}
+        return {found[0]: UNRELATED}
+    return {name: f"{UNRELATED} of {name.removeprefix(_OF_STRANGERS)}" for name in found}
 
 
 def interval_text(interval: Interval, digits: int, sign: str = "") -> str:
@@ -561,12 +571,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def place_of(one: Measure | Difference | _Key) -> Place:
+def setting_of(one: Measure | Difference | _Key) -> MeasurementSetting:
     """Where ``one`` was measured."""
-    return Place(one.side, one.fill, one.map)
+    return MeasurementSetting(one.side, one.fill, one.map)
 
 
-def described(where: Place) -> str:
+def described(where: MeasurementSetting) -> str:
     """Such as "reference side, fill white, stored maps"; the query's side goes without saying."""
     parts = (
         f"{where.side} side" if where.side not in (None, "query") else "",

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from pipeline.answers import columns, cut, printable
 from pipeline.evaluation.summary import (
     ATTRIBUTES,
     AVERAGE_PRECISION,
@@ -20,9 +19,9 @@ from pipeline.evaluation.summary import (
     REGIONS,
     SHARE,
     Difference,
+    EvaluationSummary,
     Measure,
-    Place,
-    Summary,
+    MeasurementSetting,
     depth_order,
     described,
     interval_text,
@@ -30,10 +29,11 @@ from pipeline.evaluation.summary import (
     metric_order,
     name_of,
     percent,
-    place_of,
+    setting_of,
     sortable,
     strangers_named,
 )
+from pipeline.text.tables import columns, cut, printable
 from transforms.core.errors import NotScored
 
 FEW_QUERIES = 6
@@ -124,7 +124,7 @@ class _Section:
     items: tuple[str, ...] = ()
 
 
-def lines(summary: Summary) -> list[str]:
+def lines(summary: EvaluationSummary) -> list[str]:
     """What the terminal shows, in lines of at most ``WIDTH`` columns: tables, verdicts, failures.
 
     The differences of raw areas are left to :func:`markdown` and :func:`pipeline.evaluation.summary.record`.
@@ -141,7 +141,7 @@ def lines(summary: Summary) -> list[str]:
     return found
 
 
-def markdown(summary: Summary) -> str:
+def markdown(summary: EvaluationSummary) -> str:
     """The same as Markdown, for the file of a report; it ends with a line end."""
     found, noted = [_INTERVALS], ""
     for section in _sections(summary, raw_differences=True):
@@ -158,7 +158,7 @@ def markdown(summary: Summary) -> str:
     return "\n\n".join(found) + "\n"
 
 
-def _sections(summary: Summary, raw_differences: bool) -> Iterator[_Section]:
+def _sections(summary: EvaluationSummary, raw_differences: bool) -> Iterator[_Section]:
     summary = _with_strangers_named(summary)
     for title, metrics in _FAMILIES.items():
         yield from _family(title, metrics, summary)
@@ -175,7 +175,7 @@ def _sections(summary: Summary, raw_differences: bool) -> Iterator[_Section]:
     yield from _without_a_value(summary)
 
 
-def _with_strangers_named(summary: Summary) -> Summary:
+def _with_strangers_named(summary: EvaluationSummary) -> EvaluationSummary:
     """``summary`` with other queries' maps under the names that they are shown by."""
     names = strangers_named(one.method for one in summary.measures if one.control)
     measures = (
@@ -187,7 +187,7 @@ def _with_strangers_named(summary: Summary) -> Summary:
     return replace(summary, measures=tuple(measures), differences=tuple(differences))
 
 
-def _family(title: str, metrics: Sequence[str], summary: Summary) -> Iterator[_Section]:
+def _family(title: str, metrics: Sequence[str], summary: EvaluationSummary) -> Iterator[_Section]:
     """A section a place (side, fill, map): methods, then controls, against metrics."""
     measures = [one for one in summary.measures if one.metric in metrics]
     for place in _places(measures):
@@ -213,7 +213,7 @@ def _not_judged(measures: Iterable[Measure]) -> Iterator[str]:
         yield ": ".join(filter(None, (text, printable("; ".join(shares)))))
 
 
-def _sanity(summary: Summary) -> Iterator[_Section]:
+def _sanity(summary: EvaluationSummary) -> Iterator[_Section]:
     agreements = [one for one in summary.measures if one.metric in ("sanity", *LEVELS)]
     for place in _places(agreements):
         yield _Section(_titled("Sanity", place), _NOTES["Sanity"], (_cascades(_at(agreements, place)),))
@@ -233,7 +233,7 @@ def _cascades(measures: Sequence[Measure]) -> _Table:
     )
 
 
-def _compared(metrics: Sequence[str], summary: Summary) -> Iterator[_Section]:
+def _compared(metrics: Sequence[str], summary: EvaluationSummary) -> Iterator[_Section]:
     differences = [one for one in summary.differences if one.metric in metrics]
     for place in _places(differences):
         table = _compared_table(_at(differences, place))
@@ -251,7 +251,7 @@ def _compared_table(differences: Sequence[Difference]) -> _Table:
     return _Table("first − second", _distinct(row for row, _ in cells), _distinct(name for _, name in cells), cells)
 
 
-def _without_a_value(summary: Summary) -> Iterator[_Section]:
+def _without_a_value(summary: EvaluationSummary) -> Iterator[_Section]:
     """What failed, and apart from it what cannot be judged."""
     counts = sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0]))
     for title, unjudged in (("Failures", False), ("Not judged", True)):
@@ -299,15 +299,15 @@ def _counted(cells: Sequence[_Cell], name: str) -> str:
     return counts[0] if len(set(counts)) == 1 else " / ".join(counts)
 
 
-def _places(found: Iterable[Measure | Difference]) -> list[Place]:
-    return sorted({place_of(one) for one in found}, key=sortable)
+def _places(found: Iterable[Measure | Difference]) -> list[MeasurementSetting]:
+    return sorted({setting_of(one) for one in found}, key=sortable)
 
 
-def _at(found: Iterable[_Found], where: Place) -> list[_Found]:
-    return [one for one in found if place_of(one) == where]
+def _at(found: Iterable[_Found], where: MeasurementSetting) -> list[_Found]:
+    return [one for one in found if setting_of(one) == where]
 
 
-def _titled(title: str, where: Place) -> str:
+def _titled(title: str, where: MeasurementSetting) -> str:
     return f"{title} ({described(where)})" if described(where) else title
 
 

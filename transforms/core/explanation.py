@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from transforms.core.attributes import RankedAttribute, Ranking, rank_attributes
-from transforms.core.maps import MapStatistics, area_average, correlations, map_statistics, shared_variance
-from transforms.core.region_shares import RegionShare, background_labels, shares
+from transforms.core.attributes.ranking import RankedAttribute, Ranking, rank_attributes
+from transforms.core.imaging.maps import MapStatistics, area_average, correlations, map_statistics, shared_variance
+from transforms.core.imaging.region_shares import RegionShare, background_labels, shares
+from transforms.core.records import Float32, Float64
 from transforms.core.saliency.contract import Maps
-from transforms.core.types import Float32, Float64
 
 Regions = tuple[NDArray[np.int64], tuple[str, ...]]
 """Labels [H, W] of an image in the model's frame, and their names: what ``core.region_shares.shares`` is given."""

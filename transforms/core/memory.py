@@ -81,7 +81,7 @@ def gradient_bytes(size: tuple[int, int], pairs: int) -> int:
 def reference_bytes(masks: int, dimension: int, chunk: int, function: SimilarityFunction, conditions: int = 0) -> int:
     """Bytes of the ``masks`` masked versions of a reference, and of what ``chunk`` references keep of them.
 
-    That is what :func:`transforms.core.similarity.keep` says, and what of it is compared under one of the
+    That is what :func:`transforms.core.similarity.reduce_perturbed` says, and what of it is compared under one of the
     ``conditions``: one by one, then together.
     """
     if not masks:

@@ -110,7 +110,9 @@ def passes(
 
 
 def _masked(explainers: Iterable[Explainer], size: tuple[int, int]) -> int:
-    """The masks of all explainers, equal ones under equal fills once, as ``transforms.subject.Shared`` runs them."""
+    """The masks of all explainers, equal ones under equal fills once, as
+    ``transforms.explaining.image_session.ImageSession`` runs them.
+    """
     shared: dict[Hashable, int] = {}
     alone = 0
     for explainer in explainers:

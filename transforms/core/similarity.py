@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from transforms.core.types import Float32, Float64
+from transforms.core.records import Float32, Float64
 
 SimilarityFunction = Literal["cosine", "dot", "euclidean"]
 
@@ -87,13 +87,13 @@ def conditioned(embeddings: Float32, mask: Float32 | None, function: SimilarityF
 
 
 def rows_kept(versions: int, conditions: int, function: SimilarityFunction) -> int:
-    """How many of the vectors of :func:`keep` stand for so many masked versions of an image."""
+    """How many of the vectors of :func:`reduce_perturbed` stand for so many masked versions of an image."""
     if function == "euclidean":
         return versions
     return 1 if function == "dot" or not conditions else min(versions, conditions)
 
 
-def keep(versions: Float32, masks: Sequence[Float32], function: SimilarityFunction) -> Float32:
+def reduce_perturbed(versions: Float32, masks: Sequence[Float32], function: SimilarityFunction) -> Float32:
     """What of an image's masked ``versions`` [K, D] is enough for the mean of their similarities to anything.
 
     Their mean [1, D] where the similarity is linear in the embedding: the dot product under any condition, and the
@@ -108,10 +108,11 @@ def keep(versions: Float32, masks: Sequence[Float32], function: SimilarityFuncti
     return np.concatenate([_mean(conditioned(versions, mask, function)) for mask in masks])
 
 
-def kept_under(
+def for_condition(
     kept: Float32, mask: Float32 | None, number: int, conditions: int, function: SimilarityFunction
 ) -> Float32:
-    """What of ``kept``, which :func:`keep` made for so many ``conditions``, is compared under that of ``number``.
+    """What of ``kept``, which :func:`reduce_perturbed` made for so many ``conditions``, is compared under that of
+    ``number``.
 
     ``mask`` [D] is the condition's own. Float32 [1, D], the mean, or [K, D] for the Euclidean distance.
     """

@@ -1,0 +1,1 @@
+"""Saliency methods, one a file, and the contract that they fulfil."""

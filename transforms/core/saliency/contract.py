@@ -1,7 +1,7 @@
 """What a saliency method is, and what it may ask of the image that it explains.
 
-A method is pure: it knows neither model nor pipeline. Whoever runs it hands it a :class:`Subject`, the image with what
-the bundle's networks can say of it, and gets a :class:`Saliency`, which turns references into maps::
+A method is pure: it knows neither model nor pipeline. Whoever runs it hands it a :class:`ImageView`, the image with
+what the bundle's networks can say of it, and gets a :class:`Saliency`, which turns references into maps::
 
     method.prepare(subject) -> saliency: all passes that serve every reference
     saliency.maps(references) -> maps [R, H, W]
@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from transforms.core.records import Float32, Float64, Image
 from transforms.core.similarity import SimilarityFunction
-from transforms.core.types import Float32, Float64, Image
 
 Needs = Literal["masks", "superpixels", "gradient", "projection", "nothing"]
 """What a method asks the bundle's networks for; "nothing" for a control, which asks none of them."""
@@ -122,7 +122,7 @@ class Saliency(Protocol):
         """One map a reference. It depends on its own reference alone, to the bit."""
 
 
-class Subject(Protocol):
+class ImageView(Protocol):
     """An image that is explained, and what the bundle's networks say of it, under one condition of the similarity.
 
     ``size`` is the frame (H, W), ``pixels`` uint8 [H, W, 3] the image in it, ``base`` float32 [1, D] the embedding of
@@ -178,7 +178,7 @@ class Method(Protocol):
     def parameters(self) -> dict[str, Any]:
         """What tells this configuration from another of the same method."""
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Runs the passes that serve all references. ``references`` are all of them, where ``converge`` asks."""
 
 

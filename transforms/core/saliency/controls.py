@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import ndimage
 
-from transforms.core.saliency.contract import Maps, Needs, References, Saliency, Subject
+from transforms.core.records import Float64
+from transforms.core.saliency.contract import ImageView, Maps, Needs, References, Saliency
 from transforms.core.saliency.methods import NO_FILL
-from transforms.core.types import Float64
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 """Rec. ITU-R BT.601: the luma of red, green and blue, as in Pillow's mode L."""
@@ -53,7 +53,7 @@ class RandomControl(_Control):
         if self.cells < 1:
             raise ValueError(f"the random control needs at least one cell a side, got {self.cells}")
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Draws the map, from the run's seed and the image's content."""
         height, width = subject.size
         cells = min(self.cells, height), min(self.cells, width)
@@ -75,7 +75,7 @@ class CentreControl(_Control):
         if not 0 < self.spread < inf:
             raise ValueError(f"the centre control needs a finite spread above 0, got {self.spread}")
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Draws the map, which is the same for all images of a frame."""
         rows, columns = (
             np.exp(-(((np.arange(side) - (side - 1) / 2) / (self.spread * side)) ** 2) / 2) for side in subject.size
@@ -98,7 +98,7 @@ class EdgeControl(_Control):
         if not 0 <= self.smoothing < inf:
             raise ValueError(f"the edge control needs a finite smoothing of 0 or more, got {self.smoothing}")
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Finds the edges of the image's pixels; beyond the frame it goes on as at its border, which is no edge."""
         pixels = subject.pixels.astype(np.float64)
         luma = sum(weight * pixels[..., channel] for channel, weight in enumerate(_LUMINANCE))

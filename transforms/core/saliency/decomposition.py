@@ -31,9 +31,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transforms.core.maps import area_average
+from transforms.core.imaging.maps import area_average
+from transforms.core.records import Float32, Float64
 from transforms.core.similarity import SimilarityFunction
-from transforms.core.types import Float32, Float64
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from transforms.core.records import content_id
 from transforms.core.saliency.contract import Method
 from transforms.core.saliency.methods import RiseMethod
-from transforms.core.types import content_id
 
 Perturb = Literal["query", "both"]
 Side = Literal["query", "reference"]
@@ -39,7 +39,7 @@ class Explainer:
     ``perturb`` "query" compares masked versions of the explained image with the other image as it is; "both" with
     masked versions of the other image, averaged (Plummer et al., ECCV 2020, section 3.1). ``references`` says which,
     None for Mask, which finds a mask for either image. With ``contrast`` the similarity is explained less its mean over
-    random references of the catalogue (``transforms.core.nulls``).
+    random references of the catalogue (``transforms.core.statistics.nulls``).
     """
 
     method: Method

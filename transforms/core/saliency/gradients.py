@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from transforms.core.records import Float32, Float64
 from transforms.core.saliency.contract import Gradient
-from transforms.core.types import Float32, Float64
 
 STEPS = 200
 """Default nodes of the quadrature. captum's default is 50, and a map of 50 has r = 0.998 or more to one of 200. Its sum

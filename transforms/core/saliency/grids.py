@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
-from transforms.core.types import Float32
+from transforms.core.records import Float32
 
 Sampling = Literal["independent", "sobol", "hadamard"]
 

@@ -17,7 +17,7 @@ squares, fair coins for the samples, and a first sample that keeps all.
 Deviations, with reasons. (1) All superpixels stay in the model, where the paper selects K of them by lasso: a map needs
 a value everywhere. The package's image explainer drops none by default either. (2) A hidden superpixel shows the run's
 fill, where the package paints it in its own mean colour: maps of two methods then differ by the method alone. (3) The
-labels come from outside; :mod:`transforms.segments` says how they are cut, and why not as in the package.
+labels come from outside; :mod:`transforms.serving.superpixels` says how they are cut, and why not as in the package.
 
 0 means: hiding the superpixel does not change the similarity, in the local linear model. The ridge pulls every
 coefficient towards 0, the more the fewer samples there are.
@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from transforms.core.records import Float32, Float64, content_id
 from transforms.core.saliency.contract import check_scores
-from transforms.core.types import Float32, Float64, content_id
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from transforms.core.records import Float32, Float64
 from transforms.core.saliency.contract import Gradient
-from transforms.core.types import Float32, Float64
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8

@@ -8,19 +8,20 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from transforms.core.saliency.contract import Gradient, Maps, Method, Needs, References, Saliency, Subject
-from transforms.core.saliency.convergence import Enough
+from transforms.core.records import Float32, Float64
+from transforms.core.saliency.contract import Gradient, ImageView, Maps, Method, Needs, References, Saliency
 from transforms.core.saliency.decomposition import decompose
 from transforms.core.saliency.gradients import STEPS, gradient_times_input, integrated_gradients
-from transforms.core.saliency.halves import FEWEST, Halves
+from transforms.core.saliency.grids import Sampling
 from transforms.core.saliency.lime import check_parameters, lime
 from transforms.core.saliency.mask import MaskSettings, optimise, optimise_both
 from transforms.core.saliency.perturbation import Perturbation
-from transforms.core.saliency.rise import Estimator, Rise, Sampling, rise
+from transforms.core.saliency.rise import Estimator, Rise, rise
 from transforms.core.saliency.sbsm import Sbsm, sbsm
 from transforms.core.saliency.sliding_window import SlidingWindow, sliding_window
+from transforms.core.saliency.split_half import FEWEST, SplitHalfReliability
+from transforms.core.saliency.stopping_rule import StoppingRule
 from transforms.core.similarity import SimilarityFunction
-from transforms.core.types import Float32, Float64
 
 PAIRS = 64
 """Pairs whose two masks are optimised together; it bounds memory and changes no result."""
@@ -77,17 +78,17 @@ class RiseMethod(_Parameters):
             bank=bank,
         )
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Runs the masked passes, no more of them than ``converge`` asks for."""
         design = self.design_of(subject)
         enough = None
         if self.converge is not None and references is not None:
-            enough = Enough(design, subject.function, references, self.converge)
+            enough = StoppingRule(design, subject.function, references, self.converge)
         perturbed = subject.perturbed(design, enough)
-        halves = Halves(design, len(perturbed)) if len(perturbed) >= FEWEST else None
+        halves = SplitHalfReliability(design, len(perturbed)) if len(perturbed) >= FEWEST else None
         return Perturbation(design, subject.base, perturbed, subject.function, halves)
 
-    def design_of(self, subject: Subject) -> Rise:
+    def design_of(self, subject: ImageView) -> Rise:
         """The design for the image ``subject``."""
         design = subject.design(self)
         assert isinstance(design, Rise)
@@ -110,7 +111,7 @@ class SlidingWindowMethod(_Parameters):
         """The design for frames of ``size`` (H, W); there is one bank."""
         return sliding_window(size, window=self.window, stride=self.stride)
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Runs the masked passes."""
         design = subject.design(self)
         return Perturbation(design, subject.base, subject.perturbed(design), subject.function)
@@ -144,7 +145,7 @@ class LimeMethod(_Parameters):
     def __post_init__(self) -> None:
         check_parameters(self.samples, self.kernel_width, self.ridge)
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Segments the image and runs the masked passes."""
         design = lime(
             subject.superpixels(),
@@ -165,7 +166,7 @@ class MaskMethod(MaskSettings, _Parameters):
     needs: ClassVar[Needs] = "gradient"
     fill: ClassVar[str] = "blur"
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Runs nothing yet: every reference has passes of its own."""
         return _Optimised(subject.gradient(), replace(self, seed=subject.seed(self.seed)))
 
@@ -179,7 +180,7 @@ class GradientMethod(_Parameters):
     needs: ClassVar[Needs] = "gradient"
     fill: ClassVar[str] = "auto"
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Runs nothing yet: every reference has a pass of its own."""
         return _Sloped(subject.gradient(), None)
 
@@ -198,7 +199,7 @@ class IntegratedGradientsMethod(_Parameters):
         if self.steps < 1:
             raise ValueError(f"integrated gradients need at least one step, got {self.steps}")
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Runs nothing yet: every reference has passes of its own."""
         return _Sloped(subject.gradient(), self.steps)
 
@@ -212,7 +213,7 @@ class DecompositionMethod(_Parameters):
     needs: ClassVar[Needs] = "projection"
     fill: ClassVar[str] = NO_FILL
 
-    def prepare(self, subject: Subject, references: References | None = None) -> Saliency:
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Runs the one pass."""
         local, bias = subject.local()
         return _Decomposed(local, bias, subject.function, subject.size)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transforms.core.maps import is_constant
+from transforms.core.imaging.maps import is_constant
+from transforms.core.records import Float32, Float64
 from transforms.core.saliency.contract import Design, Maps, References
-from transforms.core.saliency.halves import Halves
+from transforms.core.saliency.split_half import SplitHalfReliability
 from transforms.core.similarity import SimilarityFunction, similarities
-from transforms.core.types import Float32, Float64
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Perturbation:
     base: Float32
     perturbed: Float32
     function: SimilarityFunction
-    halves: Halves | None = None
+    halves: SplitHalfReliability | None = None
 
     def maps(self, references: References) -> Maps:
         """The design's estimates for ``references``."""

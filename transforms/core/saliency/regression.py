@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from transforms.core.types import Float64
+from transforms.core.records import Float64
 
 PATCHES = 2
 """Patches a side of a cell: what a mask can vary over less than half of a cell, no map of cells this large shows."""

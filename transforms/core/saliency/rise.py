@@ -35,12 +35,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from transforms.core.maps import area_average
+from transforms.core.imaging.maps import area_average
+from transforms.core.records import Float32, Float64, content_id
 from transforms.core.saliency import grids as drawing
 from transforms.core.saliency.contract import check_scores
-from transforms.core.saliency.grids import Sampling as Sampling
+from transforms.core.saliency.grids import Sampling
 from transforms.core.saliency.regression import PATCHES, Regression
-from transforms.core.types import Float32, Float64, content_id
 
 MAX_CELLS = 32
 """Cells a side. A Hadamard matrix of their number, squared, is what larger grids would have to hold."""

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transforms.core.records import Float64
 from transforms.core.saliency.contract import check_scores
 from transforms.core.saliency.sliding_window import SlidingWindow, sliding_window
-from transforms.core.types import Float64
 
 
 @dataclass(frozen=True)

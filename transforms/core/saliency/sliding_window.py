@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transforms.core.records import Float32, Float64, content_id
 from transforms.core.saliency.contract import check_scores
-from transforms.core.types import Float32, Float64, content_id
 
 
 @dataclass(frozen=True)

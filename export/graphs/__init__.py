@@ -1,0 +1,1 @@
+"""ONNX graphs taken apart and put together: batches, blocks, cuts, composition. No torch."""

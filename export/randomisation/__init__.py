@@ -1,0 +1,1 @@
+"""Copies of a bundle with random blocks, for the sanity check of a saliency method. No torch."""

@@ -1,0 +1,271 @@
+"""What attributes are ranked by, for every pair of an audit: the parts of the score, and what each attribute is worth.
+
+The maps are those that the audit left in its tables, so they are such as the ranking will meet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from export.ranking.catalogue_embeddings import CatalogueEmbeddings, counted, embed_catalogue, require_attributes
+from export.training.splits import SPLITS
+from transforms import storage
+from transforms.core.attributes.ranking import match_scores
+from transforms.core.errors import UsageError
+from transforms.core.metrics.removal import Removal, attribute_drops
+from transforms.core.records import Float64
+from transforms.core.statistics.calibration import Evidence
+from transforms.serving import bundle as bundles
+from transforms.serving.bundle import Bundle
+from transforms.serving.runtime import Device
+from transforms.tables import runs
+
+Echo = Callable[[str], None]
+
+_CHANGED = 1e-2
+"""A similarity that differs by more than this part from the audited one is of other images: devices differ by less."""
+
+
+# What an audit left in its tables
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A complete run and the method whose maps are read."""
+
+    run: runs.Run
+    method: str
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.run.id
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """``columns`` of the rows of this method that explain the query, some hundred rows at a time."""
+        for batch in self.run.batches(["method", "side", *columns], may_lack=_MAY_LACK):
+            rows = zip(_values(batch, "method"), _values(batch, "side"), strict=True)
+            kept = [method == self.method and side in (None, "query") for method, side in rows]
+            yield batch.filter(pa.array(kept, pa.bool_()))
+
+
+_MAY_LACK = ("map", "map_height", "map_width", "similarity")
+
+
+def _find_run(tables: str, run_id: str | None, method: str | None, bundle: Bundle) -> _Run:
+    """The run ``run_id``, or the one that was started last, and its ``method``; UsageError where it will not do."""
+    complete = {run.id: run for run in runs.complete(tables)}
+    if run_id is not None and run_id not in complete:
+        raise UsageError(f"there is no complete run {run_id!r}; there are {', '.join(sorted(complete))}")
+    some = complete.values() if run_id is None else [complete[run_id]]
+    run = max(some, key=lambda each: (each.row["started"], each.id))
+    # a map is the similarity's alone: whatever attribute network the audited bundle had, if any, does not matter
+    if run.row["model_id"] != bundle.model_id:
+        raise UsageError(
+            f"run {run.id} is of another similarity model than the bundle: its model_id is {run.row['model_id']}, the "
+            f"bundle's is {bundle.model_id}. Audit validation pairs with this bundle, or choose a run with --run-id."
+        )
+    methods = sorted({one for batch in run.batches(["method"]) for one in _values(batch, "method")})
+    if not methods:
+        raise UsageError(f"run {run.id} explains no pair")
+    if method is None and len(methods) > 1:
+        raise UsageError(f"run {run.id} has maps of {', '.join(methods)}: choose one with --method")
+    if method is not None and method not in methods:
+        raise UsageError(f"run {run.id} has no maps of {method!r}; it has those of {', '.join(methods)}")
+    return _Run(run, method or methods[0])
+
+
+def _values(batch: pa.RecordBatch, column: str) -> list[Any]:
+    values: list[Any] = batch.column(column).to_pylist()
+    return values
+
+
+def _maps(batch: pa.RecordBatch) -> Iterator[Float64 | None]:
+    """The maps [h, w] of a batch, one by one; None for what is none."""
+    sizes = zip(_values(batch, "map_height"), _values(batch, "map_width"), strict=True)
+    for cells, (height, width) in zip(batch.column("map"), sizes, strict=True):
+        found = runs.saliency_map(cells, height, width)
+        yield None if found is None else found.astype(np.float64)
+
+
+# Both together
+
+
+@dataclass(frozen=True, eq=False)
+class RankingDataset:
+    """The parts of the ranking of the pairs of a run, and what each attribute is worth; sorted by query and pair.
+
+    Attributes:
+      pairs, queries, references: ids, [P]. conditions: what the pairs are compared under, [P].
+      splits: the split of each pair's query, as ``CatalogueEmbeddings`` has it, [P].
+      similarity: float64 [P].
+      confidence, match: the parts, float64 [P, A]. prior: the bundle's, float64 [A], or None.
+      drops: of attribute removal, float64 [P, A], as ``transforms.core.metrics.removal.attribute_drops`` gives them.
+      on_query: which attributes the query has, bool [P, A].
+      vocabulary: names, [A].
+      run_id, method: whose maps they are.
+      left_out: how many pairs and products could not be used, by reason.
+    """
+
+    pairs: tuple[str, ...] = field(repr=False)
+    queries: tuple[str, ...] = field(repr=False)
+    references: tuple[str, ...] = field(repr=False)
+    conditions: tuple[str | None, ...] = field(repr=False)
+    splits: tuple[str | None, ...] = field(repr=False)
+    similarity: Float64 = field(repr=False)
+    confidence: Float64 = field(repr=False)
+    match: Float64 = field(repr=False)
+    prior: Float64 | None = field(repr=False)
+    drops: Float64 = field(repr=False)
+    on_query: NDArray[np.bool_] = field(repr=False)
+    vocabulary: tuple[str, ...] = field(repr=False)
+    run_id: str
+    method: str
+    left_out: Mapping[str, int]
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the ranking is made of."""
+        return Evidence(self.confidence, self.match, self.prior)
+
+    def of_split(self, split: str) -> RankingDataset:
+        """The pairs whose query is of ``split``; ``left_out`` counts the others. UsageError where there is none."""
+        split = SPLITS.get(split.lower(), split)
+        rows = [at for at, one in enumerate(self.splits) if one == split]
+        if not rows:
+            found = Counter(one or "no split" for one in self.splits)
+            raise UsageError(
+                f"no query of run {self.run_id} is of the split {split!r}; its pairs' queries are: {counted(found)}. "
+                "Audit pairs of that split, or name another with --split; all takes every pair."
+            )
+        left_out = dict(self.left_out)
+        if others := len(self.pairs) - len(rows):
+            left_out["query is of another split"] = others
+        texts = ("pairs", "queries", "references", "conditions", "splits")
+        arrays = ("similarity", "confidence", "match", "drops", "on_query")
+        chosen: dict[str, Any] = {name: tuple(getattr(self, name)[at] for at in rows) for name in texts}
+        chosen |= {name: getattr(self, name)[rows] for name in arrays}
+        return replace(self, **chosen, left_out=left_out)
+
+
+def collect(
+    tables: str,
+    bundle: str,
+    catalogue: str,
+    *,
+    run_id: str | None = None,
+    method: str | None = None,
+    removal: Removal | None = None,
+    seen: CatalogueEmbeddings | None = None,
+    access: storage.Access | None = None,
+    device: Device = "cpu",
+    threads: int = 1,
+    batch: int | None = None,
+    echo: Echo = print,
+) -> RankingDataset:
+    """The parts of the ranking for every pair of a run whose query is explained, and its attributes' drops.
+
+    The match is that of the stored map, which is an area average of the map that the audit matched: equal where the
+    cells of the activation maps are made of whole stored ones, close to it elsewhere.
+
+    Args:
+      tables: the folder of the tables. run_id: a complete run, the one that was started last by default.
+      bundle: its address; the run must be of its similarity model.
+      catalogue: its products are the queries and references, by their ids, and what stands for a query.
+      method: whose maps; needed where the run has several.
+      removal: which products stand for a query without an attribute.
+      seen: what :func:`see` made of this bundle and catalogue, where several runs or methods are collected.
+      access, device, threads, batch: as for :func:`see`.
+
+    Pairs whose products cannot be used, or whose similarity is not what the run says, since the images have changed,
+    are counted and said, and so are those without a map of finite numbers. Under a condition that joins types, products
+    of the query's own type stand for it, and types are not scored. UsageError where none is left, or a table cannot be
+    read.
+    """
+    described = require_attributes(seen.gallery.bundle if seen else bundles.read(bundle), bundle)
+    run = _find_run(tables, run_id, method, described)
+    wanted = {query for some in run.batches(["query_id"]) for query in _values(some, "query_id")}
+    if seen is None:
+        seen = embed_catalogue(
+            bundle, catalogue, wanted, access=access, device=device, threads=threads, batch=batch, echo=echo
+        )
+    rows, left_out = _usable(run, seen)
+    order = sorted(range(len(rows)), key=lambda at: (rows[at].query, rows[at].pair))
+    if left_out:
+        echo(f"pairs left out: {counted(left_out)}")
+    if not rows:
+        raise UsageError(f"no pair of run {run.id} can be used with this catalogue: {counted(left_out)}")
+    rows = [rows[at] for at in order]
+    queries = np.array([seen.gallery.places[row.query] for row in rows])
+    references = np.array([seen.gallery.places[row.reference] for row in rows])
+    attributes = len(described.vocabulary)
+    drops = np.empty((len(rows), attributes))
+    for condition in dict.fromkeys(row.condition for row in rows):
+        of = np.array([row.condition == condition for row in rows])
+        found = attribute_drops(seen.gallery.pool(condition), queries[of], references[of], removal)
+        found[:, seen.gallery.of_types(condition)] = np.nan
+        drops[of] = found[:, :attributes]
+    return RankingDataset(
+        pairs=tuple(row.pair for row in rows),
+        queries=tuple(row.query for row in rows),
+        references=tuple(row.reference for row in rows),
+        conditions=tuple(row.condition for row in rows),
+        splits=tuple(seen.splits[place] for place in queries.tolist()),
+        similarity=np.array([row.similarity for row in rows]),
+        confidence=np.stack([seen.confidence[place] for place in queries.tolist()]).astype(np.float64),
+        match=np.stack([row.match for row in rows]),
+        prior=None if described.priors is None else np.array(described.priors, np.float64),
+        drops=drops,
+        on_query=seen.gallery.has[queries, :attributes],
+        vocabulary=described.vocabulary,
+        run_id=run.id,
+        method=run.method,
+        left_out={**seen.left_out, **left_out},
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One explained pair."""
+
+    pair: str
+    query: str
+    reference: str
+    condition: str | None
+    similarity: float
+    match: Float64  # [A]
+
+
+def _usable(run: _Run, seen: CatalogueEmbeddings) -> tuple[list[_Row], Counter[str]]:
+    """The pairs of ``run`` whose products are known, with their matches, and how many are not, by reason."""
+    rows: list[_Row] = []
+    left_out: Counter[str] = Counter()
+    keys = ("pair_id", "query_id", "reference_id", "condition", "similarity")
+    for batch in run.batches([*keys, "map", "map_height", "map_width"]):
+        values = zip(*(_values(batch, key) for key in keys), _maps(batch), strict=True)
+        for pair, query, reference, condition, audited, saliency in values:
+            if seen.gallery.places.get(query) not in seen.activations or reference not in seen.gallery.places:
+                left_out["query or reference is no usable product of the catalogue"] += 1
+                continue
+            if condition is not None and condition not in seen.gallery.bundle.conditions:
+                left_out["the bundle has no such condition"] += 1
+                continue
+            if saliency is None:
+                left_out["the map is none, or not of finite numbers"] += 1
+                continue
+            place = seen.gallery.places[query]
+            similarity = seen.gallery.similarity(place, seen.gallery.places[reference], condition)
+            # the other way round a NaN would pass
+            if audited is None or not abs(similarity - audited) <= _CHANGED * max(1.0, abs(audited)):
+                left_out["similarity is not the audited one: an image has changed"] += 1
+                continue
+            match = match_scores(seen.activations[place], saliency)
+            rows.append(_Row(pair, query, reference, condition, similarity, match))
+    return rows, left_out

@@ -1,0 +1,1 @@
+"""The recipes of SANE's two networks. Torch lives here."""

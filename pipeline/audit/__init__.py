@@ -1,0 +1,1 @@
+"""An audit: options, forecast, the pipeline's chain, and its launch."""

@@ -1,0 +1,114 @@
+"""An outlook as text: one line a quantity, what is estimated with "about"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pipeline.audit.forecast import RunForecast, in_words
+from pipeline.text.tables import columns, cut, printable
+
+Echo = Callable[[str], None]
+
+STRATA_SHOWN = 12
+"""Strata that the text names, the largest; the table strata has them all."""
+_LONGEST = 40
+"""Columns of the terminal that a stratum's name takes."""
+_LABEL = 9
+
+
+def print_forecast(outlook: RunForecast, echo: Echo = print) -> None:
+    """Says what the run will do."""
+    for line in lines(outlook):
+        echo(line)
+
+
+def lines(outlook: RunForecast) -> Iterator[str]:
+    """What :func:`print_forecast` says, line by line."""
+    unreadable = f", {outlook.unreadable:,} of them without a query that can be read" if outlook.unreadable else ""
+    yield _line("rows", f"{outlook.rows:,}{unreadable}")
+    by = f", by {printable(outlook.column)}" if outlook.column else ""
+    yield _line("queries", _of(outlook.sampled_queries, outlook.queries) + by)
+    yield _line("pairs", _of(outlook.sampled_pairs, outlook.pairs))
+    if outlook.column is not None:
+        yield from _strata(outlook)
+    yield _line("passes", _passes(outlook))
+    yield _line("speed", _speed(outlook))
+    yield _line("time", f"about {_duration(outlook.seconds)} {_workers(outlook)}")
+    yield _line("read", f"about {in_words(outlook.read)} of images" if outlook.read else "not known: no image was read")
+    yield _line("written", f"about {in_words(outlook.written)} of tables")
+    yield _line("memory", _memory(outlook))
+    if outlook.graph:
+        yield "steps"
+        yield from (f"  {step}" for step in outlook.graph)
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{_LABEL}}  {text}"
+
+
+def _of(sampled: int, all_of_them: int) -> str:
+    if sampled == all_of_them:
+        return f"all {all_of_them:,} are explained"
+    return f"{sampled:,} of {all_of_them:,} are explained ({sampled / all_of_them:.2%})"
+
+
+def _strata(outlook: RunForecast) -> Iterator[str]:
+    largest = sorted(outlook.strata, key=lambda stratum: (-stratum.queries, stratum.name))
+    head = [("stratum", "queries", "sampled", "rate")]
+    rows = [
+        (
+            cut(printable(stratum.name), _LONGEST),
+            f"{stratum.queries:,}",
+            f"{stratum.sampled_queries:,}",
+            f"{stratum.rate:.2%}",
+        )
+        for stratum in largest[:STRATA_SHOWN]
+    ]
+    widths = [max(columns(row[column]) for row in head + rows) for column in range(4)]
+    for name, *numbers in head + rows:
+        cells = [name + " " * (widths[0] - columns(name))] + [
+            number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)
+        ]
+        yield " " * (_LABEL + 2) + "  ".join(cells)
+    if (more := len(largest) - STRATA_SHOWN) > 0:
+        yield " " * (_LABEL + 2) + f"and {more:,} more"
+
+
+def _passes(outlook: RunForecast) -> str:
+    slopes = f", {outlook.slopes:,} of them of the gradient" if outlook.slopes else ""
+    early = "; maps that converge early take fewer" if outlook.early else ""
+    return f"at most {outlook.passes:,} forward passes{slopes}{early}"
+
+
+def _speed(outlook: RunForecast) -> str:
+    probe = outlook.probe
+    slopes = f", {probe.slopes_per_second:,.0f} of the gradient" if probe.slopes_per_second else ""
+    if probe.images_loaded:
+        loaded = f"{probe.seconds_per_image * 1000:.1f} ms to load an image of {in_words(probe.bytes_per_image)}"
+    else:
+        loaded = f"none of {probe.images_tried} images could be loaded, so a grey one was masked"
+    here = "" if outlook.runner == "local" else f": this machine's, not that of {outlook.runner}'s workers"
+    return f"{probe.passes_per_second:,.0f} passes a second and worker{slopes}; {loaded}{here}"
+
+
+def _workers(outlook: RunForecast) -> str:
+    if outlook.runner != "local":
+        return "of one worker, shared among as many as there are"
+    return f"with {outlook.workers} worker{'s' * (outlook.workers != 1)}"
+
+
+def _memory(outlook: RunForecast) -> str:
+    worker = f"at most {in_words(outlook.worker_memory)} a worker beyond its libraries"
+    if outlook.launcher_memory is None:
+        return worker
+    return f"{worker}; about {in_words(outlook.launcher_memory)} for all pairs in the launcher"
+
+
+def _duration(seconds: float) -> str:
+    """``seconds`` in words: "a minute" for less than that, "12 min", "5.2 h" or "3.4 days"."""
+    if seconds < 60:
+        return "a minute"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"

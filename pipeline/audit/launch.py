@@ -1,0 +1,185 @@
+"""From options to a finished run: check everything that can be checked, submit, watch, sum up."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.audit import sources
+from pipeline.audit.check_scores import check_served
+from pipeline.audit.forecast import check_resources, forecast, graph_of, resources_here
+from pipeline.audit.forecast_text import print_forecast
+from pipeline.audit.options import AuditOptions, check_bundle, plan_memory
+from pipeline.audit.probe import probe
+from pipeline.runs.progress import Watch
+from pipeline.runs.runners import check_reach, submit
+from transforms import storage, tables
+from transforms.beam.progress import Progress
+from transforms.core.errors import UsageError
+from transforms.core.imaging import images
+from transforms.core.messages import listed
+from transforms.core.passes import passes as passes_of
+from transforms.core.records import Failure
+from transforms.core.saliency.explainer import Explainer
+from transforms.core.saliency.methods import NO_FILL
+from transforms.inputs import catalogue, census, manifest, strata
+from transforms.serving import bundle as bundles
+from transforms.serving.load_image import ImageLoader
+from transforms.serving.models import Models, Serving
+from transforms.serving.runtime import resolve_device
+
+if TYPE_CHECKING:
+    from pipeline.audit.graph import Plan
+
+Echo = Callable[[str], None]
+
+PROBED = 20
+"""The speed of a run is measured on one in this many of its passes at most."""
+
+_VERSIONS = ("apache-beam", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pyarrow", "scikit-image", "scipy")
+
+
+def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, served: bool = False) -> Plan:
+    """Validates a run, says what it will take, and returns it.
+
+    With ``graph`` the pipeline's steps are said, too; with ``served`` the first served scores are checked.
+
+    Raises UsageError for whatever can be known before the first worker starts: a missing file or column, a used run id,
+    a bundle that does not fit or did not serve, a device that does not work, memory or disk that is not there.
+    """
+    from pipeline.audit.graph import Plan, build
+
+    images.require_safe_decoder()
+    check_reach(options.runner, *options.manifest, options.bundle, options.out, options.catalogue, options.legend)
+    local = options.runner == "local"
+    # workers elsewhere have devices of their own: they settle what "auto" means
+    device = resolve_device(options.device) if local else "cpu"
+    bundle = bundles.read(options.bundle)
+    files = tuple(file for pattern in options.manifest for file in storage.expand(pattern))
+    for file in files:
+        manifest.check_header(
+            file, columns=options.columns, keep=options.keep, has_catalogue=options.catalogue is not None
+        )
+    if options.catalogue:
+        _check_catalogue(options.catalogue, echo)
+    if storage.list_files(tables.folder(options.out, "runs", options.run_id)):
+        raise UsageError(
+            f"{options.out} already holds a run {options.run_id}; choose another --run-id, or another --out"
+        )
+    check_bundle(options, bundle)
+    found = strata.find(files, options.stratify, columns=options.columns, catalogue_address=options.catalogue)
+    regions = sources.regions(options, files, echo)
+    memory_plan, hold = plan_memory(options, bundle, device)
+    needs = tuple(sorted({explainer.method.needs for explainer in options.explainers()}))
+    serving = Serving(options.bundle, device, options.threads, options.batch, hold, needs)
+    models = Models(serving)  # opens every session once: what cannot run fails here, not in a worker
+    if not local:
+        serving = replace(serving, device=options.device)
+    echo(
+        f"run {options.run_id}: {len(files)} manifest file{'s' * (len(files) != 1)}, "
+        f"{models.similarity.provider if local else f'{options.runner}, device {options.device}'}"
+    )
+    if bundle.conditions:
+        echo(f"conditions {listed(tuple(bundle.conditions))}")
+    for explainer in options.explainers():
+        echo(f"method {_described(explainer, options)}")
+    if not hold and any(getattr(explainer.method, "banks", 0) for explainer in options.explainers()):
+        echo("masks are drawn again for every image: their banks exceed --memory-limit")
+    if served:
+        check_served(options, bundle, files, models, echo)
+    drawn = sources.random_references(options, files)
+    passes = passes_of(
+        options.explainers(),
+        options.sides(),
+        size=bundle.resize.size,
+        function=bundle.similarity_function,
+        random=len({address for some in drawn.values() for address in some}),
+    )
+    with census.take(
+        files, columns=options.columns, keep=options.keep, strata=found, seed=options.sampling_seed
+    ) as counted:
+        design = counted.design(
+            options.sample,
+            options.min_queries,
+            None if options.budget_passes is None else max(0, options.budget_passes - passes.random),
+            passes_per_query=passes.per_query,
+            passes_per_pair=passes.per_pair,
+        )
+    load = ImageLoader(options.access(files), options.limits(), bundle.resize)
+    taken = sum(one.sampled_pairs for one in design.strata.values()) + counted.unreadable
+    planned = Plan(options, bundle, serving, files, versions(), counted.rows, taken, design, found, regions, drawn)
+    sampled = design.strata.values()
+    expected = passes.most(sum(one.sampled_queries for one in sampled), sum(one.sampled_pairs for one in sampled))
+    foreseen = forecast(
+        options,
+        bundle,
+        design,
+        passes,
+        probe(models, options.explainers(), load, sources.addresses(options, files), most=expected // PROBED),
+        rows=counted.rows,
+        unreadable=counted.unreadable,
+        worker_memory=memory_plan.total,
+        graph=graph_of(lambda pipeline: build(pipeline, planned)) if graph else (),
+    )
+    print_forecast(foreseen, echo)
+    check_resources(foreseen, resources_here(options.out))
+    return planned
+
+
+def _described(explainer: Explainer, options: AuditOptions) -> str:
+    """An explainer in a line: its method, its parameters, its fill, what it perturbs and which image it explains."""
+    parameters = {key: value for key, value in explainer.method.parameters().items() if value is not None}
+    listed = ", ".join(f"{key} {value}" for key, value in parameters.items() if key != "seed")
+    filled = "" if explainer.fill == NO_FILL else f"fill {explainer.fill}"
+    both = "both images perturbed" if explainer.perturb == "both" else ""
+    explained = "" if options.explain == "query" else f"explains {options.explain}"
+    less = "less the mean over random references" if explainer.contrast else ""
+    name = f"{explainer.method.name}{f' ({listed})' * bool(listed)}"
+    return ", ".join(filter(None, [name, filled, both, explained, less]))
+
+
+def versions() -> dict[str, str]:
+    """The versions that can change a result, by distribution; whymatch's own among them."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in ("whymatch", *_VERSIONS):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"whymatch": "0", **found}
+
+
+def run(options: AuditOptions, echo: Echo = print) -> bool:
+    """Runs an audit to its end and prints its summary; False where more pairs failed than ``--max-failure-rate``
+    allows.
+    """
+    from pipeline.audit.closing import summarise
+    from pipeline.audit.graph import build
+
+    if options.runner == "local":
+        # Beam logs much that is no concern of the user's; its errors are raised as well
+        logging.disable(logging.ERROR)
+    started = time.monotonic()
+    planned = plan(options, echo, served=True)
+    if options.runner == "local":
+        with tempfile.TemporaryDirectory(prefix="whymatch-progress-") as folder:
+            planned = replace(planned, progress=Progress(str(Path(folder) / "progress")))
+            with Watch(planned.progress, echo, what="pairs" if len(options.sides()) == 1 else "sides of pairs"):
+                submit(options, lambda pipeline: build(pipeline, planned))
+    else:
+        submit(options, lambda pipeline: build(pipeline, planned))
+    return summarise(options, time.monotonic() - started, echo)
+
+
+def _check_catalogue(address: str, echo: Echo) -> None:
+    failures = [item for item in catalogue.read(address) if isinstance(item, Failure)]
+    if failures:
+        first = failures[0]
+        echo(f"catalogue: {len(failures)} rows cannot be used, the first is {first.source}: {first.message}")

@@ -1,0 +1,1 @@
+"""Manifests that whymatch itself writes."""

@@ -1,0 +1,1 @@
+"""Tables and counts as text."""

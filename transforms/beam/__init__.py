@@ -1,0 +1,1 @@
+"""Thin Beam steps around the other rooms, in the order of the data."""

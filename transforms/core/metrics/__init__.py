@@ -1,0 +1,1 @@
+"""How good an explanation is: each metric a pure function, all of them in the registry."""

@@ -1,0 +1,101 @@
+"""The measures of one image's explanations: how well its maps say what the network looks at.
+
+What is measured, with its sources, is described in docs/evaluation.md. A measure that cannot be taken is a row with the
+reason, never a missing one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from transforms import tables
+from transforms.core.records import EmbeddedImage, LoadFailure
+from transforms.evaluating.agreement import agreement_rows
+from transforms.evaluating.changed_images import check
+from transforms.evaluating.curves import curve_rows
+from transforms.evaluating.measured_image import ImageReaders, MeasuredImage, Networks, PassCounter, attempt
+from transforms.evaluating.regions import region_rows
+from transforms.evaluating.settings import AGREEMENTS, CURVES, REGIONS, EvaluationSettings
+from transforms.serving.embed import embed, finite
+from transforms.serving.load_image import Remembered
+from transforms.tables.explained import Explained
+
+
+def measure(
+    address: str,
+    explained: Sequence[Explained],
+    networks: Networks,
+    measuring: EvaluationSettings,
+    reading: ImageReaders,
+    passes: PassCounter,
+) -> Iterator[tables.Row]:
+    """The rows of the table metrics for the explanations of the image at ``address``, ``passes`` counted.
+
+    ``explained`` are explanations of one image: of its pairs, by any of the methods.
+    """
+    load, models = Remembered(reading.load), networks.models
+    image = attempt(lambda: load(address))
+    if isinstance(image, LoadFailure):
+        yield from _failed(explained, image, measuring, networks)
+        return
+    addresses = list(dict.fromkeys(one.task.other for one in explained))
+    passes.count += 1 + len(addresses)
+    base = attempt(lambda: finite(models.similarity.embed(image.pixels[None])))
+    if isinstance(base, LoadFailure):
+        yield from _failed(explained, base, measuring, networks)
+        return
+    others = dict(embed(addresses, load, models))
+    usable = []
+    for one, failure in zip(explained, check(image, base, others, explained, models), strict=True):
+        if failure is None:
+            usable.append(one)
+        else:
+            yield from _failed([one], failure, measuring, networks)
+    if not usable:
+        return
+    known = {name: other for name, other in others.items() if isinstance(other, EmbeddedImage)}
+    measured = MeasuredImage(image, tuple(usable), known, networks, measuring, load, reading.regions, passes)
+    if measuring.asks(*CURVES):
+        yield from curve_rows(measured)
+    if measuring.asks(*REGIONS):
+        yield from region_rows(measured)
+    if measuring.asks(*AGREEMENTS):
+        yield from agreement_rows(measured)
+
+
+def _failed(
+    explained: Sequence[Explained], failure: LoadFailure, measuring: EvaluationSettings, networks: Networks
+) -> Iterator[tables.Row]:
+    """A row for every measure of explanations whose images cannot be used; their controls would say no more."""
+    redrawn = {explainer.method.name for explainer in measuring.seeds}
+    for one in explained:
+        for metric, more in _asked(measuring, networks):
+            if metric != "seeds" or one.method in redrawn:
+                yield tables.metric_row(
+                    measuring.evaluation_id,
+                    metric,
+                    one.method,
+                    one.task.pair,
+                    failure,
+                    side=one.task.side,
+                    explainer_id=one.explainer_id,
+                    map=measuring.source,
+                    **more,
+                )
+
+
+def _asked(measuring: EvaluationSettings, networks: Networks) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is measured of each explanation: the metric, and the columns that tell its rows apart."""
+    own = {"model_id": networks.models.bundle.model_id}
+    for metric in CURVES:
+        if metric in measuring.measures:
+            for fill in measuring.fills:
+                yield metric, {**own, "fill": fill}
+                yield f"{metric}_raw", {**own, "fill": fill}
+    for metric in (*REGIONS, *AGREEMENTS):
+        if metric == "sanity" and metric in measuring.measures:
+            for stage, models in zip(measuring.stages, networks.stages, strict=True):
+                yield metric, {**stage.columns, "model_id": models.bundle.model_id}
+        elif metric in measuring.measures:
+            yield metric, own

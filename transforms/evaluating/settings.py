@@ -1,0 +1,118 @@
+"""What an evaluation measures, and how: what its workers are told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transforms.core.records import Float32, content_id
+from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.task import ExplanationTarget
+from transforms.explaining.explain_image import ExplanationSettings
+
+CURVES = ("insertion", "deletion")
+REGIONS = ("pointing", "iou", "pixel_auc")
+AGREEMENTS = ("sanity", "shuffled", "stranger", "seeds", "noise")
+ATTRIBUTES = ("removal", "average_precision")
+MEASURES = (*CURVES, *REGIONS, *ATTRIBUTES, *AGREEMENTS)
+
+UNRELATED = "stranger"
+"""The control that is another query's map of the same method; its rows are of the method ``stranger_<method>``."""
+
+
+@dataclass(frozen=True)
+class CascadeStage:
+    """A randomised copy of the bundle: the network's blocks from the top down to ``block`` are random, a share
+    ``depth`` of them; ``judged`` is False where that is a linear head alone."""
+
+    bundle: str
+    block: str
+    depth: float
+    judged: bool
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What tells its rows of the table metrics apart."""
+        return {"block": self.block, "depth": self.depth, "judged": self.judged}
+
+
+@dataclass(frozen=True)
+class UnrelatedPair:
+    """A pair of another query: the addresses of its images, its condition, and its stored maps by method."""
+
+    query_id: str
+    explained: str
+    other: str
+    side: Side
+    maps: Mapping[str, Float32] = field(repr=False)
+    condition: str | None = None
+
+    def image(self, side: Side) -> str:
+        """The address of its query or its reference."""
+        return self.explained if side == self.side else self.other
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured, and how.
+
+    Attributes:
+      evaluation_id: goes into every row.
+      measures: some of ``MEASURES``.
+      explaining: the run's explainers, those that are measured.
+      controls: maps that explain nothing, as explainers; ``strangers`` is one more where ``with_strangers`` says so.
+      fills: what hides pixels for insertion and deletion.
+      full: whether maps are made again at the frame's size; else those of the table are measured.
+      seeds: the run's explainers with another seed, those that have one.
+      noise: standard deviation of the noise, in pixel units, 0 to 255.
+      stages: the cascade of randomised bundles, from the top.
+      strangers: pairs of other queries, among which a query's is chosen by its id.
+      labels, tolerance: the region that maps should find, and how far from it a peak may be, in the frame's pixels.
+      seed: of the noise.
+    """
+
+    evaluation_id: str
+    measures: frozenset[str]
+    explaining: ExplanationSettings
+    controls: tuple[Explainer, ...] = ()
+    with_strangers: bool = False
+    fills: tuple[str, ...] = ("#ffffff",)
+    full: bool = False
+    seeds: tuple[Explainer, ...] = ()
+    noise: float = 5.0
+    stages: tuple[CascadeStage, ...] = ()
+    strangers: tuple[UnrelatedPair, ...] = ()
+    labels: frozenset[int] = frozenset()
+    tolerance: float = 0.0
+    seed: int = 0
+
+    def asks(self, *measures: str) -> bool:
+        """Whether one of ``measures`` is wanted."""
+        return not self.measures.isdisjoint(measures)
+
+    @property
+    def source(self) -> Literal["stored", "full"]:
+        """Which maps are measured."""
+        return "full" if self.full else "stored"
+
+    def stranger(self, task: ExplanationTarget, but: Collection[str] = ()) -> UnrelatedPair | None:
+        """A pair of another query, with maps of all methods, of the condition of ``task`` and of another image than it
+        explains.
+
+        It is chosen by the query's id, among those none of whose images is at one of the addresses ``but``; None where
+        there is none.
+        """
+        methods = {explainer.method.name for explainer in self.explaining.explainers}
+        others = [
+            one
+            for one in self.strangers
+            if one.query_id != task.pair.query_id
+            and one.maps.keys() >= methods
+            and one.condition == task.pair.condition
+            and one.explained != task.explained
+            and not {one.explained, one.other} & set(but)
+        ]
+        if not others:
+            return None
+        return others[int(content_id(task.pair.query_id, letter="")[:12], 16) % len(others)]

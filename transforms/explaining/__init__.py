@@ -1,0 +1,1 @@
+"""An image against its references: passes, maps, rows and verdicts. No Beam."""

@@ -1,0 +1,18 @@
+"""Where the tables of a run lie, so that every engine reads all runs as one table::
+
+<out>/<table>/run_id=<id>/part-<shard>.parquet
+"""
+
+from __future__ import annotations
+
+from transforms import storage
+
+
+def folder(out: str, table: str, run_id: str) -> str:
+    """Where the part files of ``table`` of one run lie."""
+    return storage.join(out, table, f"run_id={run_id}")
+
+
+def part(shard: int, of: str | None = None) -> str:
+    """The name of a shard's file; ``of`` is the evaluation's id, where a run may have several."""
+    return f"part-{shard:05d}.parquet" if of is None else f"part-{of}-{shard:05d}.parquet"
