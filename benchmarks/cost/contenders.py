@@ -102,7 +102,7 @@ def whymatch(folder: Path, setting: Setting, references: int) -> Callable[[], No
     """(b) An explanation as a worker makes it, from the decoded query to the rows of its pairs."""
     from transforms.core.imaging.images import ImageLimits
     from transforms.core.saliency.explainer import Explainer
-    from transforms.core.task import ExplanationTarget
+    from transforms.core.target import ExplanationTarget
     from transforms.explaining.explain_image import ExplanationSettings, PreparedImage
     from transforms.serving.load_image import ImageLoader, LoadedImage
     from transforms.serving.models import Models, Serving
@@ -141,7 +141,7 @@ def evaluation(folder: Path, setting: Setting, photographs: Path, pairs: int, al
     """
     from transforms.core.imaging.images import ImageLimits
     from transforms.core.similarity import similarities
-    from transforms.core.task import ExplanationTarget
+    from transforms.core.target import ExplanationTarget
     from transforms.evaluating.evaluate_image import measure
     from transforms.evaluating.measured_image import ImageReaders, Networks, PassCounter
     from transforms.evaluating.settings import EvaluationSettings
@@ -160,15 +160,15 @@ def evaluation(folder: Path, setting: Setting, photographs: Path, pairs: int, al
     for number, (query, reference) in enumerate(zip(files[::2], files[1::2], strict=True)):
         rows = models.similarity.embed(np.stack([reading.load(one).pixels for one in (query, reference)]))
         similarity = float(similarities(rows[1:], rows[:1], models.bundle.similarity_function)[0, 0])
-        task = ExplanationTarget(Pair(f"p{number}", query, reference, query, reference), "query")
-        explained.append(Explained(task, "rise", "e", similarity, SIZE, rng.random((28, 28), np.float32)))
+        target = ExplanationTarget(Pair(f"p{number}", query, reference, query, reference), "query")
+        explained.append(Explained(target, "rise", "e", similarity, SIZE, rng.random((28, 28), np.float32)))
     done = 0
 
     def run() -> None:
         nonlocal done
         for _ in range(pairs):
             one, passes = explained[done % len(explained)], PassCounter()
-            measured = list(measure(one.task.pair.query, [one], Networks(models), measuring, reading, passes))
+            measured = list(measure(one.target.pair.query, [one], Networks(models), measuring, reading, passes))
             assert [row["value"] is not None for row in measured] == [True] * 4
             assert passes.count == PASSES_A_PAIR
             done += 1

@@ -44,7 +44,7 @@ from transforms.core.saliency.methods import (
     SlidingWindowMethod,
 )
 from transforms.core.similarity import similarities
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.explaining.explain_image import ExplanationSettings, PreparedImage
 from transforms.inputs import catalogue, manifest
 from transforms.serving import bundle as bundles
@@ -202,9 +202,9 @@ class Bench:
     ) -> tuple[list[dict[str, Any]], int]:
         """Rows of the table explanations, and the forward passes behind all of them, as a worker makes both."""
         explaining = ExplanationSettings(tuple(one.explainer for one in settings), (side,), map_size=map_size)
-        tasks = [ExplanationTarget(pair, side) for pair in pairs]
-        matched = [(task, self._other(task.other, settings)) for task in tasks]
-        prepared = PreparedImage.of(self.load(tasks[0].explained), explaining, self.models, self.load, matched)
+        targets = [ExplanationTarget(pair, side) for pair in pairs]
+        matched = [(target, self._other(target.counterpart, settings)) for target in targets]
+        prepared = PreparedImage.of(self.load(targets[0].explained), explaining, self.models, self.load, matched)
         rows = []
         for row in prepared.rows(matched):
             if isinstance(row, Failure):

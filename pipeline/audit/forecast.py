@@ -54,7 +54,8 @@ class RunForecast:
 
     rows, unreadable: of the manifest; those without a query id always fail. strata: with their queries and pairs, in
       the order of their names. column: what the strata are values of, None where there is one.
-    passes: forward passes of the sampled pairs, ``slopes`` of them of the gradient; ``early``: it may do with fewer.
+    passes: forward passes of the sampled pairs, ``gradient_passes`` of them of the gradient; ``early``: it may do with
+    fewer.
     read, written: bytes of image files and of tables. seconds: with all workers of the local runner, else of one.
     worker_memory, launcher_memory: bytes; the launcher's where the local runner holds the rows, else None.
     graph: the pipeline's steps, those within a step indented.
@@ -68,7 +69,7 @@ class RunForecast:
     strata: tuple[Stratum, ...]
     column: str | None
     passes: int
-    slopes: int
+    gradient_passes: int
     early: bool
     probe: Probe
     read: int
@@ -123,13 +124,13 @@ def forecast(
     pairs = sum(stratum.sampled_pairs for stratum in strata)
     sides = options.sides()
     total = passes.most(queries, pairs)
-    slopes = passes.slopes_per_query * queries + passes.slopes_per_pair * pairs
+    gradient_passes = passes.gradient_passes_per_query * queries + passes.gradient_passes_per_pair * pairs
     images = queries + pairs
     # every image is loaded to be embedded, and again where it is explained
     loads = images + queries * ("query" in sides) + pairs * ("reference" in sides)
-    seconds = (total - slopes) / probe.passes_per_second + loads * probe.seconds_per_image
-    if slopes and probe.slopes_per_second:
-        seconds += slopes / probe.slopes_per_second
+    seconds = (total - gradient_passes) / probe.passes_per_second + loads * probe.seconds_per_image
+    if gradient_passes and probe.gradient_passes_per_second:
+        seconds += gradient_passes / probe.gradient_passes_per_second
     local = options.runner == "local"
     explanations = pairs * len(sides) * len(options.methods)
     return RunForecast(
@@ -141,7 +142,7 @@ def forecast(
         strata=strata,
         column=design.column,
         passes=total,
-        slopes=slopes,
+        gradient_passes=gradient_passes,
         early=passes.at_most,
         probe=probe,
         read=loads * probe.bytes_per_image,

@@ -75,20 +75,22 @@ def _strata(outlook: RunForecast) -> Iterator[str]:
 
 
 def _passes(outlook: RunForecast) -> str:
-    slopes = f", {outlook.slopes:,} of them of the gradient" if outlook.slopes else ""
+    gradient_passes = f", {outlook.gradient_passes:,} of them of the gradient" if outlook.gradient_passes else ""
     early = "; maps that converge early take fewer" if outlook.early else ""
-    return f"at most {outlook.passes:,} forward passes{slopes}{early}"
+    return f"at most {outlook.passes:,} forward passes{gradient_passes}{early}"
 
 
 def _speed(outlook: RunForecast) -> str:
     probe = outlook.probe
-    slopes = f", {probe.slopes_per_second:,.0f} of the gradient" if probe.slopes_per_second else ""
+    gradient_passes = (
+        f", {probe.gradient_passes_per_second:,.0f} of the gradient" if probe.gradient_passes_per_second else ""
+    )
     if probe.images_loaded:
         loaded = f"{probe.seconds_per_image * 1000:.1f} ms to load an image of {in_words(probe.bytes_per_image)}"
     else:
         loaded = f"none of {probe.images_tried} images could be loaded, so a grey one was masked"
     here = "" if outlook.runner == "local" else f": this machine's, not that of {outlook.runner}'s workers"
-    return f"{probe.passes_per_second:,.0f} passes a second and worker{slopes}; {loaded}{here}"
+    return f"{probe.passes_per_second:,.0f} passes a second and worker{gradient_passes}; {loaded}{here}"
 
 
 def _workers(outlook: RunForecast) -> str:

@@ -84,7 +84,7 @@ def build(pipeline: Any, plan: Plan) -> Any:
     worker = Worker(plan.serving, explaining, load, handle, plan.progress, plan.regions)
     random = pipeline | "RandomReferences" >> DrawReferences(worker, plan.random_references)
     explained = (pairs, images) | "Queries" >> ExplainQueries(worker, beam.pvalue.AsSingleton(random.drawn))
-    judged = (explained["rows"], explained["chances"]) | "Judge" >> JudgeExplanations(options.false_alarm_rate)
+    judged = (explained["rows"], explained["null_statistics"]) | "Judge" >> JudgeExplanations(options.false_alarm_rate)
     failures.append(explained["failures"])
     all_failures = failures | "AllFailures" >> beam.Flatten()
     counts = [

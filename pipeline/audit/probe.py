@@ -35,14 +35,14 @@ class Probe:
     """What was measured on this machine, for one worker.
 
     passes_per_second: masked forward passes of the similarity network.
-    slopes_per_second: passes of its gradient, None where no method follows it.
+    gradient_passes_per_second: passes of its gradient, None where no method follows it.
     seconds_per_image: to read, decode and resize one; 0 where none could be loaded.
     bytes_per_image: the mean size of the files that were loaded; 0 where none could be.
     images_tried, images_loaded: of the addresses that were given. Where none was loaded, a grey image was masked.
     """
 
     passes_per_second: float
-    slopes_per_second: float | None
+    gradient_passes_per_second: float | None
     seconds_per_image: float
     bytes_per_image: int
     images_tried: int
@@ -72,16 +72,16 @@ def probe(
     """
     loading = _load(load, addresses, until=clock() + seconds / 4, clock=clock)
     image = loading.first or _grey(load)
-    sloped = any(explainer.method.needs == "gradient" for explainer in explainers)
-    share = seconds / 4 if sloped else 3 * seconds / 4
+    follows_gradient = any(explainer.method.needs == "gradient" for explainer in explainers)
+    share = seconds / 4 if follows_gradient else 3 * seconds / 4
     try:
         passes = _speed(_masked(models, explainers, image), share, most, clock)
-        slopes = _speed(_slopes(models, image), 2 * share, most, clock) if sloped else None
+        gradient_passes = _speed(_gradient_passes(models, image), 2 * share, most, clock) if follows_gradient else None
     except PairError as error:
         raise UsageError(
             f"the bundle's network does not run here: {error}. `whymatch check` tries it on images one by one."
         ) from None
-    return Probe(passes, slopes, loading.seconds, loading.bytes, loading.tried, loading.loaded)
+    return Probe(passes, gradient_passes, loading.seconds, loading.bytes, loading.tried, loading.loaded)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _masked(models: Models, explainers: Sequence[Explainer], image: LoadedImage)
     return (len(block) for block in chain.from_iterable(rounds))
 
 
-def _slopes(models: Models, image: LoadedImage) -> Iterator[int]:
+def _gradient_passes(models: Models, image: LoadedImage) -> Iterator[int]:
     """Runs full batches of the gradient for as long as somebody asks."""
     rows = models.gradient.batch
     fill = make_fill("auto", image.pixels, models.bundle.fill_mean)

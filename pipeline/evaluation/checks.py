@@ -114,9 +114,9 @@ def check_found(
             f"run {run_.id} has maps of {found.map_size} cells, and its record says {map_size}: audit again"
         )
     needs: list[str] = [name for name in options.metrics if name in ("shuffled", "stranger")]
-    if options.with_strangers:
+    if options.with_unrelated:
         needs.append(f"--controls {UNRELATED}")
-    if needs and len({stranger.query_id for stranger in found.strangers}) < 2:
+    if needs and len({unrelated_pair.query_id for unrelated_pair in found.unrelated}) < 2:
         raise UsageError(f"{', '.join(needs)}: the run has one query only, and nothing to compare it with")
 
 

@@ -46,7 +46,7 @@ class EvaluationPlan:
     run_id: str
     bundle: Bundle
     serving: Serving
-    measuring: EvaluationSettings
+    settings: EvaluationSettings
     files: tuple[str, ...]
     methods: tuple[str, ...]
     versions: dict[str, str]
@@ -59,15 +59,15 @@ class EvaluationPlan:
     @property
     def by_image(self) -> bool:
         """Whether something is asked that is measured image by image."""
-        return self.measuring.asks(*CURVES, *REGIONS, *AGREEMENTS)
+        return self.settings.asks(*CURVES, *REGIONS, *AGREEMENTS)
 
 
 def build(pipeline: Any, plan: EvaluationPlan) -> Any:
     """Adds the evaluation to ``pipeline`` and returns the PCollection that holds its row."""
-    options, measuring = plan.options, plan.measuring
+    options, settings = plan.options, plan.settings
     load = ImageLoader(options.access(), options.limits(), plan.bundle.resize)
     handle = shared.Shared()
-    asks_removal = measuring.asks("removal")
+    asks_removal = settings.asks("removal")
     read = pipeline | "Explanations" >> ReadExplanations(
         plan.files, plan.methods, options.sample, options.sampling_seed, attributes=asks_removal
     )
@@ -75,26 +75,26 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
     if plan.by_image and plan.image_files:
         explained = explained | "Audited" >> JoinImages(plan.image_files)
     products = None
-    if options.catalogue and measuring.asks(*REGIONS, *ATTRIBUTES):
+    if options.catalogue and settings.asks(*REGIONS, *ATTRIBUTES):
         named = pipeline | "Catalogue" >> beam.Create([options.catalogue])
         listed = named | "Products" >> beam.FlatMap(_products).with_outputs("counts", main="products")
         products = listed.products
         counts.append(listed.counts)
-    if measuring.asks(*REGIONS):
+    if settings.asks(*REGIONS):
         explained = (explained, products) | "Regions" >> JoinRegions()
     if plan.by_image:
         reading = ImageReaders(load, plan.regions)
-        evaluator = Evaluator(plan.serving, measuring, reading, handle, plan.progress)
+        evaluator = Evaluator(plan.serving, settings, reading, handle, plan.progress)
         measured = explained | "Queries" >> EvaluateQueries(evaluator)
         rows.append(measured.rows)
         counts.append(measured.counts)
-    if measuring.asks(*ATTRIBUTES):
+    if settings.asks(*ATTRIBUTES):
         shown = _shown(plan, products, load)
         counts.append(shown["counts"])
         rows += list(_of_catalogue(pipeline, plan, explained, beam.pvalue.AsSingleton(shown["catalogue"])))
     if not plan.by_image:
         images = (
-            explained | "ImagesOf" >> beam.Map(lambda one: one.task.explained) | "DistinctImages" >> beam.Distinct()
+            explained | "ImagesOf" >> beam.Map(lambda one: one.target.explained) | "DistinctImages" >> beam.Distinct()
         )
         counts.append(images | "CountImages" >> beam.Map(lambda _: ("images", 1)))
         counts.append(explained | "CountExplained" >> beam.Map(lambda _: ("explanations_measured", 1)))
@@ -131,14 +131,14 @@ def _of_catalogue(pipeline: Any, plan: EvaluationPlan, explained: Any, catalogue
     def removed(group: tuple[str, Any], shown: EmbeddedCatalogue) -> Iterator[tables.Row]:
         yield from removal_rows(evaluation_id, shown, removal, sorted(group[1], key=_order))
 
-    if plan.measuring.asks("removal"):
+    if plan.settings.asks("removal"):
         yield (
             explained
-            | "ByQuery" >> beam.Map(lambda one: (one.task.pair.query_id, one))
+            | "ByQuery" >> beam.Map(lambda one: (one.target.pair.query_id, one))
             | "GroupQueries" >> beam.GroupByKey()
             | "Remove" >> beam.FlatMap(removed, shown=catalogue_view)
         )
-    if plan.measuring.asks("average_precision"):
+    if plan.settings.asks("average_precision"):
         yield (
             pipeline
             | "Once" >> beam.Create([None])
@@ -147,7 +147,7 @@ def _of_catalogue(pipeline: Any, plan: EvaluationPlan, explained: Any, catalogue
 
 
 def _order(explained: Explained) -> tuple[str, str, str]:
-    return explained.task.pair.pair_id, explained.task.side, explained.method
+    return explained.target.pair.pair_id, explained.target.side, explained.method
 
 
 def _within(product: Product, columns: set[str | None]) -> Product:

@@ -122,23 +122,23 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     if not local:
         serving = replace(serving, device=options.device)
     regions, labels = _regions(options)
-    measuring = EvaluationSettings(
+    settings = EvaluationSettings(
         options.evaluation_id,
         frozenset(options.metrics),
         ExplanationSettings(explained, audit.sides(), 1, audit.map_size),
         controls=controls,
-        with_strangers=options.with_strangers,
+        with_unrelated=options.with_unrelated,
         fills=options.fills,
         full=options.maps == "full",
         seeds=seeds,
         noise=options.noise,
         stages=stages,
-        strangers=found.strangers,
+        unrelated=found.unrelated,
         labels=labels,
         tolerance=options.tolerance,
         seed=options.seed,
     )
-    _say(options, run_, measuring, found, provider if local else f"{options.runner}, device {options.device}", echo)
+    _say(options, run_, settings, found, provider if local else f"{options.runner}, device {options.device}", echo)
     copies = f", {len(stages)} randomised copies of the network among it" if stages else ""
     echo(f"memory: about {memory.megabytes(needed)} a worker beyond its libraries{copies}")
     return EvaluationPlan(
@@ -146,7 +146,7 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
         run_.id,
         bundle,
         serving,
-        measuring,
+        settings,
         files,
         methods,
         versions(),
@@ -186,7 +186,7 @@ def _type_column(options: EvaluateOptions, bundle: Bundle, echo: Echo) -> str | 
 
 
 def _say(
-    options: EvaluateOptions, run_: runs.Run, measuring: EvaluationSettings, found: RunInventory, where: str, echo: Echo
+    options: EvaluateOptions, run_: runs.Run, settings: EvaluationSettings, found: RunInventory, where: str, echo: Echo
 ) -> None:
     """What will be measured, and the least number of forward passes that it takes."""
     sampled = "" if options.sample == 1 else f", {options.sample:.0%} of the queries sampled"
@@ -194,14 +194,14 @@ def _say(
         f"evaluation {options.evaluation_id} of run {run_.id}: {found.sampled:,} of {found.explanations:,} "
         f"explanations, {found.pairs:,} pairs of {found.queries:,} queries{sampled}, {where}"
     )
-    maps = "made again at the frame's size" if measuring.full else "as stored, enlarged to the frame"
+    maps = "made again at the frame's size" if settings.full else "as stored, enlarged to the frame"
     echo(f"metrics {', '.join(options.metrics)}; maps {maps}")
     curves = sum(name in options.metrics for name in CURVES) * len(options.fills) * (STEPS + 1)
-    names = [one.method.name for one in measuring.controls] + [UNRELATED] * measuring.with_strangers
+    names = [one.method.name for one in settings.controls] + [UNRELATED] * settings.with_unrelated
     if names and options.compares:
         echo(f"controls {', '.join(names)}")
     if curves:
         echo(f"insertion and deletion: {curves * found.sampled:,} forward passes for the run's own maps")
-    if measuring.stages:
-        shares = ", ".join(f"{stage.depth:.0%}" for stage in measuring.stages)
-        echo(f"sanity: {len(measuring.stages)} randomised networks, {shares} of the blocks from the top")
+    if settings.stages:
+        shares = ", ".join(f"{stage.depth:.0%}" for stage in settings.stages)
+        echo(f"sanity: {len(settings.stages)} randomised networks, {shares} of the blocks from the top")

@@ -120,7 +120,7 @@ class EvaluateOptions:
         return self.asks(*CURVES, *REGIONS, "sanity")
 
     @property
-    def with_strangers(self) -> bool:
+    def with_unrelated(self) -> bool:
         """Whether another query's map is measured beside: a map of the table, so only beside those of the table."""
         return UNRELATED in self.controls and self.maps == "stored" and self.asks(*CURVES, *REGIONS)
 

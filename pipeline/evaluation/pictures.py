@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.summary import LONGEST_NAME, EvaluationSummary, Measure, explained_product, strangers_named
+from pipeline.evaluation.summary import LONGEST_NAME, EvaluationSummary, Measure, explained_product, unrelated_named
 from pipeline.text.tables import cut, printable
 from transforms.core.errors import MissingDependency
 from transforms.core.metrics import curves as metrics
@@ -108,7 +108,7 @@ def draw_curves(curves: Mapping[CurveKey, Curve], path: Path) -> bool:
     Methods are coloured and in the order of their areas, the best first; controls are grey and dashed. Returns whether
     there was anything to draw; if not, nothing is written. MissingDependency without matplotlib.
     """
-    names = strangers_named(line.method for line in curves if line.control)
+    names = unrelated_named(line.method for line in curves if line.control)
     curves = {
         line._replace(method=names.get(line.method, line.method)) if line.control else line: curve
         for line, curve in curves.items()

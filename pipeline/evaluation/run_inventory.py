@@ -12,7 +12,7 @@ from transforms.core.statistics.sampling import kept, position
 from transforms.evaluating.settings import UNRELATED, UnrelatedPair
 from transforms.tables.explained import Explained, read
 
-STRANGERS = 64
+UNRELATED_PAIRS = 64
 """Queries whose pairs others are compared with, shared out among the conditions."""
 _FEWEST = 4  # of each condition, however many there are
 
@@ -28,7 +28,7 @@ class RunInventory:
     sampled: int
     pairs: int
     queries: int
-    strangers: tuple[UnrelatedPair, ...]
+    unrelated: tuple[UnrelatedPair, ...]
     frame: tuple[int, int] | None
     map_size: tuple[int, ...] | None
 
@@ -43,22 +43,22 @@ def scan_run(files: Sequence[str], methods: Sequence[str], options: EvaluateOpti
     pairs: set[str] = set()
     queries: set[str] = set()
     frame = map_size = None
-    strangers: defaultdict[str | None, _Strangers] = defaultdict(lambda: _Strangers(options.seed))
+    unrelated: defaultdict[str | None, _UnrelatedPairs] = defaultdict(lambda: _UnrelatedPairs(options.seed))
     wants = UNRELATED in options.controls or options.asks("shuffled", "stranger")
     for explained in _all(files, methods):
         count += 1
-        pair = explained.task.pair
+        pair = explained.target.pair
         frame = explained.frame
         map_size = map_size if explained.map is None else explained.map.shape
         if wants and explained.map is not None:
-            strangers[pair.condition].add(explained)
+            unrelated[pair.condition].add(explained)
         if kept(pair.query_id, options.sample, options.sampling_seed):
             sampled += 1
             pairs.add(pair.pair_id)
             queries.add(pair.query_id)
-    of_each = max(_FEWEST, STRANGERS // max(1, len(strangers)))
-    chosen = [one for condition in sorted(strangers, key=_named) for one in strangers[condition].kept()[:of_each]]
-    return RunInventory(count, sampled, len(pairs), len(queries), tuple(map(_stranger, chosen)), frame, map_size)
+    of_each = max(_FEWEST, UNRELATED_PAIRS // max(1, len(unrelated)))
+    chosen = [one for condition in sorted(unrelated, key=_named) for one in unrelated[condition].kept()[:of_each]]
+    return RunInventory(count, sampled, len(pairs), len(queries), tuple(map(_unrelated_pair, chosen)), frame, map_size)
 
 
 def _named(condition: str | None) -> tuple[bool, str]:
@@ -71,8 +71,8 @@ def _all(files: Sequence[str], methods: Sequence[str]) -> Iterator[Explained]:
 
 
 @dataclass
-class _Strangers:
-    """The explanations of one pair of each of the ``STRANGERS`` queries that come first by their places.
+class _UnrelatedPairs:
+    """The explanations of one pair of each of the ``UNRELATED_PAIRS`` queries that come first by their places.
 
     A query's place is a hash of its id, taken once: where a table is sorted by query, once a query.
     """
@@ -83,7 +83,7 @@ class _Strangers:
     left_out: str | None = None
 
     def add(self, explained: Explained) -> None:
-        query_id = explained.task.pair.query_id
+        query_id = explained.target.pair.query_id
         if query_id in self.first:
             self._add_to(self.first[query_id], explained)
         elif query_id != self.left_out and not self._admit((position(query_id, self.seed), query_id), explained):
@@ -94,7 +94,7 @@ class _Strangers:
         return [self.first[query_id] for _, query_id in self.places]
 
     def _admit(self, place: tuple[float, str], explained: Explained) -> bool:
-        if len(self.places) == STRANGERS:
+        if len(self.places) == UNRELATED_PAIRS:
             if place > self.places[-1]:
                 return False
             del self.first[self.places.pop()[1]]
@@ -105,14 +105,16 @@ class _Strangers:
     @staticmethod
     def _add_to(known: list[Explained], explained: Explained) -> None:
         """Keeps the pair that comes first by its id, with the explanations of all methods."""
-        key, best = ((one.task.pair.pair_id, one.task.side) for one in (explained, known[0]))
+        key, best = ((one.target.pair.pair_id, one.target.side) for one in (explained, known[0]))
         if key < best:
             known[:] = [explained]
         elif key == best:
             known.append(explained)
 
 
-def _stranger(explained: Sequence[Explained]) -> UnrelatedPair:
-    task = explained[0].task
+def _unrelated_pair(explained: Sequence[Explained]) -> UnrelatedPair:
+    target = explained[0].target
     maps = {one.method: one.map for one in explained if one.map is not None}
-    return UnrelatedPair(task.pair.query_id, task.explained, task.other, task.side, maps, condition=task.pair.condition)
+    return UnrelatedPair(
+        target.pair.query_id, target.explained, target.counterpart, target.side, maps, condition=target.pair.condition
+    )

@@ -62,7 +62,7 @@ LONGEST_NAME = 32
 _ROUNDING = 1e-9  # equal values that were added up in another order differ by less
 _TOGETHER = 1 << 22  # values that are resampled at once, 32 MB
 _NOTHING = Interval(math.nan, math.nan, math.nan)
-_OF_STRANGERS = f"{UNRELATED}_"  # and the name of the method whose maps they are
+_OF_UNRELATED = f"{UNRELATED}_"  # and the name of the method whose maps they are
 
 
 @dataclass(frozen=True)
@@ -414,7 +414,7 @@ def _differences(samples: Mapping[_Key, _Sample], draws: _Draws) -> list[Differe
 
 def _is_beside(control: _Key, method: _Key) -> bool:
     """Whether ``control`` says anything of ``method``: another query's map does of its own method."""
-    return not control.method.startswith(_OF_STRANGERS) or control.method == _OF_STRANGERS + method.method
+    return not control.method.startswith(_OF_UNRELATED) or control.method == _OF_UNRELATED + method.method
 
 
 def _compared(
@@ -547,12 +547,12 @@ def name_of(method: str, control: bool) -> str:
     return cut(printable(method), LONGEST_NAME) + (" (control)" if control else "")
 
 
-def strangers_named(controls: Iterable[str]) -> dict[str, str]:
+def unrelated_named(controls: Iterable[str]) -> dict[str, str]:
     """How those of ``controls`` that are other queries' maps are shown: by their method, where there are several."""
-    found = sorted({name for name in controls if name.startswith(_OF_STRANGERS)})
+    found = sorted({name for name in controls if name.startswith(_OF_UNRELATED)})
     if len(found) == 1:
         return {found[0]: UNRELATED}
-    return {name: f"{UNRELATED} of {name.removeprefix(_OF_STRANGERS)}" for name in found}
+    return {name: f"{UNRELATED} of {name.removeprefix(_OF_UNRELATED)}" for name in found}
 
 
 def interval_text(interval: Interval, digits: int, sign: str = "") -> str:

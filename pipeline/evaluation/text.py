@@ -31,7 +31,7 @@ from pipeline.evaluation.summary import (
     percent,
     setting_of,
     sortable,
-    strangers_named,
+    unrelated_named,
 )
 from pipeline.text.tables import columns, cut, printable
 from transforms.core.errors import NotScored
@@ -159,7 +159,7 @@ def markdown(summary: EvaluationSummary) -> str:
 
 
 def _sections(summary: EvaluationSummary, raw_differences: bool) -> Iterator[_Section]:
-    summary = _with_strangers_named(summary)
+    summary = _with_unrelated_named(summary)
     for title, metrics in _FAMILIES.items():
         yield from _family(title, metrics, summary)
     if precisions := [one for one in summary.measures if one.metric == AVERAGE_PRECISION]:
@@ -175,9 +175,9 @@ def _sections(summary: EvaluationSummary, raw_differences: bool) -> Iterator[_Se
     yield from _without_a_value(summary)
 
 
-def _with_strangers_named(summary: EvaluationSummary) -> EvaluationSummary:
+def _with_unrelated_named(summary: EvaluationSummary) -> EvaluationSummary:
     """``summary`` with other queries' maps under the names that they are shown by."""
-    names = strangers_named(one.method for one in summary.measures if one.control)
+    names = unrelated_named(one.method for one in summary.measures if one.control)
     measures = (
         replace(one, method=names.get(one.method, one.method)) if one.control else one for one in summary.measures
     )

@@ -18,7 +18,7 @@ from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import DecompositionMethod, GradientMethod, RiseMethod, SlidingWindowMethod
 from transforms.core.statistics import nulls
 from transforms.core.statistics.nulls import NullReferences, Threshold
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.explaining.explain_image import ExplanationSettings, Matched, NullStatistic, PreparedImage
 from transforms.explaining.verdicts import _values, by_method, judged_row, threshold_rows
 from transforms.serving.embed import embed
@@ -128,12 +128,12 @@ def test_shuffled_pairs_are_ranked_like_others_and_cost_no_passes(models: Models
     explainer = Explainer(RISE, "auto")
     image, (images, _) = prepared(models, folder, explainer)
     before = image.passes
-    found = {one.statistic: one for one in image.chances([(None, "query")])}
+    found = {one.statistic: one for one in image.null_statistics([(None, "query")])}
     assert image.passes == before
     embeddings = np.stack([one.embedding for one in images[6:]])
     drawn = image.nulls["query"].others("")
     assert drawn is not None
-    chosen = nulls.shuffled(drawn, image.shared.base, "cosine")
+    chosen = nulls.shuffled(drawn, image.session.base, "cosine")
     assert len(chosen) == nulls.SHUFFLED
     assert all((row == embeddings).all(axis=1).any() for row in chosen)
     of_shuffled = []
@@ -177,10 +177,10 @@ def test_thresholds_go_to_rows_of_their_method_and_side() -> None:
 
 
 def test_which_values_are_taken_depends_on_the_image_alone() -> None:
-    chance = NullStatistic("rise", "query", "attribute_score", (0.5, 0.7))
-    pairs = list(_values("ab", chance))
+    null_statistic = NullStatistic("rise", "query", "attribute_score", (0.5, 0.7))
+    pairs = list(_values("ab", null_statistic))
     assert [one[1:] for _, one in pairs] == [("ab", 0.5), ("ab", 0.7)]
-    assert len({one[0] for _, one in (*pairs, *_values("cd", chance))}) == 4
+    assert len({one[0] for _, one in (*pairs, *_values("cd", null_statistic))}) == 4
 
 
 def test_an_audit_judges_its_rows_and_says_by_which_thresholds(folder: Path, tmp_path: Path) -> None:

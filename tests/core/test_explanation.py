@@ -25,7 +25,7 @@ from transforms.core.saliency.perturbation import Perturbation
 from transforms.core.saliency.rise import rise
 from transforms.core.saliency.sliding_window import sliding_window
 from transforms.core.similarity import SimilarityFunction, similarities
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.explaining.explain_image import ExplanationSettings, Matched, PreparedImage
 from transforms.serving.load_image import ImageLoader, LoadedImage
 from transforms.serving.models import Models, Serving

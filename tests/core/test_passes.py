@@ -144,33 +144,33 @@ def test_equal_masks_are_counted_once() -> None:
 
 def test_slopes_by_hand() -> None:
     methods = MaskMethod(steps=4), GradientMethod(), IntegratedGradientsMethod(steps=5)
-    assert passes(of(*methods), ("query",), size=SIZE).slopes == 4 + 1 + 5
+    assert passes(of(*methods), ("query",), size=SIZE).gradient_passes == 4 + 1 + 5
     both = of(*methods, perturb="both")
-    assert passes(both, ("query",), size=SIZE).slopes == 2 * 4 + 1 + 5
-    assert passes(both, ("query",), size=SIZE, function="dot").slopes == 2 * 4 + 1 + 5
+    assert passes(both, ("query",), size=SIZE).gradient_passes == 2 * 4 + 1 + 5
+    assert passes(both, ("query",), size=SIZE, function="dot").gradient_passes == 2 * 4 + 1 + 5
     # no mean stands for distances: every one of the 7 masked versions has its own slope
-    assert passes(both, ("query",), size=SIZE, function="euclidean").slopes == 2 * 4 + 7 + 35
-    assert passes(of(*methods), ("query",), size=SIZE, function="euclidean").slopes == 4 + 1 + 5
+    assert passes(both, ("query",), size=SIZE, function="euclidean").gradient_passes == 2 * 4 + 7 + 35
+    assert passes(of(*methods), ("query",), size=SIZE, function="euclidean").gradient_passes == 4 + 1 + 5
 
 
 def test_nulls_cost_methods_of_masks_nothing() -> None:
     masks = of(RiseMethod(masks=40, cells=2), DecompositionMethod(), LimeMethod(samples=9))
     assert passes(masks, ("query",), size=SIZE, nulls=True) == passes(masks, ("query",), size=SIZE)
-    sloped = passes(
+    follows_gradient = passes(
         of(RiseMethod(masks=40, cells=2), IntegratedGradientsMethod(steps=5)), ("query",), size=SIZE, nulls=True
     )
-    assert (sloped.per_query, sloped.per_pair) == (1 + 41 + 5, 1 + 5)
-    assert (sloped.slopes_per_query, sloped.slopes_per_pair) == (5, 5)
-    assert sloped.total(explained=2, pairs=3, images=5, others=3) == 5 + 2 * 46 + 3 * 5
+    assert (follows_gradient.per_query, follows_gradient.per_pair) == (1 + 41 + 5, 1 + 5)
+    assert (follows_gradient.gradient_passes_per_query, follows_gradient.gradient_passes_per_pair) == (5, 5)
+    assert follows_gradient.total(explained=2, pairs=3, images=5, others=3) == 5 + 2 * 46 + 3 * 5
 
 
 def test_what_a_query_and_a_pair_cost_by_hand() -> None:
-    some = Passes(("query",), masks=41, slopes=3, other_masks=6)
+    some = Passes(("query",), masks=41, gradient_passes=3, other_masks=6)
     assert (some.per_query, some.per_pair) == (42, 1 + 6 + 3)
-    some = Passes(("reference",), masks=41, slopes=3, null_slopes=2, other_masks=6)
+    some = Passes(("reference",), masks=41, gradient_passes=3, null_gradient_passes=2, other_masks=6)
     assert (some.per_query, some.per_pair) == (7, 1 + 43 + 3)
-    assert (some.slopes_per_query, some.slopes_per_pair) == (0, 5)
-    some = Passes(("query", "reference"), masks=41, slopes=3, other_masks=6)
+    assert (some.gradient_passes_per_query, some.gradient_passes_per_pair) == (0, 5)
+    some = Passes(("query", "reference"), masks=41, gradient_passes=3, other_masks=6)
     assert (some.per_query, some.per_pair) == (48, 48 + 6)
     assert some.most(2, 5) == 2 * 48 + 5 * 54
 
@@ -184,8 +184,8 @@ def test_no_manifest_takes_more_than_the_most(
     sides: tuple[str, ...], counts: tuple[int, int, int, int], pairs: list[tuple[int, int]]
 ) -> None:
     """Images by number; those of the references may be queries' too."""
-    masks, slopes, nulls, others = counts
-    found = Passes(sides, masks, slopes, nulls, others)  # type: ignore[arg-type]
+    masks, gradient_passes, nulls, others = counts
+    found = Passes(sides, masks, gradient_passes, nulls, others)  # type: ignore[arg-type]
     side = {"query": {one for one, _ in pairs}, "reference": {other for _, other in pairs}}
     swapped = {"query": "reference", "reference": "query"}
     total = found.total(

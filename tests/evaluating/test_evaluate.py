@@ -29,7 +29,7 @@ from transforms.core.records import EmbeddedImage, Pair, content_id
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import RiseMethod, SlidingWindowMethod
 from transforms.core.similarity import SimilarityFunction
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.explaining.explain_image import ExplanationSettings, PreparedImage
 from transforms.serving import bundle as bundles
 from transforms.serving.embed import embed
@@ -375,7 +375,7 @@ def full_map(audited: Audited, row: Row, explainer: Explainer, *, noise: float =
         noisy = np.clip(np.rint(image.pixels + rng.normal(0, noise, image.pixels.shape)), 0, 255)
         image = LoadedImage(noisy.astype(np.uint8), image.frame, image.sha256)
     made = prepared(audited, image, [explainer])
-    other = dict(embed([row[sides[1]]], load, made.shared.models))[row[sides[1]]]
+    other = dict(embed([row[sides[1]]], load, made.session.models))[row[sides[1]]]
     assert isinstance(other, EmbeddedImage)
     pair = Pair(row["pair_id"], row["query_id"], row["reference_id"], row["query"], row["reference"], row["condition"])
     (found,) = made.maps([(ExplanationTarget(pair, row["side"]), other)])
@@ -507,7 +507,7 @@ def test_agreements_by_hand(both: Audited) -> None:
     shuffled = 0
     for row in rows:
         of = explained[row["pair_id"], row["side"], "rise"]
-        strangers = strangers_of(others, row, "rise")
+        unrelated = strangers_of(others, row, "rise")
         # ranks of nearly equal values differ in float32 and float64
         near = 1e-3
         if row["metric"] == "seeds":
@@ -515,14 +515,14 @@ def test_agreements_by_hand(both: Audited) -> None:
         elif row["metric"] == "noise":
             assert row["value"] == pytest.approx(agreement(of, remade(of, RISE, noise=7)), abs=near)
         elif row["metric"] == "stranger":
-            found = [agreement(of, np.array(other["map"])) for other in strangers]
+            found = [agreement(of, np.array(other["map"])) for other in unrelated]
             assert any(row["value"] == pytest.approx(one, abs=near) for one in found)
         elif row["value"] is None:
             assert row["reason"] == "no_map"
         elif shuffled < 6:
             shuffled += 1
             side = "reference" if row["side"] == "query" else "query"
-            there = {other[side] for other in strangers} - {of[side]}
+            there = {other[side] for other in unrelated} - {of[side]}
             found = [agreement(of, remade({**of, side: address}, RISE)) for address in sorted(there)]
             assert any(row["value"] == pytest.approx(one, abs=near) for one in found)
     assert shuffled

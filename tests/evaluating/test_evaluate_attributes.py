@@ -24,7 +24,7 @@ from tests.support.networks import SIZE, D, attribute_network, network
 from transforms.core.imaging.images import Resize
 from transforms.core.metrics.removal import Pool, Removal, attribute_drops
 from transforms.core.records import Float32, Pair, Product
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.evaluating.attributes import EmbeddedCatalogue, EmbeddedProduct, precision_rows, removal_rows
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle, Network

@@ -18,7 +18,7 @@ from transforms.core.records import EmbeddedImage, Frame, Pair
 from transforms.core.saliency.contract import Method
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import RiseMethod, SlidingWindowMethod
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.explaining.explain_image import ExplanationSettings, PreparedImage
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving

@@ -157,8 +157,8 @@ def test_hostile_addresses_read_nothing(tmp_path: Path, opened: list[str], allow
     assert len(addresses) > 130
     assert connections == []
     allowed = str(root)
-    strangers = [path for path in opened if not path.startswith((allowed, sys.prefix, sys.base_prefix))]
-    assert [path for path in strangers if "canary" in path or path.startswith(("/proc", "/dev", "/etc/passwd"))] == []
+    unrelated = [path for path in opened if not path.startswith((allowed, sys.prefix, sys.base_prefix))]
+    assert [path for path in unrelated if "canary" in path or path.startswith(("/proc", "/dev", "/etc/passwd"))] == []
 
 
 def _accept(server: socket.socket, connections: list[Any]) -> None:

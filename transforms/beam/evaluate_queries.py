@@ -27,7 +27,7 @@ class Evaluator:
     """What the evaluating step needs on a worker; all of it can be pickled."""
 
     serving: Serving
-    measuring: EvaluationSettings
+    settings: EvaluationSettings
     reading: ImageReaders
     handle: shared.Shared
     progress: Progress = Progress()
@@ -35,7 +35,7 @@ class Evaluator:
     def open(self) -> Networks:
         """The networks of the bundle and of its randomised copies, which embed images and do nothing else."""
         serving = replace(self.serving, attributes=False)
-        stages = (Models(replace(serving, bundle=stage.bundle)) for stage in self.measuring.stages)
+        stages = (Models(replace(serving, bundle=stage.bundle)) for stage in self.settings.stages)
         return Networks(Models(serving), tuple(stages))
 
 
@@ -48,7 +48,7 @@ class EvaluateQueries(beam.PTransform):  # type: ignore[misc]
     def expand(self, explained: Any) -> Any:
         return (
             explained
-            | "ByImage" >> beam.Map(lambda one: (one.task.explained, one))
+            | "ByImage" >> beam.Map(lambda one: (one.target.explained, one))
             | "GroupByImage" >> beam.GroupByKey()
             | "Measure" >> beam.ParDo(_Measure(self.evaluator)).with_outputs("counts", main="rows")
         )
@@ -68,7 +68,7 @@ class _Measure(beam.DoFn):  # type: ignore[misc]
         evaluator, passes, failed, count = self._evaluator, PassCounter(), 0, 0
         for chunk in _chunks(explained):
             count += len(chunk)
-            for row in measure(address, chunk, self._networks, evaluator.measuring, evaluator.reading, passes):
+            for row in measure(address, chunk, self._networks, evaluator.settings, evaluator.reading, passes):
                 failed += row["value"] is None
                 yield row
             evaluator.progress.add("done", len(chunk))
@@ -95,7 +95,7 @@ def _chunks(explained: Iterable[Explained]) -> Iterator[list[Explained]]:
 
 
 def _pair(explained: Explained) -> tuple[str, str]:
-    return explained.task.pair.pair_id, explained.task.side
+    return explained.target.pair.pair_id, explained.target.side
 
 
 @dataclass(eq=False)
@@ -115,8 +115,8 @@ class JoinRegions(beam.PTransform):  # type: ignore[misc]
 
 def product_id(explained: Explained) -> str:
     """The id of the product whose image is explained."""
-    pair = explained.task.pair
-    return pair.query_id if explained.task.side == "query" else pair.reference_id
+    pair = explained.target.pair
+    return pair.query_id if explained.target.side == "query" else pair.reference_id
 
 
 def _with_regions(_: str, joined: dict[str, Iterable[Any]]) -> Iterator[Explained]:

@@ -19,7 +19,7 @@ from transforms.core.memory import CHUNK
 from transforms.core.records import EmbeddedImage, Failure, LoadFailure
 from transforms.core.saliency.explainer import Side
 from transforms.core.statistics.nulls import NullReferences
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.explaining.explain_image import ExplanationSettings, Matched, PreparedImage
 from transforms.inputs.random_references import Drawn
 from transforms.inputs.region_files import RegionReader
@@ -107,7 +107,7 @@ class ExplainQueries(beam.PTransform):  # type: ignore[misc]
     ``drawn`` is a side input of one mapping, that of :class:`DrawReferences`.
 
     Outputs: ``rows`` of the table explanations, not yet judged, ``failures``, ``counts`` of forward passes and of
-    explained images, and ``chances``, the statistics of shuffled pairs as ``(sha256, Chance)``.
+    explained images, and ``null_statistics``, the statistics of shuffled pairs as ``(sha256, NullStatistic)``.
     """
 
     worker: Worker
@@ -116,11 +116,11 @@ class ExplainQueries(beam.PTransform):  # type: ignore[misc]
     def expand(self, inputs: tuple[Any, Any]) -> dict[str, Any]:
         pairs, images = inputs
         progress, explaining = self.worker.progress, self.worker.explaining
-        tasks = pairs | "Sides" >> beam.FlatMap(
+        targets = pairs | "Sides" >> beam.FlatMap(
             lambda pair: [ExplanationTarget(pair, side) for side in explaining.sides]
         )
         joined = (
-            {"tasks": tasks | "ByOther" >> beam.Map(lambda task: (task.other, task)), "images": images}
+            {"tasks": targets | "ByOther" >> beam.Map(lambda target: (target.counterpart, target)), "images": images}
             | "JoinOthers" >> beam.CoGroupByKey()
             | "Matched"
             >> beam.FlatMapTuple(lambda _, joined: _matched(joined, explaining, progress))
@@ -131,14 +131,16 @@ class ExplainQueries(beam.PTransform):  # type: ignore[misc]
             joined.matched
             | "GroupByImage" >> beam.GroupByKey()
             | "Explain"
-            >> beam.ParDo(_Explain(self.worker), self.drawn).with_outputs("failures", "counts", "chances", main="rows")
+            >> beam.ParDo(_Explain(self.worker), self.drawn).with_outputs(
+                "failures", "counts", "null_statistics", main="rows"
+            )
         )
         failures = (joined.failures, explained.failures) | "Failures" >> beam.Flatten()
         return {
             "rows": explained.rows,
             "failures": failures,
             "counts": explained.counts,
-            "chances": explained.chances,
+            "null_statistics": explained.null_statistics,
         }
 
 
@@ -146,12 +148,12 @@ def _matched(joined: dict[str, Iterable[Any]], explaining: ExplanationSettings, 
     """``(explained address, (task, other image))`` for every task of one other image, or their failures."""
     outcomes = list(joined["images"])
     matched = 0
-    for task in joined["tasks"]:
+    for target in joined["tasks"]:
         if isinstance(outcomes[0], LoadFailure):
-            yield pvalue.TaggedOutput("failures", explaining.failure(task, outcomes[0]))
+            yield pvalue.TaggedOutput("failures", explaining.failure(target, outcomes[0]))
         else:
             matched += 1
-            yield task.explained, (task, outcomes[0])
+            yield target.explained, (target, outcomes[0])
     if matched:
         progress.add("pairs", matched)
 
@@ -185,16 +187,16 @@ class _Explain(beam.DoFn):  # type: ignore[misc]
                     drawn,
                     self._worker.regions,
                 )
-                _ = prepared.shared.explained
+                _ = prepared.session.explained
         except PairError as error:
-            for task, _ in items:
+            for target, _ in items:
                 self._worker.progress.add("done")
                 self._metrics.failures()
-                yield pvalue.TaggedOutput("failures", explaining.failure(task, error))
+                yield pvalue.TaggedOutput("failures", explaining.failure(target, error))
             return
         compared: set[tuple[str | None, Side]] = set()
         while chunk := list(islice(items, CHUNK)):
-            compared.update((task.pair.condition, task.side) for task, _ in chunk)
+            compared.update((target.pair.condition, target.side) for target, _ in chunk)
             for outcome in prepared.rows(chunk):
                 if isinstance(outcome, Failure):
                     self._metrics.failures()
@@ -203,8 +205,8 @@ class _Explain(beam.DoFn):  # type: ignore[misc]
                     yield outcome
             self._metrics.items(len(chunk))
             self._worker.progress.add("done", len(chunk))
-        for chance in prepared.chances(sorted(compared, key=str)):
-            yield pvalue.TaggedOutput("chances", (image.sha256, chance))
+        for null_statistic in prepared.null_statistics(sorted(compared, key=str)):
+            yield pvalue.TaggedOutput("null_statistics", (image.sha256, null_statistic))
         self._metrics.passes(prepared.passes)
         yield pvalue.TaggedOutput("counts", ("queries", 1))
         yield pvalue.TaggedOutput("counts", ("forward_passes", prepared.passes))

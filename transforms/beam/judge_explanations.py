@@ -23,10 +23,10 @@ class JudgeExplanations(beam.PTransform):  # type: ignore[misc]
     false_alarm_rate: float
 
     def expand(self, inputs: tuple[Any, Any]) -> dict[str, Any]:
-        rows, chances = inputs
+        rows, null_statistics = inputs
         rate = self.false_alarm_rate
         thresholds = (
-            chances
+            null_statistics
             | "Values" >> beam.FlatMapTuple(_values)
             | "FirstOf" >> beam.combiners.Top.PerKey(MOST, reverse=True)
             | "Calibrate"

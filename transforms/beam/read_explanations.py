@@ -41,7 +41,7 @@ class ReadExplanations(beam.PTransform):  # type: ignore[misc]
         count = left_out = 0
         for explained in read(file, self.methods, attributes=self.attributes):
             count += 1
-            if kept(explained.task.pair.query_id, self.rate, self.seed):
+            if kept(explained.target.pair.query_id, self.rate, self.seed):
                 yield explained
             else:
                 left_out += 1
@@ -74,11 +74,11 @@ def _images(file: str) -> Iterator[tuple[str, str]]:
 
 
 def _explained_address(explained: Explained) -> str:
-    return explained.task.explained
+    return explained.target.explained
 
 
 def _other_address(explained: Explained) -> str:
-    return explained.task.other
+    return explained.target.counterpart
 
 
 def _audited(group: tuple[str, dict[str, Iterable[Any]]], place: int) -> Iterator[Explained]:

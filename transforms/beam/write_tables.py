@@ -41,15 +41,15 @@ _SORT_BY = {
 class WriteTables(beam.PTransform):  # type: ignore[misc]
     """``(table, row)`` to files under ``out``; yields ``("rows:<table>", n)`` for every file written.
 
-    Every table that is named in ``present`` gets at least one file, so that readers always find its schema. ``of`` is
-    an evaluation's id, which goes into the files' names.
+    Every table that is named in ``present`` gets at least one file, so that readers always find its schema.
+    ``evaluation_id`` is an evaluation's id, which goes into the files' names.
     """
 
     out: str
     run_id: str
     shards: int
     present: tuple[str, ...]
-    of: str | None = None
+    evaluation_id: str | None = None
 
     def expand(self, rows: Any) -> Any:
         keyed = rows | "Shard" >> beam.MapTuple(lambda table, row: ((table, shard_of(table, row, self.shards)), row))
@@ -64,7 +64,7 @@ class WriteTables(beam.PTransform):  # type: ignore[misc]
     def _write(self, key: tuple[str, int], rows: Iterable[tables.Row | None]) -> tuple[str, int]:
         table, shard = key
         content = sorted((row for row in rows if row is not None), key=lambda row: _sort_key(table, row))
-        address = storage.join(tables.folder(self.out, table, self.run_id), tables.part(shard, self.of))
+        address = storage.join(tables.folder(self.out, table, self.run_id), tables.part(shard, self.evaluation_id))
         data = to_parquet(tables.to_arrow(table, content))
         try:
             storage.publish(address, data)
@@ -88,7 +88,7 @@ def _sort_key(table: str, row: tables.Row) -> tuple[str, ...]:
 @dataclass(eq=False)
 class FinishRun(beam.PTransform):  # type: ignore[misc]
     """Adds up all counts and, when every row that was read is accounted for, writes the one row of the table ``table``:
-    a run, or the evaluation ``of`` one, exists from then on.
+    a run, or the evaluation ``evaluation_id`` one, exists from then on.
 
     Applied to a tuple of PCollections of ``(name, n)``. ``complete`` turns the sums into that row; it raises RunError
     where they do not add up. ``found``, a side input of one mapping, is what else the run found out for its row.
@@ -98,7 +98,7 @@ class FinishRun(beam.PTransform):  # type: ignore[misc]
     run_id: str
     complete: Callable[[dict[str, int]], tables.Row]
     table: str = "runs"
-    of: str | None = None
+    evaluation_id: str | None = None
     found: Any = None
 
     def expand(self, counts: tuple[Any, ...]) -> Any:
@@ -112,7 +112,7 @@ class FinishRun(beam.PTransform):  # type: ignore[misc]
 
     def _write(self, counts: dict[str, int], found: Mapping[str, Any] = MappingProxyType({})) -> Iterator[tables.Row]:
         row = {**self.complete(counts), **found}
-        address = storage.join(tables.folder(self.out, self.table, self.run_id), tables.part(0, self.of))
+        address = storage.join(tables.folder(self.out, self.table, self.run_id), tables.part(0, self.evaluation_id))
         try:
             storage.publish(address, to_parquet(tables.to_arrow(self.table, [row])))
         except storage.AlreadyPublished:

@@ -21,8 +21,8 @@ class Passes:
 
     masks: of every image that is explained, under masks, with those of the whole image beside the one that every image
       of the run has: all pairs of the image share them.
-    slopes: of the gradient, for one explanation of a pair, by all methods.
-    null_slopes: the same for the null of an explained image.
+    gradient_passes: of the gradient, for one explanation of a pair, by all methods.
+    null_gradient_passes: the same for the null of an explained image.
     other_masks: of every image that another is explained against, masked.
     at_most: whether an image may do with fewer, because a method stops when its maps have converged.
     random: of the run's random references, once.
@@ -30,8 +30,8 @@ class Passes:
 
     sides: tuple[Side, ...]
     masks: int
-    slopes: int = 0
-    null_slopes: int = 0
+    gradient_passes: int = 0
+    null_gradient_passes: int = 0
     other_masks: int = 0
     at_most: bool = False
     random: int = 0
@@ -45,17 +45,17 @@ class Passes:
     def per_pair(self) -> int:
         """At most, for every pair of a manifest, as if no two pairs had the same reference image."""
         of_reference = 1 + self._explained * ("reference" in self.sides) + self.other_masks * ("query" in self.sides)
-        return of_reference + self.slopes * len(self.sides)
+        return of_reference + self.gradient_passes * len(self.sides)
 
     @property
-    def slopes_per_query(self) -> int:
+    def gradient_passes_per_query(self) -> int:
         """Those of ``per_query`` that are passes of the gradient."""
-        return self.null_slopes * ("query" in self.sides)
+        return self.null_gradient_passes * ("query" in self.sides)
 
     @property
-    def slopes_per_pair(self) -> int:
+    def gradient_passes_per_pair(self) -> int:
         """Those of ``per_pair`` that are passes of the gradient."""
-        return self.slopes * len(self.sides) + self.null_slopes * ("reference" in self.sides)
+        return self.gradient_passes * len(self.sides) + self.null_gradient_passes * ("reference" in self.sides)
 
     def most(self, queries: int, pairs: int) -> int:
         """The passes of so many queries with so many pairs in all, at most: the run may find equal images."""
@@ -73,13 +73,13 @@ class Passes:
             self.random
             + images
             + self._explained * explained
-            + self.slopes * len(self.sides) * pairs
+            + self.gradient_passes * len(self.sides) * pairs
             + self.other_masks * others
         )
 
     @property
     def _explained(self) -> int:
-        return self.masks + self.null_slopes
+        return self.masks + self.null_gradient_passes
 
 
 def passes(
@@ -96,13 +96,13 @@ def passes(
     A null is one more reference: masked passes serve it too, and a slope towards it has passes of its own. ValueError
     where a method's masks do not fit into the frame. ``random`` is the number of random references that are embedded.
     """
-    slopes = sum(_slopes(explainer, function) for explainer in explainers)
+    gradient_passes = sum(_gradient_passes(explainer, function) for explainer in explainers)
     masked = next((explainer.references for explainer in explainers if explainer.references), None)
     return Passes(
         sides=sides,
         masks=1 + _masked(explainers, size) + any(explainer.method.needs == "projection" for explainer in explainers),
-        slopes=slopes,
-        null_slopes=slopes if nulls else 0,
+        gradient_passes=gradient_passes,
+        null_gradient_passes=gradient_passes if nulls else 0,
         other_masks=masked.masks if masked else 0,
         at_most=any(explainer.converges for explainer in explainers),
         random=random,
@@ -129,7 +129,7 @@ def _masked(explainers: Iterable[Explainer], size: tuple[int, int]) -> int:
     return sum(shared.values()) + alone
 
 
-def _slopes(explainer: Explainer, function: SimilarityFunction) -> int:
+def _gradient_passes(explainer: Explainer, function: SimilarityFunction) -> int:
     """The passes of the gradient for one explanation."""
     method: Any = explainer.method
     if method.needs != "gradient":

@@ -11,7 +11,7 @@ from transforms import tables
 from transforms.core.errors import NoMap
 from transforms.core.metrics.curves import map_agreement
 from transforms.core.records import Image, LoadFailure, content_id
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.evaluating.measured_image import Key, MapSource, MeasuredImage, Outcome, each, key_of
 
 _NOTHING = 1e-6
@@ -20,27 +20,27 @@ _NOTHING = 1e-6
 
 def agreement_rows(image: MeasuredImage) -> Iterator[tables.Row]:
     """Rows of the agreement of every explanation with what the explainer makes when something else has changed."""
-    measuring = image.measuring
-    if "sanity" in measuring.measures:
-        for stage, models in zip(measuring.stages, image.networks.stages, strict=True):
-            explainers = (*measuring.explaining.explainers, *measuring.controls)
+    settings = image.settings
+    if "sanity" in settings.measures:
+        for stage, models in zip(settings.stages, image.networks.stages, strict=True):
+            explainers = (*settings.explaining.explainers, *settings.controls)
             varied = image.made(explainers, models, image.comparable)
             more = {**stage.columns, "model_id": models.bundle.model_id}
             yield from _agreements(image, "sanity", varied, **more)
             yield from _control_agreements(image, varied, **more)
-    if "seeds" in measuring.measures:
-        yield from _agreements(image, "seeds", image.made(measuring.seeds, image.models, image.comparable))
-    if "noise" in measuring.measures:
+    if "seeds" in settings.measures:
+        yield from _agreements(image, "seeds", image.made(settings.seeds, image.models, image.comparable))
+    if "noise" in settings.measures:
         noisy = replace(image.image, pixels=_noisy(image))
-        explainers = measuring.explaining.explainers
+        explainers = settings.explaining.explainers
         yield from _agreements(image, "noise", image.made(explainers, image.models, image.comparable, image=noisy))
-    if "shuffled" in measuring.measures:
+    if "shuffled" in settings.measures:
         yield from _agreements(image, "shuffled", _shuffled(image))
-    if "stranger" in measuring.measures:
-        strangers: dict[Key, Outcome] = {
-            key_of(one): image.stranger_map(one.task, one.method) for one in image.explained
+    if "stranger" in settings.measures:
+        unrelated: dict[Key, Outcome] = {
+            key_of(one): image.unrelated_map(one.target, one.method) for one in image.explained
         }
-        yield from _agreements(image, "stranger", strangers)
+        yield from _agreements(image, "stranger", unrelated)
 
 
 def _agreements(
@@ -50,15 +50,15 @@ def _agreements(
         if key_of(one) not in varied:
             continue  # an explainer that draws nothing has no other seed
         value = _agreement(image.map_of(one), varied[key_of(one)])
-        yield image.row(one.task, metric, MapSource(one.method, one.explainer_id), value, **more)
+        yield image.row(one.target, metric, MapSource(one.method, one.explainer_id), value, **more)
 
 
 def _control_agreements(image: MeasuredImage, varied: Mapping[Key, Outcome], **more: object) -> Iterator[tables.Row]:
-    for control in image.measuring.controls:
-        for task in image.tasks:
-            key: Key = (task.pair.pair_id, task.side, control.method.name)
+    for control in image.settings.controls:
+        for target in image.targets:
+            key: Key = (target.pair.pair_id, target.side, control.method.name)
             value = _agreement(each(image.control_maps[key], image.comparable), varied[key])
-            yield image.row(task, "sanity", MapSource(control.method.name, control.id, control=True), value, **more)
+            yield image.row(target, "sanity", MapSource(control.method.name, control.id, control=True), value, **more)
 
 
 def _shuffled(image: MeasuredImage) -> dict[Key, Outcome]:
@@ -66,24 +66,26 @@ def _shuffled(image: MeasuredImage) -> dict[Key, Outcome]:
 
     It is one for all pairs of a query, but for those that have it themselves.
     """
-    explainers = image.measuring.explaining.explainers
-    tasks: list[ExplanationTarget] = []
+    explainers = image.settings.explaining.explainers
+    targets: list[ExplanationTarget] = []
     missing: dict[Key, Outcome] = {}
-    for task in image.tasks:
-        stranger = image.measuring.stranger(task, but=(task.other,))
-        if stranger is None:
+    for target in image.targets:
+        unrelated_pair = image.settings.unrelated_pair(target, but=(target.counterpart,))
+        if unrelated_pair is None:
             failure = LoadFailure.of(NoMap("no other query of the run that compares alike has another image"))
-            missing |= {(task.pair.pair_id, task.side, one.method.name): failure for one in explainers}
-        elif task.side == "query":
-            tasks.append(ExplanationTarget(replace(task.pair, reference=stranger.image("reference")), task.side))
+            missing |= {(target.pair.pair_id, target.side, one.method.name): failure for one in explainers}
+        elif target.side == "query":
+            targets.append(
+                ExplanationTarget(replace(target.pair, reference=unrelated_pair.image("reference")), target.side)
+            )
         else:
-            tasks.append(ExplanationTarget(replace(task.pair, query=stranger.image("query")), task.side))
-    return missing | image.made(explainers, image.models, image.comparable, tasks=tasks)
+            targets.append(ExplanationTarget(replace(target.pair, query=unrelated_pair.image("query")), target.side))
+    return missing | image.made(explainers, image.models, image.comparable, targets=targets)
 
 
 def _noisy(image: MeasuredImage) -> Image:
-    rng = np.random.default_rng(int(content_id(str(image.measuring.seed), image.image.sha256, letter="")[:12], 16))
-    noise = rng.normal(0, image.measuring.noise, image.image.pixels.shape)
+    rng = np.random.default_rng(int(content_id(str(image.settings.seed), image.image.sha256, letter="")[:12], 16))
+    noise = rng.normal(0, image.settings.noise, image.image.pixels.shape)
     noisy: Image = np.clip(np.rint(image.image.pixels + noise), 0, 255).astype(np.uint8)
     return noisy
 

@@ -99,7 +99,9 @@ def removal_rows(
     whole vocabulary, also where the run keeps fewer attributes.
     """
     reasons = [_unusable(catalogue, one) for one in explained]
-    pairs = {one.task.pair.pair_id: one.task.pair for one, reason in zip(explained, reasons, strict=True) if not reason}
+    pairs = {
+        one.target.pair.pair_id: one.target.pair for one, reason in zip(explained, reasons, strict=True) if not reason
+    }
     drops = catalogue.drops(removal, list(pairs.values()))
     oracles = {pair_id: oracle_of(line) for pair_id, line in zip(pairs, drops, strict=True)}
 
@@ -110,16 +112,16 @@ def removal_rows(
                 evaluation_id,
                 metric,
                 method,
-                of.task.pair,
+                of.target.pair,
                 value,
-                side=of.task.side,
+                side=of.target.side,
                 model_id=catalogue.bundle.model_id,
                 **more,
             )
 
     compared: set[str] = set()
     for one, reason in zip(explained, reasons, strict=True):
-        pair = one.task.pair
+        pair = one.target.pair
         oracle = reason or oracles[pair.pair_id]
         measured = oracle if isinstance(oracle, LoadFailure) else of_named(oracle, catalogue.bundle, one.top or ())
         yield from rows(one, one.method, measured, explainer_id=one.explainer_id)
@@ -193,7 +195,7 @@ def _measured(judgement: Judgement) -> Measured:
 
 
 def _unusable(catalogue: EmbeddedCatalogue, explained: Explained) -> LoadFailure | None:
-    pair, places = explained.task.pair, catalogue.gallery.places
+    pair, places = explained.target.pair, catalogue.gallery.places
     for product in (pair.query_id, pair.reference_id):
         if product not in places:
             return LoadFailure.of(UnknownProduct(f"the catalogue has no usable product with the id {product!r}"))
@@ -209,7 +211,7 @@ def _unusable(catalogue: EmbeddedCatalogue, explained: Explained) -> LoadFailure
 
 def _names_attributes(explained: Explained) -> bool:
     """Whether attributes of its query were ranked, however few are kept."""
-    return explained.task.side == "query" and explained.top is not None
+    return explained.target.side == "query" and explained.top is not None
 
 
 def precision_rows(evaluation_id: str, catalogue: EmbeddedCatalogue) -> Iterator[tables.Row]:

@@ -33,8 +33,8 @@ def check(
     the sha256 of both images, where the audit's is known, and their similarity.
     """
     for one in explained:
-        other = others[one.task.other]
-        condition = one.task.pair.condition
+        other = others[one.target.counterpart]
+        condition = one.target.pair.condition
         if isinstance(other, LoadFailure):
             yield other
         elif condition is not None and condition not in models.bundle.conditions:
@@ -42,7 +42,7 @@ def check(
         elif changed := _other_bytes(one, image.sha256, other.sha256):
             yield changed
         else:
-            yield changed_since(one.similarity, float(similarities_of(one.task, base, other, models)[0]))
+            yield changed_since(one.similarity, float(similarities_of(one.target, base, other, models)[0]))
 
 
 def _other_bytes(explained: Explained, *now: str) -> LoadFailure | None:

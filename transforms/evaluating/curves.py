@@ -17,25 +17,25 @@ from transforms.serving.embed import finite
 
 def curve_rows(image: MeasuredImage) -> Iterator[tables.Row]:
     """Rows of insertion and deletion, raw and normalised, for every candidate and fill."""
-    for fill in image.measuring.fills:
+    for fill in image.settings.fills:
         for candidate in image.candidates:
             for metric in CURVES:
-                if metric in image.measuring.measures:
+                if metric in image.settings.measures:
                     yield from _curve(image, metric, fill, candidate)
 
 
 def _curve(image: MeasuredImage, metric: str, fill: str, candidate: Candidate) -> Iterator[tables.Row]:
     """The passes depend on the map and not on the reference: one set of them serves all pairs of a control."""
     embeddings = _embedded(image, metric, fill, candidate.map)
-    for task in candidate.of:
+    for target in candidate.of:
         if isinstance(embeddings, LoadFailure):
             for name in (metric, f"{metric}_raw"):
-                yield image.row(task, name, candidate.maker, embeddings, fill=fill)
+                yield image.row(target, name, candidate.map_source, embeddings, fill=fill)
             continue
-        found = curve(image.scores(task, embeddings))
+        found = curve(image.scores(target, embeddings))
         scores, count = found.scores.astype(np.float32), len(found.scores)
-        yield image.row(task, metric, candidate.maker, found.area, curve=scores, count=count, fill=fill)
-        yield image.row(task, f"{metric}_raw", candidate.maker, found.raw_area, count=count, fill=fill)
+        yield image.row(target, metric, candidate.map_source, found.area, curve=scores, count=count, fill=fill)
+        yield image.row(target, f"{metric}_raw", candidate.map_source, found.raw_area, count=count, fill=fill)
 
 
 def _embedded(image: MeasuredImage, metric: str, fill: str, saliency: Outcome) -> Float32 | LoadFailure:

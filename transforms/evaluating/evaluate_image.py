@@ -26,7 +26,7 @@ def measure(
     address: str,
     explained: Sequence[Explained],
     networks: Networks,
-    measuring: EvaluationSettings,
+    settings: EvaluationSettings,
     reading: ImageReaders,
     passes: PassCounter,
 ) -> Iterator[tables.Row]:
@@ -37,13 +37,13 @@ def measure(
     load, models = Remembered(reading.load), networks.models
     image = attempt(lambda: load(address))
     if isinstance(image, LoadFailure):
-        yield from _failed(explained, image, measuring, networks)
+        yield from _failed(explained, image, settings, networks)
         return
-    addresses = list(dict.fromkeys(one.task.other for one in explained))
+    addresses = list(dict.fromkeys(one.target.counterpart for one in explained))
     passes.count += 1 + len(addresses)
     base = attempt(lambda: finite(models.similarity.embed(image.pixels[None])))
     if isinstance(base, LoadFailure):
-        yield from _failed(explained, base, measuring, networks)
+        yield from _failed(explained, base, settings, networks)
         return
     others = dict(embed(addresses, load, models))
     usable = []
@@ -51,51 +51,51 @@ def measure(
         if failure is None:
             usable.append(one)
         else:
-            yield from _failed([one], failure, measuring, networks)
+            yield from _failed([one], failure, settings, networks)
     if not usable:
         return
     known = {name: other for name, other in others.items() if isinstance(other, EmbeddedImage)}
-    measured = MeasuredImage(image, tuple(usable), known, networks, measuring, load, reading.regions, passes)
-    if measuring.asks(*CURVES):
+    measured = MeasuredImage(image, tuple(usable), known, networks, settings, load, reading.regions, passes)
+    if settings.asks(*CURVES):
         yield from curve_rows(measured)
-    if measuring.asks(*REGIONS):
+    if settings.asks(*REGIONS):
         yield from region_rows(measured)
-    if measuring.asks(*AGREEMENTS):
+    if settings.asks(*AGREEMENTS):
         yield from agreement_rows(measured)
 
 
 def _failed(
-    explained: Sequence[Explained], failure: LoadFailure, measuring: EvaluationSettings, networks: Networks
+    explained: Sequence[Explained], failure: LoadFailure, settings: EvaluationSettings, networks: Networks
 ) -> Iterator[tables.Row]:
     """A row for every measure of explanations whose images cannot be used; their controls would say no more."""
-    redrawn = {explainer.method.name for explainer in measuring.seeds}
+    redrawn = {explainer.method.name for explainer in settings.seeds}
     for one in explained:
-        for metric, more in _asked(measuring, networks):
+        for metric, more in _asked(settings, networks):
             if metric != "seeds" or one.method in redrawn:
                 yield tables.metric_row(
-                    measuring.evaluation_id,
+                    settings.evaluation_id,
                     metric,
                     one.method,
-                    one.task.pair,
+                    one.target.pair,
                     failure,
-                    side=one.task.side,
+                    side=one.target.side,
                     explainer_id=one.explainer_id,
-                    map=measuring.source,
+                    map=settings.source,
                     **more,
                 )
 
 
-def _asked(measuring: EvaluationSettings, networks: Networks) -> Iterator[tuple[str, dict[str, Any]]]:
+def _asked(settings: EvaluationSettings, networks: Networks) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is measured of each explanation: the metric, and the columns that tell its rows apart."""
     own = {"model_id": networks.models.bundle.model_id}
     for metric in CURVES:
-        if metric in measuring.measures:
-            for fill in measuring.fills:
+        if metric in settings.measures:
+            for fill in settings.fills:
                 yield metric, {**own, "fill": fill}
                 yield f"{metric}_raw", {**own, "fill": fill}
     for metric in (*REGIONS, *AGREEMENTS):
-        if metric == "sanity" and metric in measuring.measures:
-            for stage, models in zip(measuring.stages, networks.stages, strict=True):
+        if metric == "sanity" and metric in settings.measures:
+            for stage, models in zip(settings.stages, networks.stages, strict=True):
                 yield metric, {**stage.columns, "model_id": models.bundle.model_id}
-        elif metric in measuring.measures:
+        elif metric in settings.measures:
             yield metric, own

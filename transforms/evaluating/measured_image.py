@@ -16,7 +16,7 @@ from transforms.core.imaging.maps import area_average
 from transforms.core.records import EmbeddedImage, Float32, Float64, Frame, LoadFailure
 from transforms.core.saliency.explainer import Explainer, Side
 from transforms.core.similarity import conditioned, similarities
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.evaluating.settings import UNRELATED, EvaluationSettings
 from transforms.explaining.explain_image import PreparedImage
 from transforms.inputs.region_files import RegionReader
@@ -67,7 +67,7 @@ class MapSource:
 class Candidate:
     """A map [H, W] to be measured, and the pairs that it is of."""
 
-    maker: MapSource
+    map_source: MapSource
     map: Outcome
     of: tuple[ExplanationTarget, ...]
 
@@ -83,7 +83,7 @@ class MeasuredImage:
     explained: tuple[Explained, ...]
     others: Mapping[str, EmbeddedImage]
     networks: Networks
-    measuring: EvaluationSettings
+    settings: EvaluationSettings
     load: Load
     regions: RegionReader | None
     passes: PassCounter
@@ -98,32 +98,32 @@ class MeasuredImage:
         return self.models.similarity.size
 
     @cached_property
-    def tasks(self) -> tuple[ExplanationTarget, ...]:
+    def targets(self) -> tuple[ExplanationTarget, ...]:
         """Each explained side of each pair once, whatever the number of methods."""
-        found = {(one.task.pair.pair_id, one.task.side): one.task for one in self.explained}
+        found = {(one.target.pair.pair_id, one.target.side): one.target for one in self.explained}
         return tuple(found.values())
 
-    def scores(self, task: ExplanationTarget, embeddings: Float32) -> Float64:
+    def scores(self, target: ExplanationTarget, embeddings: Float32) -> Float64:
         """Similarities [N] of ``embeddings`` [N, D] to the task's other image, under the pair's condition."""
-        return similarities_of(task, embeddings, self.others[task.other], self.models)
+        return similarities_of(target, embeddings, self.others[target.counterpart], self.models)
 
     @cached_property
     def full_maps(self) -> Mapping[Key, Outcome]:
         """The run's explainers' maps, made again at the frame's size."""
-        return self.made(self.measuring.explaining.explainers, self.models, lambda saliency: saliency)
+        return self.made(self.settings.explaining.explainers, self.models, lambda saliency: saliency)
 
     @cached_property
     def control_maps(self) -> Mapping[Key, Outcome]:
         """The controls' maps, which depend on no network."""
-        return self.made(self.measuring.controls, self.models, lambda saliency: saliency)
+        return self.made(self.settings.controls, self.models, lambda saliency: saliency)
 
     def map_of(self, explained: Explained) -> Outcome:
         """The map of an explanation: [h, w] as it is stored, or [H, W] made again."""
-        if self.measuring.full:
-            return self.full_maps[explained.task.pair.pair_id, explained.task.side, explained.method]
+        if self.settings.full:
+            return self.full_maps[explained.target.pair.pair_id, explained.target.side, explained.method]
         if explained.map is None:
             return LoadFailure.of(NoMap("the table has no map of finite numbers for this pair. Audit it again."))
-        if explained.map.shape != (size := self.measuring.explaining.map_size):
+        if explained.map.shape != (size := self.settings.explaining.map_size):
             found = f"the table's map is {explained.map.shape}, the run's are {size}. Audit it again."
             return LoadFailure.of(NoMap(found))
         return explained.map.astype(np.float64)
@@ -133,38 +133,40 @@ class MeasuredImage:
         explainers: Sequence[Explainer],
         models: Models,
         keep: Callable[[Float64], Float64],
-        tasks: Sequence[ExplanationTarget] | None = None,
+        targets: Sequence[ExplanationTarget] | None = None,
         image: LoadedImage | None = None,
     ) -> dict[Key, Outcome]:
         """What ``explainers`` make of ``tasks`` with ``models``; of every map what ``keep`` leaves is kept."""
-        tasks = self.tasks if tasks is None else tasks
-        explaining = replace(self.measuring.explaining, explainers=tuple(explainers))
+        targets = self.targets if targets is None else targets
+        explaining = replace(self.settings.explaining, explainers=tuple(explainers))
         made: dict[Key, Outcome] = {}
         if not explainers:
             return made
         masked = next((one.references for one in explainers if one.references), None)
-        addresses = list(dict.fromkeys(task.other for task in tasks))
+        addresses = list(dict.fromkeys(target.counterpart for target in targets))
         others: Mapping[str, EmbeddedImage | LoadFailure] = self.others
-        if models is not self.models or tasks is not self.tasks or masked:
+        if models is not self.models or targets is not self.targets or masked:
             others = dict(embed(addresses, self.load, models, masked, addresses if masked else ()))
             self.passes.count += len(addresses) * (1 + (masked.masks if masked else 0))
         matched = []
-        for task in tasks:
-            other = others[task.other]
+        for target in targets:
+            other = others[target.counterpart]
             if isinstance(other, LoadFailure):
-                made |= {(task.pair.pair_id, task.side, one.method.name): other for one in explainers}
+                made |= {(target.pair.pair_id, target.side, one.method.name): other for one in explainers}
             else:
-                matched.append((task, other))
+                matched.append((target, other))
         if not matched:
             return made
         prepared = attempt(lambda: PreparedImage.of(image or self.image, explaining, models, self.load, matched))
         if isinstance(prepared, LoadFailure):
             return made | {
-                (task.pair.pair_id, task.side, one.method.name): prepared for task, _ in matched for one in explainers
+                (target.pair.pair_id, target.side, one.method.name): prepared
+                for target, _ in matched
+                for one in explainers
             }
         for found in prepared.maps(matched):
-            for at, (task, _) in enumerate(found.matched):
-                key = (task.pair.pair_id, task.side, found.explainer.method.name)
+            for at, (target, _) in enumerate(found.matched):
+                key = (target.pair.pair_id, target.side, found.explainer.method.name)
                 made[key] = (
                     LoadFailure.of(found.maps) if isinstance(found.maps, PairError) else keep(found.maps.saliency[at])
                 )
@@ -175,37 +177,37 @@ class MeasuredImage:
     def candidates(self) -> tuple[Candidate, ...]:
         """The maps that are compared with each other, [H, W]; a control's is one for all pairs of the image."""
         found = [
-            Candidate(MapSource(one.method, one.explainer_id), each(self.map_of(one), self.enlarged), (one.task,))
+            Candidate(MapSource(one.method, one.explainer_id), each(self.map_of(one), self.enlarged), (one.target,))
             for one in self.explained
         ]
-        first = self.tasks[0]
-        for control in self.measuring.controls:
+        first = self.targets[0]
+        for control in self.settings.controls:
             name = control.method.name
             made = self.control_maps[first.pair.pair_id, first.side, name]
             # through the same cells as the explanations' maps, so that none is sharper than another
             alike = each(made, lambda saliency: self.enlarged(self.comparable(saliency)))
-            found.append(Candidate(MapSource(name, control.id, control=True), alike, self.tasks))
-        if self.measuring.with_strangers:
-            found += list(self._strangers())
+            found.append(Candidate(MapSource(name, control.id, control=True), alike, self.targets))
+        if self.settings.with_unrelated:
+            found += list(self._unrelated_candidates())
         return tuple(found)
 
-    def _strangers(self) -> Iterator[Candidate]:
-        for explainer in self.measuring.explaining.explainers:
+    def _unrelated_candidates(self) -> Iterator[Candidate]:
+        for explainer in self.settings.explaining.explainers:
             method = explainer.method.name
-            tasks = [one.task for one in self.explained if one.method == method]
+            targets = [one.target for one in self.explained if one.method == method]
             # a query's pairs of one condition and side have one stranger, and so one set of passes
-            alike = {(task.pair.query_id, task.pair.condition, task.side): task for task in tasks}
+            alike = {(target.pair.query_id, target.pair.condition, target.side): target for target in targets}
             for key, first in alike.items():
-                of = tuple(one for one in tasks if (one.pair.query_id, one.pair.condition, one.side) == key)
-                made = each(self.stranger_map(first, method), self.enlarged)
+                of = tuple(one for one in targets if (one.pair.query_id, one.pair.condition, one.side) == key)
+                made = each(self.unrelated_map(first, method), self.enlarged)
                 yield Candidate(MapSource(f"{UNRELATED}_{method}", explainer.id, control=True), made, of)
 
-    def stranger_map(self, task: ExplanationTarget, method: str) -> Outcome:
+    def unrelated_map(self, target: ExplanationTarget, method: str) -> Outcome:
         """Another query's stored map of ``method``, [h, w]."""
-        stranger = self.measuring.stranger(task)
-        if stranger is None or method not in stranger.maps:
+        unrelated_pair = self.settings.unrelated_pair(target)
+        if unrelated_pair is None or method not in unrelated_pair.maps:
             return LoadFailure.of(NoMap(f"no other query of the run that compares alike has a map of {method}"))
-        return stranger.maps[method].astype(np.float64)
+        return unrelated_pair.maps[method].astype(np.float64)
 
     def enlarged(self, saliency: Float64) -> Float64:
         """``saliency`` at the frame's size: linear between the centres of its cells."""
@@ -216,29 +218,29 @@ class MeasuredImage:
 
     def comparable(self, saliency: Float64) -> Float64:
         """``saliency`` [H, W] at the size of the maps that are measured."""
-        return saliency if self.measuring.full else area_average(saliency, self.measuring.explaining.map_size)
+        return saliency if self.settings.full else area_average(saliency, self.settings.explaining.map_size)
 
     def row(
-        self, task: ExplanationTarget, metric: str, maker: MapSource, value: float | LoadFailure, **more: object
+        self, target: ExplanationTarget, metric: str, map_source: MapSource, value: float | LoadFailure, **more: object
     ) -> tables.Row:
         """The row of one measure of a map of ``maker``; ``more`` are nullable columns."""
-        named = {"explainer_id": maker.explainer_id, "model_id": self.models.bundle.model_id, **more}
+        named = {"explainer_id": map_source.explainer_id, "model_id": self.models.bundle.model_id, **more}
         return tables.metric_row(
-            self.measuring.evaluation_id,
+            self.settings.evaluation_id,
             metric,
-            maker.method,
-            task.pair,
+            map_source.method,
+            target.pair,
             value,
-            side=task.side,
-            control=maker.control,
-            map=self.measuring.source,
+            side=target.side,
+            control=map_source.control,
+            map=self.settings.source,
             **named,
         )
 
 
-def similarities_of(task: ExplanationTarget, embeddings: Float32, other: EmbeddedImage, models: Models) -> Float64:
+def similarities_of(target: ExplanationTarget, embeddings: Float32, other: EmbeddedImage, models: Models) -> Float64:
     """Similarities [N] of ``embeddings`` [N, D] and ``other``, as the pair's condition compares them."""
-    condition, function = task.pair.condition, models.bundle.similarity_function
+    condition, function = target.pair.condition, models.bundle.similarity_function
     mask = None if condition is None else np.array(models.bundle.conditions[condition], np.float32)
     rows = conditioned(other.embedding[None], mask, function)
     scores: Float64 = similarities(rows, conditioned(embeddings, mask, function), function)[0]
@@ -246,7 +248,7 @@ def similarities_of(task: ExplanationTarget, embeddings: Float32, other: Embedde
 
 
 def key_of(explained: Explained) -> Key:
-    return explained.task.pair.pair_id, explained.task.side, explained.method
+    return explained.target.pair.pair_id, explained.target.side, explained.method
 
 
 def each(outcome: Outcome, change: Callable[[Float64], Float64]) -> Outcome:

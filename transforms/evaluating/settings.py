@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transforms.core.records import Float32, content_id
 from transforms.core.saliency.explainer import Explainer, Side
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.explaining.explain_image import ExplanationSettings
 
 CURVES = ("insertion", "deletion")
@@ -43,14 +43,14 @@ class UnrelatedPair:
 
     query_id: str
     explained: str
-    other: str
+    counterpart: str
     side: Side
     maps: Mapping[str, Float32] = field(repr=False)
     condition: str | None = None
 
     def image(self, side: Side) -> str:
         """The address of its query or its reference."""
-        return self.explained if side == self.side else self.other
+        return self.explained if side == self.side else self.counterpart
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class EvaluationSettings:
       evaluation_id: goes into every row.
       measures: some of ``MEASURES``.
       explaining: the run's explainers, those that are measured.
-      controls: maps that explain nothing, as explainers; ``strangers`` is one more where ``with_strangers`` says so.
+      controls: maps that explain nothing, as explainers; ``unrelated`` is one more where ``with_unrelated`` says so.
       fills: what hides pixels for insertion and deletion.
       full: whether maps are made again at the frame's size; else those of the table are measured.
       seeds: the run's explainers with another seed, those that have one.
@@ -76,13 +76,13 @@ class EvaluationSettings:
     measures: frozenset[str]
     explaining: ExplanationSettings
     controls: tuple[Explainer, ...] = ()
-    with_strangers: bool = False
+    with_unrelated: bool = False
     fills: tuple[str, ...] = ("#ffffff",)
     full: bool = False
     seeds: tuple[Explainer, ...] = ()
     noise: float = 5.0
     stages: tuple[CascadeStage, ...] = ()
-    strangers: tuple[UnrelatedPair, ...] = ()
+    unrelated: tuple[UnrelatedPair, ...] = ()
     labels: frozenset[int] = frozenset()
     tolerance: float = 0.0
     seed: int = 0
@@ -96,7 +96,7 @@ class EvaluationSettings:
         """Which maps are measured."""
         return "full" if self.full else "stored"
 
-    def stranger(self, task: ExplanationTarget, but: Collection[str] = ()) -> UnrelatedPair | None:
+    def unrelated_pair(self, target: ExplanationTarget, but: Collection[str] = ()) -> UnrelatedPair | None:
         """A pair of another query, with maps of all methods, of the condition of ``task`` and of another image than it
         explains.
 
@@ -106,13 +106,13 @@ class EvaluationSettings:
         methods = {explainer.method.name for explainer in self.explaining.explainers}
         others = [
             one
-            for one in self.strangers
-            if one.query_id != task.pair.query_id
+            for one in self.unrelated
+            if one.query_id != target.pair.query_id
             and one.maps.keys() >= methods
-            and one.condition == task.pair.condition
-            and one.explained != task.explained
-            and not {one.explained, one.other} & set(but)
+            and one.condition == target.pair.condition
+            and one.explained != target.explained
+            and not {one.explained, one.counterpart} & set(but)
         ]
         if not others:
             return None
-        return others[int(content_id(task.pair.query_id, letter="")[:12], 16) % len(others)]
+        return others[int(content_id(target.pair.query_id, letter="")[:12], 16) % len(others)]

@@ -24,7 +24,7 @@ from transforms.core.saliency.perturbation import Perturbation
 from transforms.core.similarity import conditioned, for_condition, similarities
 from transforms.core.statistics import nulls
 from transforms.core.statistics.nulls import NullReferences, Statistic
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.explaining.image_session import ImageSession, SessionView
 from transforms.inputs.region_files import RegionReader
 from transforms.serving.load_image import Load, LoadedImage
@@ -41,10 +41,10 @@ class ExplanationSettings:
     top: int = 5
     map_size: tuple[int, int] = (28, 28)
 
-    def failure(self, task: ExplanationTarget, error: PairError | LoadFailure, method: str | None = None) -> Failure:
+    def failure(self, target: ExplanationTarget, error: PairError | LoadFailure, method: str | None = None) -> Failure:
         """The failure of ``task``, of all methods where none is named."""
-        side = task.side if len(self.sides) > 1 else None
-        return replace(Failure.of(task.pair, error), side=side, method=method if len(self.explainers) > 1 else None)
+        side = target.side if len(self.sides) > 1 else None
+        return replace(Failure.of(target.pair, error), side=side, method=method if len(self.explainers) > 1 else None)
 
     def stands_for(self, failure: Failure) -> int:
         """How many explanations a failure says are missing."""
@@ -57,7 +57,7 @@ Matched = tuple[ExplanationTarget, EmbeddedImage]
 
 
 @dataclass(frozen=True, eq=False)
-class ExplainedTasks:
+class ExplainedTargets:
     """What ``explainer`` says of the R tasks of ``matched``, all of one condition, or why it says nothing.
 
     ``similarities`` is float64 [R], ``null`` [1, H, W] the map for the mean of random references, None without any.
@@ -95,7 +95,7 @@ class PreparedImage:
     side, which cost no passes where a method compares with any vector; ``regions`` reads what a catalogue knows.
     """
 
-    shared: ImageSession
+    session: ImageSession
     explaining: ExplanationSettings
     load: Load
     saliencies: tuple[Saliency | PairError, ...]
@@ -119,47 +119,47 @@ class PreparedImage:
 
         ``matched`` are all references, for explainers that stop when their maps for all of them have converged.
         """
-        shared = ImageSession(image, models)
-        _ = shared.base
-        made = cls(shared, explaining, load, (), nulls, regions)
+        session = ImageSession(image, models)
+        _ = session.base
+        made = cls(session, explaining, load, (), nulls, regions)
         return replace(made, saliencies=tuple(made._prepare(explainer, matched) for explainer in explaining.explainers))
 
     @property
     def passes(self) -> int:
         """Forward passes so far."""
-        return self.shared.passes
+        return self.session.passes
 
     def rows(self, matched: Sequence[Matched]) -> Iterator[tables.Row | Failure]:
         """A row of the table explanations, or a failure, for every one of ``matched`` and every explainer."""
         for explained in self.maps(matched):
             if isinstance(explained.maps, PairError):
-                for task, _ in explained.matched:
-                    yield self.explaining.failure(task, explained.maps, explained.explainer.method.name)
+                for target, _ in explained.matched:
+                    yield self.explaining.failure(target, explained.maps, explained.explainer.method.name)
             else:
                 yield from self._rows_of(explained, explained.maps)
 
-    def maps(self, matched: Sequence[Matched]) -> Iterator[ExplainedTasks]:
+    def maps(self, matched: Sequence[Matched]) -> Iterator[ExplainedTargets]:
         """The maps of every one of ``matched`` and every explainer, or why there are none."""
-        function = self.shared.models.bundle.similarity_function
-        for condition, side in dict.fromkeys((task.pair.condition, task.side) for task, _ in matched):
+        function = self.session.models.bundle.similarity_function
+        for condition, side in dict.fromkeys((target.pair.condition, target.side) for target, _ in matched):
             some = [one for one in matched if (one[0].pair.condition, one[0].side) == (condition, side)]
-            base = conditioned(self.shared.base, self.shared.mask(condition), function)
+            base = conditioned(self.session.base, self.session.mask(condition), function)
             found = similarities(self._embeddings(some, condition), base, function)[:, 0]
             for at, (explainer, saliency) in enumerate(self._saliencies(condition)):
                 null = self._null_map(at, explainer, saliency, side, condition)
                 yield from self._maps_of(explainer, saliency, some, found, null)
 
-    def chances(self, compared: Iterable[tuple[str | None, Side]]) -> Iterator[NullStatistic]:
+    def null_statistics(self, compared: Iterable[tuple[str | None, Side]]) -> Iterator[NullStatistic]:
         """The statistics of this image's shuffled pairs, by which an explanation is judged (``core.nulls``).
 
         ``compared`` are the conditions and sides under which it is explained.
         """
-        shared, bundle = self.shared, self.shared.models.bundle
+        session, bundle = self.session, self.session.models.bundle
         for condition, side in compared:
             others = self._random(side, condition)
             if others is None:
                 continue
-            base = conditioned(shared.base, shared.mask(condition), bundle.similarity_function)
+            base = conditioned(session.base, session.mask(condition), bundle.similarity_function)
             shuffled = nulls.shuffled(others, base, bundle.similarity_function)
             if not len(shuffled):
                 continue
@@ -171,18 +171,18 @@ class PreparedImage:
                     yield NullStatistic(explainer.method.name, side, statistic, values)
 
     def _chance(self, saliency: Saliency, references: References) -> dict[Statistic, tuple[float, ...]]:
-        shared, found = self.shared, dict[Statistic, tuple[float, ...]]()
+        session, found = self.session, dict[Statistic, tuple[float, ...]]()
         try:
             maps = saliency.maps(references).saliency
         except PairError:
             return found
         maps = maps[np.isfinite(maps).all(axis=(1, 2))]
-        image, ranking = shared.explained, shared.models.bundle.ranking
+        image, ranking = session.explained, session.models.bundle.ranking
         if image.confidence is not None and image.activations is not None:
             first = [rank_attributes(image.confidence, image.activations, one, ranking, 1)[0].score for one in maps]
             found["attribute_score"] = tuple(first)
         if isinstance(saliency, Perturbation):
-            seed = int(content_id("chance", shared.image.sha256, letter="")[:12], 16)
+            seed = int(content_id("chance", session.image.sha256, letter="")[:12], 16)
             by_chance = saliency.reliability_by_chance(references, seed)
             if by_chance is not None:
                 found["map_reliability"] = tuple(float(value) for value in by_chance)
@@ -191,10 +191,10 @@ class PreparedImage:
     def _random(self, side: Side, condition: str | None) -> Float32 | None:
         """Random references' embeddings [K, D] as ``condition`` compares them, None without any."""
         drawn = self.nulls.get(side)
-        others = drawn.others(self.shared.image.sha256) if drawn else None
+        others = drawn.others(self.session.image.sha256) if drawn else None
         if others is None:
             return None
-        return conditioned(others, self.shared.mask(condition), self.shared.models.bundle.similarity_function)
+        return conditioned(others, self.session.mask(condition), self.session.models.bundle.similarity_function)
 
     def _null_map(
         self, at: int, explainer: Explainer, saliency: Saliency | PairError, side: Side, condition: str | None
@@ -206,7 +206,7 @@ class PreparedImage:
             others = self._random(side, condition)
             if others is not None and not isinstance(saliency, PairError) and compares_freely(explainer):
                 try:
-                    null = saliency.maps(nulls.mean_of(others, self.shared.models.bundle.similarity_function)).saliency
+                    null = saliency.maps(nulls.mean_of(others, self.session.models.bundle.similarity_function)).saliency
                     self._null_maps[key] = null if np.isfinite(null).all() else None
                 except PairError:
                     pass
@@ -224,7 +224,7 @@ class PreparedImage:
                 f"a contrast needs {nulls.LEAST} random references, and of those that were drawn fewer could be "
                 "embedded; the row of the run says how many"
             )
-        return nulls.contrasted(references, nulls.mean_of(others, self.shared.models.bundle.similarity_function))
+        return nulls.contrasted(references, nulls.mean_of(others, self.session.models.bundle.similarity_function))
 
     def _saliencies(self, condition: str | None) -> Iterator[tuple[Explainer, Saliency | PairError]]:
         """Each explainer with what it found out about the image as ``condition`` compares it, made when asked for."""
@@ -239,7 +239,7 @@ class PreparedImage:
     ) -> Saliency | PairError:
         try:
             references = self._references(explainer, matched) if matched and explainer.converges else None
-            return explainer.method.prepare(SessionView(self.shared, explainer.fill, condition), references)
+            return explainer.method.prepare(SessionView(self.session, explainer.fill, condition), references)
         except PairError as error:
             return error
 
@@ -250,9 +250,9 @@ class PreparedImage:
         matched: Sequence[Matched],
         found: Float64,
         null: Float64 | None,
-    ) -> Iterator[ExplainedTasks]:
+    ) -> Iterator[ExplainedTargets]:
         if isinstance(saliency, PairError):
-            yield ExplainedTasks(explainer, matched, found, saliency)
+            yield ExplainedTargets(explainer, matched, found, saliency)
             return
         try:
             maps = saliency.maps(self._references(explainer, matched))
@@ -260,19 +260,19 @@ class PreparedImage:
                 raise NonFiniteMap(f"the map of {explainer.method.name} holds NaN or infinity")
         except PairError as error:
             if len(matched) == 1:
-                yield ExplainedTasks(explainer, matched, found, error)
+                yield ExplainedTargets(explainer, matched, found, error)
                 return
             # one reference must not take the others with it
             for at, one in enumerate(matched):
                 yield from self._maps_of(explainer, saliency, [one], found[at : at + 1], null)
             return
-        yield ExplainedTasks(explainer, matched, found, maps, null)
+        yield ExplainedTargets(explainer, matched, found, maps, null)
 
-    def _rows_of(self, explained: ExplainedTasks, maps: Maps) -> Iterator[tables.Row]:
-        models = self.shared.models
-        read = [self._regions_of(task.regions) for task, _ in explained.matched]
+    def _rows_of(self, explained: ExplainedTargets, maps: Maps) -> Iterator[tables.Row]:
+        models = self.session.models
+        read = [self._regions_of(target.regions) for target, _ in explained.matched]
         explanations = explain(
-            self.shared.explained,
+            self.session.explained,
             explained.similarities,
             maps,
             ranking=models.bundle.ranking,
@@ -282,15 +282,15 @@ class PreparedImage:
             null=explained.null,
             contrast=explained.explainer.contrast,
         )
-        for (task, other), regions, explanation in zip(explained.matched, read, explanations, strict=True):
+        for (target, other), regions, explanation in zip(explained.matched, read, explanations, strict=True):
             yield tables.explanation_row(
-                task.pair,
+                target.pair,
                 explanation,
                 explained.explainer,
-                side=task.side,
-                reference_scores=other.scores if task.side == "query" else self.shared.explained.confidence,
+                side=target.side,
+                reference_scores=other.scores if target.side == "query" else self.session.explained.confidence,
                 bundle=models.bundle,
-                frame=self.shared.image.frame,
+                frame=self.session.image.frame,
                 passes=maps.passes,
                 provider=models.similarity.provider,
                 regions_failure=regions if isinstance(regions, str) else None,
@@ -303,7 +303,7 @@ class PreparedImage:
             return None
         if source not in self._read:
             try:
-                found = self.regions.frame(source, self.shared.image.frame)
+                found = self.regions.frame(source, self.session.image.frame)
                 self._read[source] = found.labels, found.names
             except PairError as error:
                 self._read[source] = error.reason
@@ -314,7 +314,7 @@ class PreparedImage:
         the area: no more than a map that knows nothing would leave there."""
         if self.regions is None or not explanation.attributes:
             return False
-        first = self.shared.models.bundle.vocabulary[explanation.attributes[0].index]
+        first = self.session.models.bundle.vocabulary[explanation.attributes[0].index]
         shown = {region.name: self.regions.legend.shows(region.name, first) for region in explanation.regions}
         if all(shows is None for shows in shown.values()):
             return False
@@ -326,37 +326,37 @@ class PreparedImage:
     def _embeddings(self, matched: Sequence[Matched], condition: str | None) -> Float32:
         """The other images' embeddings [R, D], as ``condition`` compares them."""
         rows = np.stack([other.embedding for _, other in matched])
-        return conditioned(rows, self.shared.mask(condition), self.shared.models.bundle.similarity_function)
+        return conditioned(rows, self.session.mask(condition), self.session.models.bundle.similarity_function)
 
     def _versions(self, kept: Float32, condition: str | None) -> Float32:
         """What of the masked versions that an image kept ``condition`` compares, [K, D]."""
-        bundle = self.shared.models.bundle
+        bundle = self.session.models.bundle
         names = tuple(bundle.conditions)
         if not names:
             return kept
-        mask = self.shared.mask(condition)
+        mask = self.session.mask(condition)
         return for_condition(kept, mask, names.index(condition), len(names), bundle.similarity_function)
 
     def _references(self, explainer: Explainer, matched: Sequence[Matched]) -> References:
         """The other images of ``matched``, all of one condition."""
-        task = matched[0][0]
-        condition = task.pair.condition
+        target = matched[0][0]
+        condition = target.pair.condition
         embeddings = self._embeddings(matched, condition)
         if explainer.perturb == "query":
-            return self._contrasted(explainer, References(embeddings), task.side, condition)
+            return self._contrasted(explainer, References(embeddings), target.side, condition)
         kept = [other.perturbed for _, other in matched if other.perturbed is not None and explainer.references]
         versions = [self._versions(some, condition) for some in kept]
 
         def gradients(start: int, stop: int) -> Gradient:
-            pixels = [self.load(task.other).pixels for task, _ in matched[start:stop]]
-            mean = self.shared.models.bundle.fill_mean
+            pixels = [self.load(target.counterpart).pixels for target, _ in matched[start:stop]]
+            mean = self.session.models.bundle.fill_mean
             fills = np.concatenate([make_fill(explainer.fill, image, mean) for image in pixels])
-            return self.shared.gradient(np.stack(pixels), fills, condition)
+            return self.session.gradient(np.stack(pixels), fills, condition)
 
         # a run of Mask alone masks no references by anything but what it optimises
         perturbed = np.stack(versions) if versions else None
         passes = explainer.references.masks if explainer.references else 0
-        return self._contrasted(explainer, References(embeddings, perturbed, passes, gradients), task.side, condition)
+        return self._contrasted(explainer, References(embeddings, perturbed, passes, gradients), target.side, condition)
 
 
 def compares_freely(explainer: Explainer) -> bool:

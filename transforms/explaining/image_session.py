@@ -75,14 +75,14 @@ class ImageSession:
         """The slope of the similarity under ``condition``, for ``pixels`` and ``fill``; its passes are counted."""
         return _Counted(self.models.gradient.at(pixels, fill, self.mask(condition)), self)
 
-    def perturbed(self, design: Design, kind: str, enough: Callable[[Float32], int | None] | None) -> Float32:
+    def perturbed(self, design: Design, kind: str, stopping_rule: Callable[[Float32], int | None] | None) -> Float32:
         """Embeddings [n', D] under the masks of ``design``; of equal masks and fills there is one set of passes.
 
         Of a design without a key, which may equal no other, there is one for the object; it is kept with its design,
         so that no other can take its place in memory.
         """
         key = (id(design) if design.key is None else design.key, kind)
-        if enough is None and key in self._perturbed:
+        if stopping_rule is None and key in self._perturbed:
             return self._perturbed[key][1]
         fill = make_fill(kind, self.image.pixels, self.models.bundle.fill_mean)
         done: list[Float32] = []
@@ -90,10 +90,10 @@ class ImageSession:
         for block in self.models.similarity.blocks(self.image.pixels, self.models.bank_of(design), fill):
             self.passes += len(block)
             done.append(finite(block))
-            if enough is not None and (stop := enough(np.concatenate(done))) is not None:
+            if stopping_rule is not None and (stop := stopping_rule(np.concatenate(done))) is not None:
                 break
         embeddings = np.concatenate(done)[:stop]
-        if enough is None:
+        if stopping_rule is None:
             self._perturbed[key] = design, embeddings
         return embeddings
 
@@ -104,51 +104,51 @@ class SessionView:
     Without a ``condition`` embeddings are the network's own.
     """
 
-    def __init__(self, shared: ImageSession, fill: str, condition: str | None = None) -> None:
-        self._shared, self._fill, self._condition = shared, fill, condition
-        self._mask = shared.mask(condition)
+    def __init__(self, session: ImageSession, fill: str, condition: str | None = None) -> None:
+        self._session, self._fill, self._condition = session, fill, condition
+        self._mask = session.mask(condition)
 
     @property
     def size(self) -> tuple[int, int]:
-        return self._shared.models.similarity.size
+        return self._session.models.similarity.size
 
     @property
     def pixels(self) -> Image:
-        return self._shared.image.pixels
+        return self._session.image.pixels
 
     @property
     def function(self) -> SimilarityFunction:
-        return self._shared.models.bundle.similarity_function
+        return self._session.models.bundle.similarity_function
 
     @property
     def base(self) -> Float32:
-        return conditioned(self._shared.base, self._mask, self.function)
+        return conditioned(self._session.base, self._mask, self.function)
 
     def seed(self, seed: int) -> int:
-        return int(content_id(str(seed), self._shared.image.sha256, letter="")[:12], 16)
+        return int(content_id(str(seed), self._session.image.sha256, letter="")[:12], 16)
 
     def design(self, method: Perturbing) -> Design:
-        return self._shared.design(method)
+        return self._session.design(method)
 
-    def perturbed(self, design: Design, enough: Callable[[Float32], int | None] | None = None) -> Float32:
-        return conditioned(self._shared.perturbed(design, self._fill, enough), self._mask, self.function)
+    def perturbed(self, design: Design, stopping_rule: Callable[[Float32], int | None] | None = None) -> Float32:
+        return conditioned(self._session.perturbed(design, self._fill, stopping_rule), self._mask, self.function)
 
     def superpixels(self) -> NDArray[np.int64]:
-        return self._shared.labels
+        return self._session.labels
 
     def gradient(self) -> Gradient:
-        pixels = self._shared.image.pixels
-        fill = make_fill(self._fill, pixels, self._shared.models.bundle.fill_mean)
-        return self._shared.gradient(pixels, fill, self._condition)
+        pixels = self._session.image.pixels
+        fill = make_fill(self._fill, pixels, self._session.models.bundle.fill_mean)
+        return self._session.gradient(pixels, fill, self._condition)
 
     def local(self) -> tuple[Float32, Float32]:
-        local, bias = self._shared.local
+        local, bias = self._session.local
         return (local, bias) if self._mask is None else (local * self._mask[:, None, None], bias * self._mask)
 
 
 class _Counted:
-    def __init__(self, gradient: Gradient, shared: ImageSession) -> None:
-        self._gradient, self._shared = gradient, shared
+    def __init__(self, gradient: Gradient, session: ImageSession) -> None:
+        self._gradient, self._session = gradient, session
 
     @property
     def size(self) -> tuple[int, int]:
@@ -157,5 +157,5 @@ class _Counted:
     def __call__(
         self, masks: Float32, references: Float32, noise: Float32 | None = None
     ) -> tuple[Float32, Float32, Float32]:
-        self._shared.passes += len(masks)
+        self._session.passes += len(masks)
         return self._gradient(masks, references, noise)

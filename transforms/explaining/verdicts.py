@@ -18,10 +18,12 @@ Thresholds = Mapping[tuple[str, str], Mapping[Statistic, Threshold]]
 """By method and side."""
 
 
-def _values(sha256: str, chance: NullStatistic) -> Iterator[tuple[tuple[str, str, Statistic], tuple[str, str, float]]]:
+def _values(
+    sha256: str, null_statistic: NullStatistic
+) -> Iterator[tuple[tuple[str, str, Statistic], tuple[str, str, float]]]:
     """Each value with a hash of where it comes from: which are taken must not depend on how they were grouped."""
-    for place, value in enumerate(chance.values):
-        key = chance.method, chance.side, chance.statistic
+    for place, value in enumerate(null_statistic.values):
+        key = null_statistic.method, null_statistic.side, null_statistic.statistic
         yield key, (content_id(sha256, str(place), letter="", digits=16), sha256, value)
 
 

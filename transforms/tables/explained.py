@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from transforms.core.records import Float32, Pair
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.tables import runs
 
 _TEXTS = ("pair_id", "query_id", "reference_id", "query", "reference", "condition", "stratum", "weight")
@@ -34,7 +34,7 @@ class Explained:
     the sha256 of the explained and of the other image in the audit, None where its table images does not say.
     """
 
-    task: ExplanationTarget
+    target: ExplanationTarget
     method: str
     explainer_id: str
     similarity: float | None

@@ -13,6 +13,6 @@ def folder(out: str, table: str, run_id: str) -> str:
     return storage.join(out, table, f"run_id={run_id}")
 
 
-def part(shard: int, of: str | None = None) -> str:
-    """The name of a shard's file; ``of`` is the evaluation's id, where a run may have several."""
-    return f"part-{shard:05d}.parquet" if of is None else f"part-{of}-{shard:05d}.parquet"
+def part(shard: int, evaluation_id: str | None = None) -> str:
+    """The name of a shard's file; ``evaluation_id`` is that of the evaluation, where a run may have several."""
+    return f"part-{shard:05d}.parquet" if evaluation_id is None else f"part-{evaluation_id}-{shard:05d}.parquet"

@@ -33,7 +33,7 @@ from transforms.core.saliency.methods import (
     SlidingWindowMethod,
 )
 from transforms.core.similarity import similarities
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.explaining.explain_image import ExplanationSettings, PreparedImage
 from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tests.support.gradients import HandGradient, TorchGradient, hand_gradient, photograph, torch_gradient, unit
 from transforms.core.records import Float32, Float64
-from transforms.core.saliency.mask import MaskSettings, optimise, optimise_both, penalty_slope, upsampling
+from transforms.core.saliency.mask import MaskSettings, optimise, optimise_both, penalty_gradient, upsampling
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -194,7 +194,7 @@ def drawn_cells(draw: st.DrawFn) -> Float64:
 @given(drawn_cells(), st.sampled_from([1.0, 2.0, 2.5, 3.0]))
 def test_the_penalties_slope_is_torchs_and_that_of_finite_differences(cells: Float64, beta: float) -> None:
     settings = MaskSettings(l1=0.3, tv=0.7, tv_beta=beta)
-    slope = penalty_slope(cells, settings)
+    slope = penalty_gradient(cells, settings)
     for mask, found in zip(cells, slope, strict=True):
         values = torch.tensor(mask, requires_grad=True)
         penalties(values, settings).backward()  # type: ignore[no-untyped-call]
@@ -214,7 +214,7 @@ def test_the_penalties_slope_is_zero_at_the_start_as_torchs() -> None:
     penalties(values, MaskSettings()).backward()  # type: ignore[no-untyped-call]
     assert values.grad is not None
     np.testing.assert_array_equal(values.grad, 0)
-    np.testing.assert_array_equal(penalty_slope(cells, MaskSettings()), 0)
+    np.testing.assert_array_equal(penalty_gradient(cells, MaskSettings()), 0)
 
 
 def test_two_steps_by_hand() -> None:

@@ -85,7 +85,7 @@ def test_slopes_are_those_of_a_plain_ridge_regression(n: int, k: int, seed: int)
     # the textbook's form: one least squares problem with a row more for every slope
     stacked = np.vstack([centred, np.sqrt(penalty) * np.eye(k)])
     wanted = np.linalg.lstsq(stacked, np.concatenate([score - score.mean(), np.zeros(k)]), rcond=None)[0]
-    np.testing.assert_allclose(Regression.of(features).slopes(score), wanted, atol=1e-10)
+    np.testing.assert_allclose(Regression.of(features).coefficients(score), wanted, atol=1e-10)
     assert Regression.of(features).primal == (n > k)
 
 
@@ -152,8 +152,8 @@ def test_convergence_stops_at_the_first_blocks_whose_halves_agree_whatever_the_b
     agreed = [n for n in range(64, 513, 64) if (SplitHalfReliability(design, n).agreement(scores[:, :n]) >= 0.9).all()]
     wanted = agreed[0] if agreed else None
     for batch in (16, 32, 100, 512):
-        enough = StoppingRule(design, "cosine", References(references), 0.9)
-        answers = [enough(embeddings[:stop]) for stop in range(batch, 513, batch)]
+        stopping_rule = StoppingRule(design, "cosine", References(references), 0.9)
+        answers = [stopping_rule(embeddings[:stop]) for stop in range(batch, 513, batch)]
         found = [answer for answer in answers if answer is not None]
         assert (found[0] if found else None) == (wanted if batch != 100 or wanted is None or wanted <= 500 else None)
     if noise == 0.02:
@@ -168,9 +168,9 @@ def test_halves_agree_where_nothing_changes_and_not_where_one_half_does() -> Non
     same = np.full((1, 64), 0.5)
     one_half = same.copy()
     one_half[0, :32] += np.random.default_rng(0).normal(size=32)
-    halves = SplitHalfReliability(design, 64)
-    np.testing.assert_array_equal(halves.agreement(same), [1.0])
-    np.testing.assert_array_equal(halves.agreement(one_half), [0.0])
+    split_half = SplitHalfReliability(design, 64)
+    np.testing.assert_array_equal(split_half.agreement(same), [1.0])
+    np.testing.assert_array_equal(split_half.agreement(one_half), [0.0])
 
 
 def test_one_cell_has_constant_maps_which_agree() -> None:

@@ -45,7 +45,7 @@ from transforms.core.similarity import (
     rows_kept,
     similarities,
 )
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.explaining.explain_image import ExplanationSettings, Matched, PreparedImage
 from transforms.inputs.sampling import check_condition
 from transforms.serving import bundle as bundles

@@ -39,7 +39,7 @@ from transforms.serving.bundle import Bundle
 
 PROBE = Probe(
     passes_per_second=50,
-    slopes_per_second=None,
+    gradient_passes_per_second=None,
     seconds_per_image=0.01,
     bytes_per_image=2000,
     images_tried=8,
@@ -96,10 +96,10 @@ def test_counts_passes_and_time_by_hand(small: Bundle) -> None:
 
 
 def test_slopes_have_their_own_speed(small: Bundle) -> None:
-    passes = Passes(("query",), masks=41, slopes=5, null_slopes=5)
-    found = look(small, passes=passes, probe=replace(PROBE, slopes_per_second=10.0, seconds_per_image=0.0))
-    assert found.slopes == 30 * 5 + 110 * 5
-    assert found.passes == 1370 + found.slopes
+    passes = Passes(("query",), masks=41, gradient_passes=5, null_gradient_passes=5)
+    found = look(small, passes=passes, probe=replace(PROBE, gradient_passes_per_second=10.0, seconds_per_image=0.0))
+    assert found.gradient_passes == 30 * 5 + 110 * 5
+    assert found.passes == 1370 + found.gradient_passes
     assert found.seconds == pytest.approx(1370 / 50 + 700 / 10)
 
 
@@ -167,8 +167,8 @@ def test_the_text(small: Bundle) -> None:
 
 
 def test_the_text_of_a_run_elsewhere_says_whose_speed_it_is(small: Bundle) -> None:
-    unread = replace(PROBE, images_loaded=0, bytes_per_image=0, seconds_per_image=0.0, slopes_per_second=7.0)
-    passes = Passes(("query",), masks=41, slopes=5, at_most=True)
+    unread = replace(PROBE, images_loaded=0, bytes_per_image=0, seconds_per_image=0.0, gradient_passes_per_second=7.0)
+    passes = Passes(("query",), masks=41, gradient_passes=5, at_most=True)
     made = design(("all", 1000, 1000, 20_000, 20_000), column=None)
     text = "\n".join(lines(look(small, made, runner="spark", probe=unread, passes=passes, unreadable=0)))
     assert "this machine's, not that of spark's workers" in text

@@ -94,7 +94,7 @@ def test_passes_by_the_clock(models: Models, folder: Path, clock: Clock) -> None
     found = probe(models, explainers, loader(models, folder), addresses(folder, "0.png"), seconds=8, clock=clock)
     # 8 masks in half a second
     assert found.passes_per_second == 16
-    assert found.slopes_per_second is None
+    assert found.gradient_passes_per_second is None
     # a first batch, which is not timed, then batches until three quarters of the time are over
     assert clock.now == 0.5 + 6
 
@@ -167,7 +167,7 @@ def test_slopes_by_the_clock(complete: Path, folder: Path, clock: Clock) -> None
     explainers = of(RiseMethod(masks=16, cells=2), GradientMethod())
     found = probe(models, explainers, loader(models, folder), addresses(folder, "1.png"), seconds=8, clock=clock)
     assert found.passes_per_second == 16
-    assert found.slopes_per_second == models.gradient.batch / 2
+    assert found.gradient_passes_per_second == models.gradient.batch / 2
     # 1 + 4 batches of masks, 1 + 2 of slopes
     assert clock.now == 5 * 0.5 + 3 * 2
 

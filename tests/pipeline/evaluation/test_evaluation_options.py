@@ -26,9 +26,9 @@ def test_fills_are_one_in_either_case() -> None:
 
 
 def test_a_stranger_is_a_map_of_the_table() -> None:
-    assert EvaluateOptions("tables", "bundle", "e1").with_strangers
-    assert not EvaluateOptions("tables", "bundle", "e1", maps="full").with_strangers
-    assert not EvaluateOptions("tables", "bundle", "e1", metrics=("seeds",)).with_strangers
+    assert EvaluateOptions("tables", "bundle", "e1").with_unrelated
+    assert not EvaluateOptions("tables", "bundle", "e1", maps="full").with_unrelated
+    assert not EvaluateOptions("tables", "bundle", "e1", metrics=("seeds",)).with_unrelated
     with pytest.raises(UsageError, match="leave --maps full out"):
         EvaluateOptions("tables", "bundle", "e1", maps="full", metrics=("stranger",))
 

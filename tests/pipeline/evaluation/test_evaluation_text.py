@@ -145,8 +145,8 @@ def test_a_network_or_level_without_any_agreement_keeps_its_row() -> None:
 
 def test_strangers_are_named_by_their_method_where_there_are_several() -> None:
     def strange(method: str) -> list[Row]:
-        stranger = [row("iou", f"stranger_{method}", query, 0.1, control=True) for query in range(2)]
-        return [*(row("iou", method, query, 0.5) for query in range(2)), *stranger]
+        unrelated_pair = [row("iou", f"stranger_{method}", query, 0.1, control=True) for query in range(2)]
+        return [*(row("iou", method, query, 0.5) for query in range(2)), *unrelated_pair]
 
     one = lines(summed(strange("rise")))
     assert [line.split("  ")[0] for line in section(one, "Regions")[5:-1]] == ["rise", "stranger (control)"]

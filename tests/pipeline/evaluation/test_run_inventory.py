@@ -11,10 +11,10 @@ import pytest
 
 from pipeline.evaluation import run_inventory as module
 from pipeline.evaluation.options import EvaluateOptions
-from pipeline.evaluation.run_inventory import STRANGERS, scan_run
+from pipeline.evaluation.run_inventory import UNRELATED_PAIRS, scan_run
 from transforms.core.records import Pair
 from transforms.core.statistics.sampling import position
-from transforms.core.task import ExplanationTarget
+from transforms.core.target import ExplanationTarget
 from transforms.tables.explained import Explained
 
 
@@ -34,18 +34,18 @@ def looked(monkeypatch: pytest.MonkeyPatch, rows: list[Explained], **more: Any) 
 def test_strangers_are_the_first_pairs_of_the_first_queries_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         explained(query, reference, method)
-        for query in range(3 * STRANGERS)
+        for query in range(3 * UNRELATED_PAIRS)
         for reference in range(3)
         for method in ("rise", "lime")
     ]
-    first = sorted((f"q{query}" for query in range(3 * STRANGERS)), key=lambda one: (position(one, 5), one))
+    first = sorted((f"q{query}" for query in range(3 * UNRELATED_PAIRS)), key=lambda one: (position(one, 5), one))
     for order in (rows, rows[::-1], random.Random(2).sample(rows, len(rows))):
         found = looked(monkeypatch, order, seed=5)
-        assert [one.query_id for one in found.strangers] == first[:STRANGERS]
-        assert all(one.maps.keys() == {"rise", "lime"} for one in found.strangers)
-        assert all(cells.max() == 0 for one in found.strangers for cells in one.maps.values())
+        assert [one.query_id for one in found.unrelated] == first[:UNRELATED_PAIRS]
+        assert all(one.maps.keys() == {"rise", "lime"} for one in found.unrelated)
+        assert all(cells.max() == 0 for one in found.unrelated for cells in one.maps.values())
     assert (found.explanations, found.sampled, found.pairs, found.queries) == (
-        len(rows), len(rows), len(rows) // 2, 3 * STRANGERS
+        len(rows), len(rows), len(rows) // 2, 3 * UNRELATED_PAIRS
     )  # fmt: skip
     assert (found.frame, found.map_size) == ((12, 16), (2, 3))
 
@@ -54,10 +54,10 @@ def test_each_condition_has_strangers_of_its_own(monkeypatch: pytest.MonkeyPatch
     conditions = (None, *(f"c{at}" for at in range(30)))
     rows = [explained(query, 0, condition=condition) for query in range(9) for condition in conditions]
     found = looked(monkeypatch, rows)
-    assert Counter(one.condition for one in found.strangers) == dict.fromkeys(conditions, 4)
+    assert Counter(one.condition for one in found.unrelated) == dict.fromkeys(conditions, 4)
     again = looked(monkeypatch, rows[::-1])
-    assert [(one.query_id, one.condition) for one in again.strangers] == [
-        (one.query_id, one.condition) for one in found.strangers
+    assert [(one.query_id, one.condition) for one in again.unrelated] == [
+        (one.query_id, one.condition) for one in found.unrelated
     ]
 
 
@@ -70,7 +70,7 @@ def test_places_are_taken_once_a_query_that_is_not_kept(monkeypatch: pytest.Monk
         return position(query_id, seed)
 
     monkeypatch.setattr(module, "position", counted)
-    rows = [explained(query, reference) for query in range(2 * STRANGERS) for reference in range(3)]
-    assert len(looked(monkeypatch, rows).strangers) == STRANGERS
-    assert taken.total() == 2 * STRANGERS
-    assert looked(monkeypatch, rows, controls=(), metrics=("insertion",)).strangers == ()
+    rows = [explained(query, reference) for query in range(2 * UNRELATED_PAIRS) for reference in range(3)]
+    assert len(looked(monkeypatch, rows).unrelated) == UNRELATED_PAIRS
+    assert taken.total() == 2 * UNRELATED_PAIRS
+    assert looked(monkeypatch, rows, controls=(), metrics=("insertion",)).unrelated == ()

@@ -151,10 +151,11 @@ class ImageView(Protocol):
     def design(self, method: Perturbing) -> Design:
         """The design of ``method`` for this image, drawn from the bank that its content chooses."""
 
-    def perturbed(self, design: Design, enough: Callable[[Float32], int | None] | None = None) -> Float32:
+    def perturbed(self, design: Design, stopping_rule: Callable[[Float32], int | None] | None = None) -> Float32:
         """Embeddings float32 [n', D] of the image under the masks of ``design``, in order.
 
-        ``enough`` is shown the embeddings so far whenever there are more, and says after how many of them to stop.
+        ``stopping_rule`` is shown the embeddings so far whenever there are more, and says after how many of them to
+        stop.
         """
 
     def superpixels(self) -> NDArray[np.int64]:

@@ -46,7 +46,7 @@ def gradient_times_input(gradient: Gradient, references: Float32, *, chunk: int 
       gradient: the image and its fill.
       references: embeddings [R, D].
     """
-    return _mean_slope(gradient, references, np.ones(1), np.ones(1), chunk)
+    return _mean_gradient(gradient, references, np.ones(1), np.ones(1), chunk)
 
 
 def integrated_gradients(gradient: Gradient, references: Float32, *, steps: int = STEPS, chunk: int = 64) -> Float64:
@@ -62,10 +62,10 @@ def integrated_gradients(gradient: Gradient, references: Float32, *, steps: int 
     if steps < 1:
         raise ValueError(f"integrated gradients need steps >= 1, got {steps}")
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    return _mean_slope(gradient, references, (1 + nodes) / 2, weights / 2, chunk)
+    return _mean_gradient(gradient, references, (1 + nodes) / 2, weights / 2, chunk)
 
 
-def _mean_slope(gradient: Gradient, references: Float32, levels: Float64, weights: Float64, chunk: int) -> Float64:
+def _mean_gradient(gradient: Gradient, references: Float32, levels: Float64, weights: Float64, chunk: int) -> Float64:
     """``sum_k weights[k] * slope at mask levels[k]`` [R, H, W], added in the order of k for every reference.
 
     Calls are filled with levels of one reference after the other, so that few references make full batches too.

@@ -136,7 +136,7 @@ def optimise_both(
     return ours.maps(), theirs.maps()
 
 
-def penalty_slope(cells: Float64, settings: MaskSettings) -> Float64:
+def penalty_gradient(cells: Float64, settings: MaskSettings) -> Float64:
     """The gradient [R, h, w] of the two penalties of the module's loss in ``cells`` float64 [R, h, w].
 
     At a kink, which is where a cell is 1 or equals its neighbour, it is 0, as in torch. A mask of one row has no
@@ -189,7 +189,7 @@ class _Masks:
         masks = self._upsample(self._cells).astype(np.float32)
         _, slope, embeddings = self._gradient(masks, references, next(self._noise))
         towards = np.matmul(self._rows.T @ slope.astype(np.float64), self._columns)
-        self._adam(towards + penalty_slope(self._cells, self._settings))
+        self._adam(towards + penalty_gradient(self._cells, self._settings))
         return embeddings
 
     def maps(self) -> Float64:

@@ -81,12 +81,12 @@ class RiseMethod(_Parameters):
     def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
         """Runs the masked passes, no more of them than ``converge`` asks for."""
         design = self.design_of(subject)
-        enough = None
+        stopping_rule = None
         if self.converge is not None and references is not None:
-            enough = StoppingRule(design, subject.function, references, self.converge)
-        perturbed = subject.perturbed(design, enough)
-        halves = SplitHalfReliability(design, len(perturbed)) if len(perturbed) >= FEWEST else None
-        return Perturbation(design, subject.base, perturbed, subject.function, halves)
+            stopping_rule = StoppingRule(design, subject.function, references, self.converge)
+        perturbed = subject.perturbed(design, stopping_rule)
+        split_half = SplitHalfReliability(design, len(perturbed)) if len(perturbed) >= FEWEST else None
+        return Perturbation(design, subject.base, perturbed, subject.function, split_half)
 
     def design_of(self, subject: ImageView) -> Rise:
         """The design for the image ``subject``."""

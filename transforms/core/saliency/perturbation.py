@@ -17,14 +17,14 @@ from transforms.core.similarity import SimilarityFunction, similarities
 class Perturbation:
     """An image after its masked passes: ``perturbed`` float32 [n', D] under the first n' masks of ``design``.
 
-    ``base`` float32 [1, D] embeds the whole image. ``halves`` are these masks' two halves, if there are any.
+    ``base`` float32 [1, D] embeds the whole image. ``split_half`` are these masks' two halves, if there are any.
     """
 
     design: Design
     base: Float32
     perturbed: Float32
     function: SimilarityFunction
-    halves: SplitHalfReliability | None = None
+    split_half: SplitHalfReliability | None = None
 
     def maps(self, references: References) -> Maps:
         """The design's estimates for ``references``."""
@@ -32,14 +32,16 @@ class Perturbation:
         scores = mean_similarities(references, self.perturbed, self.function)
         maps = self.design.estimate(scores, base)
         # two halves that show nothing agree, which makes their map no reliable one
-        reliability = None if self.halves is None else np.where(is_constant(maps), 0.0, self.halves.agreement(scores))
+        reliability = (
+            None if self.split_half is None else np.where(is_constant(maps), 0.0, self.split_half.agreement(scores))
+        )
         return Maps(maps, len(self.perturbed) + 1 + references.passes, reliability=reliability)
 
     def reliability_by_chance(self, references: References, seed: int) -> Float64 | None:
         """What ``Maps.reliability`` [R] is where scores and masks belong together by chance."""
-        if self.halves is None:
+        if self.split_half is None:
             return None
-        return self.halves.agreement_by_chance(mean_similarities(references, self.perturbed, self.function), seed)
+        return self.split_half.agreement_by_chance(mean_similarities(references, self.perturbed, self.function), seed)
 
 
 def mean_similarities(references: References, embeddings: Float32, function: SimilarityFunction) -> Float64:

@@ -59,14 +59,14 @@ class Regression:
         system[np.diag_indices_from(system)] += penalty
         return cls(centred, primal, cho_factor(system, lower=True, overwrite_a=True, check_finite=False))
 
-    def slopes(self, score: Float64) -> Float64:
+    def coefficients(self, score: Float64) -> Float64:
         """beta float64 [K] of one reference's scores [n']: 0 where they are all equal."""
         if self.factor is None:
             return np.zeros(self.features.shape[1])
         above = score - score[0]  # exactly 0 where all scores are equal, which a rounded mean alone is not
         above -= above.mean()
         if self.primal:
-            slopes: Float64 = cho_solve(self.factor, self.features.T @ above, check_finite=False)
-            return slopes
+            coefficients: Float64 = cho_solve(self.factor, self.features.T @ above, check_finite=False)
+            return coefficients
         weights: Float64 = cho_solve(self.factor, above, check_finite=False)
         return weights @ self.features

@@ -96,8 +96,8 @@ class Rise:
         rows, columns = self._covariances
         maps = np.empty((len(scores), *self.size))
         for score, out in zip(scores, maps, strict=True):
-            slopes = regression.slopes(score).reshape(rows.shape[1], columns.shape[1])
-            out[:] = (1 - self.p) * (rows @ slopes @ columns.T)
+            coefficients = regression.coefficients(score).reshape(rows.shape[1], columns.shape[1])
+            out[:] = (1 - self.p) * (rows @ coefficients @ columns.T)
         return maps
 
     @cached_property

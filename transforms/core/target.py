@@ -21,7 +21,7 @@ class ExplanationTarget:
         return self.pair.query if self.side == "query" else self.pair.reference
 
     @property
-    def other(self) -> str:
+    def counterpart(self) -> str:
         """The address of the image that it is compared with."""
         return self.pair.reference if self.side == "query" else self.pair.query
 
