@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from transforms.core.records import EmbeddedImage, Float32, Frame, Image, Pair
-from transforms.core.saliency.methods import RiseMethod
+from transforms.core.saliency.rise import RiseMethod
 
 SIZE = (112, 112)
 DIMENSION = 128
@@ -103,7 +103,9 @@ def whymatch(folder: Path, setting: Setting, references: int) -> Callable[[], No
     from transforms.core.imaging.images import ImageLimits
     from transforms.core.saliency.explainer import Explainer
     from transforms.core.target import ExplanationTarget
-    from transforms.explaining.explain_image import ExplanationSettings, PreparedImage
+    from transforms.explaining.explanation_rows import explanation_rows
+    from transforms.explaining.prepared_image import PreparedImage
+    from transforms.explaining.settings import ExplanationSettings
     from transforms.serving.load_image import ImageLoader, LoadedImage
     from transforms.serving.models import Models, Serving
     from transforms.storage import Access
@@ -123,7 +125,7 @@ def whymatch(folder: Path, setting: Setting, references: int) -> Callable[[], No
 
     def run() -> None:
         prepared = PreparedImage.of(query, explaining, models, load)
-        for _ in prepared.rows(matched):
+        for _ in explanation_rows(prepared, matched):
             pass
 
     return run
@@ -145,7 +147,7 @@ def evaluation(folder: Path, setting: Setting, photographs: Path, pairs: int, al
     from transforms.evaluating.evaluate_image import measure
     from transforms.evaluating.measured_image import ImageReaders, Networks, PassCounter
     from transforms.evaluating.settings import EvaluationSettings
-    from transforms.explaining.explain_image import ExplanationSettings
+    from transforms.explaining.settings import ExplanationSettings
     from transforms.serving.load_image import ImageLoader
     from transforms.serving.models import Models, Serving
     from transforms.storage import Access

@@ -32,20 +32,19 @@ from transforms.core.errors import UsageError
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.metrics.curves import PixelSteps, deletion, insertion
 from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, Pair, Product, content_id
+from transforms.core.saliency.decomposition import DecompositionMethod
 from transforms.core.saliency.explainer import Explainer, ReferenceMasks
-from transforms.core.saliency.methods import (
-    DecompositionMethod,
-    GradientMethod,
-    IntegratedGradientsMethod,
-    LimeMethod,
-    MaskMethod,
-    RiseMethod,
-    SbsmMethod,
-    SlidingWindowMethod,
-)
+from transforms.core.saliency.gradients import GradientMethod, IntegratedGradientsMethod
+from transforms.core.saliency.lime import LimeMethod
+from transforms.core.saliency.mask import MaskMethod
+from transforms.core.saliency.rise import RiseMethod
+from transforms.core.saliency.sbsm import SbsmMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.core.similarity import similarities
 from transforms.core.target import ExplanationTarget
-from transforms.explaining.explain_image import ExplanationSettings, PreparedImage
+from transforms.explaining.explanation_rows import explanation_rows
+from transforms.explaining.prepared_image import PreparedImage
+from transforms.explaining.settings import ExplanationSettings
 from transforms.inputs import catalogue, manifest
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
@@ -206,7 +205,7 @@ class Bench:
         matched = [(target, self._other(target.counterpart, settings)) for target in targets]
         prepared = PreparedImage.of(self.load(targets[0].explained), explaining, self.models, self.load, matched)
         rows = []
-        for row in prepared.rows(matched):
+        for row in explanation_rows(prepared, matched):
             if isinstance(row, Failure):
                 raise UsageError(f"{row.query_id} and {row.reference_id}, {row.method}: {row.message}")
             rows.append(row)
@@ -351,8 +350,8 @@ def _memory_of(arguments: Sequence[str]) -> Callable[[int], list[int]]:
 
 def open_bench(options: argparse.Namespace, settings: Sequence[Setting], chosen: Sequence[tuple[Pair, ...]]) -> Bench:
     """The bench with the networks that ``settings`` ask for."""
-    needs = tuple(dict.fromkeys(one.explainer.method.needs for one in settings))
-    models = Models(Serving(options.bundle, "cpu", options.threads, needs=needs))
+    serving = Serving(options.bundle, "cpu", options.threads)
+    models = Models(serving.with_needs_of(one.explainer.method for one in settings))
     images = {
         os.path.dirname(address) for pairs in chosen for pair in pairs for address in (pair.query, pair.reference)
     }

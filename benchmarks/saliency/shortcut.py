@@ -24,7 +24,7 @@ from transforms.core.imaging.fill import border_color, make_fill
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.metrics.regions import peak, pixel_auc
 from transforms.core.records import Float64, Product
-from transforms.core.saliency.methods import RiseMethod
+from transforms.core.saliency.rise import RiseMethod
 from transforms.core.similarity import similarities
 from transforms.inputs import catalogue
 from transforms.serving.load_image import ImageLoader, LoadedImage

@@ -23,7 +23,7 @@ from transforms.beam.write_tables import FinishRun, WriteTables
 from transforms.core.errors import RunError
 from transforms.core.records import EmbeddedImage, Product
 from transforms.core.statistics.sampling import SamplingDesign
-from transforms.explaining.explain_image import ExplanationSettings
+from transforms.explaining.settings import ExplanationSettings
 from transforms.inputs import catalogue
 from transforms.inputs.random_references import Drawn
 from transforms.inputs.region_files import RegionReader

@@ -27,8 +27,8 @@ from transforms.core.imaging import images
 from transforms.core.messages import listed
 from transforms.core.passes import passes as passes_of
 from transforms.core.records import Failure
+from transforms.core.saliency.contract import NO_FILL
 from transforms.core.saliency.explainer import Explainer
-from transforms.core.saliency.methods import NO_FILL
 from transforms.inputs import catalogue, census, manifest, strata
 from transforms.serving import bundle as bundles
 from transforms.serving.load_image import ImageLoader
@@ -77,8 +77,8 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
     found = strata.find(files, options.stratify, columns=options.columns, catalogue_address=options.catalogue)
     regions = sources.regions(options, files, echo)
     memory_plan, hold = plan_memory(options, bundle, device)
-    needs = tuple(sorted({explainer.method.needs for explainer in options.explainers()}))
-    serving = Serving(options.bundle, device, options.threads, options.batch, hold, needs)
+    methods = [explainer.method for explainer in options.explainers()]
+    serving = Serving(options.bundle, device, options.threads, options.batch, hold).with_needs_of(methods)
     models = Models(serving)  # opens every session once: what cannot run fails here, not in a worker
     if not local:
         serving = replace(serving, device=options.device)
@@ -90,7 +90,7 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
         echo(f"conditions {listed(tuple(bundle.conditions))}")
     for explainer in options.explainers():
         echo(f"method {_described(explainer, options)}")
-    if not hold and any(getattr(explainer.method, "banks", 0) for explainer in options.explainers()):
+    if not hold and any(method.cost(bundle.resize.size).banks for method in methods):
         echo("masks are drawn again for every image: their banks exceed --memory-limit")
     if served:
         check_served(options, bundle, files, models, echo)

@@ -17,11 +17,13 @@ from transforms.core.imaging.fill import check_fill
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.memory import CHUNK
 from transforms.core.messages import listed, quoted
+from transforms.core.saliency.contract import NO_FILL
 from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
-from transforms.core.saliency.methods import METHODS, NO_FILL, PAIRS, LimeMethod, RiseMethod, make_method
+from transforms.core.saliency.mask import PAIRS
+from transforms.core.saliency.methods import METHODS, make_method
+from transforms.core.saliency.rise import RiseMethod
 from transforms.inputs import manifest
 from transforms.serving.bundle import Bundle
-from transforms.serving.superpixels import SEGMENTS
 from transforms.storage.addresses import is_local, local_path
 
 Runner = Literal["local", "spark", "flink", "dataflow"]
@@ -131,14 +133,14 @@ class AuditOptions:
             except ValueError as error:
                 raise UsageError(f"--method {name}: {error}") from None
             fill = method.fill if self.fill is None or method.fill == NO_FILL else self.fill
-            if self.contrast and method.needs == "gradient":
+            if self.contrast and not method.needs.image_first:
                 raise UsageError(
                     f"--contrast needs a method that compares with any vector at no passes of its own: {name} follows "
                     "the gradient of one pair. Take rise, sliding_window, sbsm, lime or decomposition."
                 )
             if self.contrast and self.perturb == "both":
                 raise UsageError("--contrast compares with random references as they are: leave --perturb both out")
-            masked = None if name == "mask" else self.masked()
+            masked = None if method.needs.optimises else self.masked()
             made.append(Explainer(method, fill, self.perturb, masked, self.contrast))
         if self.explain == "both" and any(explainer.converges for explainer in made):
             raise UsageError(
@@ -279,16 +281,17 @@ def check_bundle(options: AuditOptions, bundle: Bundle) -> None:
                 f"bundle ({listed(tuple(bundle.conditions), 5)}) share an image's passes, and one needs more of them "
                 "than another: leave --converge out, and say how many with --masks"
             )
-        if method.needs in ("gradient", "projection") and getattr(bundle, method.needs) is None:
+        graph = method.needs.graph
+        if graph and getattr(bundle, graph) is None:
             raise UsageError(
-                f"--method {method.name} needs the bundle's {method.needs}, and it has none: "
-                f"{bundle.missing.get(method.needs, 'it is not known why')}"
+                f"--method {method.name} needs the bundle's {graph}, and it has none: "
+                f"{bundle.missing.get(graph, 'it is not known why')}"
             )
         if explainer.contrast and bundle.similarity_function == "euclidean":
             raise UsageError(
                 "--contrast subtracts a mean similarity, and a negative Euclidean distance has no such mean"
             )
-        if method.needs == "projection" and bundle.similarity_function == "euclidean":
+        if method.needs.linear and bundle.similarity_function == "euclidean":
             raise UsageError(
                 f"--method {method.name}: a negative Euclidean distance is no sum over positions; take another method"
             )
@@ -335,31 +338,25 @@ def _planned(
 def _plan_of(
     explainer: Explainer, options: AuditOptions, bundle: Bundle, device: Literal["cpu", "cuda"], hold: bool
 ) -> memory.MemoryPlan:
-    method: Any = explainer.method
+    method = explainer.method
     batch = options.batch or memory.DEFAULT_BATCH[device]
-    masks, banks, grid = batch, 0, 1
     try:
-        if method.needs == "masks":
-            masks, banks = method.design(bundle.resize.size, 0).n, method.banks
+        cost = method.cost(bundle.resize.size)
     except ValueError as error:
         raise UsageError(f"--method {method.name}: this bundle's frame and the options do not fit: {error}") from None
-    if isinstance(method, LimeMethod):
-        masks, grid = method.samples, SEGMENTS
-    if isinstance(method, RiseMethod):
-        grid = method.cells**2
     planned = memory.plan(
-        masks=masks,
-        banks=banks,
+        masks=cost.masks or batch,
+        banks=cost.banks,
         size=bundle.resize.size,
         batch=batch,
         dimension=bundle.embedding_size,
         chunk=CHUNK,
-        grid=grid,
+        grid=cost.coefficients,
         max_pixels=options.max_pixels,
-        hold=hold and banks > 0,
+        hold=hold and cost.banks > 0,
         conditions=bool(bundle.conditions),
     )
-    if method.needs == "gradient":
+    if cost.steps:
         planned = replace(planned, estimate=planned.estimate + memory.gradient_bytes(bundle.resize.size, PAIRS))
     return planned
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from transforms.core.errors import PairError, UsageError
 from transforms.core.imaging.fill import make_fill
 from transforms.core.imaging.images import frame_of
 from transforms.core.records import Float32
+from transforms.core.saliency.contract import draws_masks
 from transforms.core.saliency.explainer import Explainer, ReferenceMasks
 from transforms.serving.load_image import ImageLoader, LoadedImage
 from transforms.serving.models import Models
@@ -72,7 +72,7 @@ def probe(
     """
     loading = _load(load, addresses, until=clock() + seconds / 4, clock=clock)
     image = loading.first or _grey(load)
-    follows_gradient = any(explainer.method.needs == "gradient" for explainer in explainers)
+    follows_gradient = any(explainer.method.needs.graph == "gradient" for explainer in explainers)
     share = seconds / 4 if follows_gradient else 3 * seconds / 4
     try:
         passes = _speed(_masked(models, explainers, image), share, most, clock)
@@ -138,11 +138,8 @@ def _masked(models: Models, explainers: Sequence[Explainer], image: LoadedImage)
     """Runs masked batches for as long as somebody asks, through the masks again when they are at an end."""
     size = models.similarity.size
     # the fill and which masks hardly matter for the speed: an image's own superpixels are as fast
-    method: Any = ReferenceMasks(4 * models.similarity.batch, "auto", 0).method(size)
-    for explainer in explainers:
-        if explainer.method.needs == "masks":
-            method = explainer.method
-            break
+    drawing = (explainer.method for explainer in explainers if draws_masks(explainer.method))
+    method = next(drawing, ReferenceMasks(4 * models.similarity.batch, "auto", 0).method(size))
     design = models.design(method, image.sha256)
     fill = make_fill("auto", image.pixels, models.bundle.fill_mean)
     bank = models.bank_of(design)

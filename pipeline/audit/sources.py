@@ -10,7 +10,6 @@ from pipeline.audit.probe import MOST_TRIED
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.records import Pair, Product
-from transforms.explaining.explain_image import compares_freely
 from transforms.inputs import catalogue, manifest
 from transforms.inputs.random_references import Drawn, of_catalogue, of_manifest
 from transforms.inputs.region_files import Legend, RegionReader, read_legend
@@ -21,7 +20,7 @@ Echo = Callable[[str], None]
 
 def random_references(options: AuditOptions, files: tuple[str, ...]) -> Drawn:
     """Addresses of the random references; none where no method compares an image with them at no passes."""
-    if not any(compares_freely(explainer) for explainer in options.explainers()):
+    if not any(explainer.compares_freely for explainer in options.explainers()):
         return {}
     if options.catalogue:
         return of_catalogue(options.catalogue, options.sides(), options.seed)

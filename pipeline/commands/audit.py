@@ -27,7 +27,8 @@ def add(commands: Any) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of an audit, which ``plan`` has too."""
-    from transforms.core.saliency.methods import METHODS, RiseMethod
+    from transforms.core.saliency.methods import METHODS
+    from transforms.core.saliency.rise import RiseMethod
 
     data = parser.add_argument_group("what to explain")
     data.add_argument("--manifest", required=True, nargs="+", help="CSV, JSONL or Parquet files or globs of pairs")

@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.evaluation.options import EvaluateOptions
 from transforms import storage
 from transforms.core.errors import UsageError
+from transforms.core.saliency.contract import Graph
 from transforms.evaluating.settings import CascadeStage
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
@@ -21,7 +22,7 @@ Cascade = Callable[[Path, Path, int, int], Sequence[CascadeStage]]
 
 
 def make_stages(
-    options: EvaluateOptions, run_: runs.Run, bundle: Bundle, cascade: Cascade, held: ExitStack, needs: Sequence[str]
+    options: EvaluateOptions, run_: runs.Run, bundle: Bundle, cascade: Cascade, held: ExitStack, graphs: Sequence[Graph]
 ) -> tuple[CascadeStage, ...]:
     """Randomised copies of the bundle, in a folder of this machine or, for other runners, in ``--scratch``."""
     folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="whymatch-cascade-")))
@@ -30,9 +31,9 @@ def make_stages(
     stages = tuple(cascade(source, folder / "stages", options.stages, options.seed))
     for stage in stages:
         made = bundles.read(stage.bundle)
-        for need in needs:
-            if need in ("gradient", "projection") and getattr(made, need) is None:
-                raise UsageError(f"sanity: {made.missing.get(need, f'the randomised bundle has no {need}')}")
+        for graph in graphs:
+            if getattr(made, graph) is None:
+                raise UsageError(f"sanity: {made.missing.get(graph, f'the randomised bundle has no {graph}')}")
     if options.scratch is None:
         return stages
     # ids of evaluations are those of their run

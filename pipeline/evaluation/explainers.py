@@ -11,9 +11,9 @@ from pipeline.evaluation.options import EvaluateOptions
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.messages import listed
+from transforms.core.saliency.contract import NO_FILL
 from transforms.core.saliency.controls import CONTROLS
 from transforms.core.saliency.explainer import Explainer
-from transforms.core.saliency.methods import NO_FILL
 from transforms.evaluating.settings import AGREEMENTS, CURVES, UNRELATED
 from transforms.tables import runs
 

@@ -36,7 +36,7 @@ from transforms.core.imaging import images
 from transforms.core.metrics.curves import STEPS
 from transforms.evaluating.gallery import columns_of, type_column
 from transforms.evaluating.settings import ATTRIBUTES, CURVES, REGIONS, UNRELATED, EvaluationSettings
-from transforms.explaining.explain_image import ExplanationSettings
+from transforms.explaining.settings import ExplanationSettings
 from transforms.inputs import catalogue
 from transforms.inputs.region_files import RegionReader, read_legend
 from transforms.inputs.rows import header
@@ -111,12 +111,10 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     if remakes:
         check_bundle(audit, bundle)
     planned_memory, hold = plan_memory(audit, bundle, device)
-    needs = tuple(sorted({one.method.needs for one in explained})) if remakes else ()
-    serving = Serving(
-        options.bundle, device, options.threads, options.batch, hold and "sanity" not in options.metrics, needs
-    )
+    serving = Serving(options.bundle, device, options.threads, options.batch, hold and "sanity" not in options.metrics)
+    serving = serving.with_needs_of([one.method for one in explained] if remakes else [])
     provider = Models(serving).similarity.provider  # what cannot run fails here, not in a worker
-    stages = make_stages(options, run_, bundle, cascade, held, needs) if "sanity" in options.metrics else ()
+    stages = make_stages(options, run_, bundle, cascade, held, serving.graphs) if "sanity" in options.metrics else ()
     controls = controls_of(options) if options.compares else ()
     needed = needed_bytes(options, bundle, planned_memory.total, len(stages), len(explained) + len(controls))
     if not local:

@@ -14,12 +14,19 @@ from tests.support.bundles import small_bundle
 from tests.support.networks import SIZE
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.records import EmbeddedImage, Pair
+from transforms.core.saliency.decomposition import DecompositionMethod
 from transforms.core.saliency.explainer import Explainer
-from transforms.core.saliency.methods import DecompositionMethod, GradientMethod, RiseMethod, SlidingWindowMethod
+from transforms.core.saliency.gradients import GradientMethod
+from transforms.core.saliency.rise import RiseMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.core.statistics import nulls
-from transforms.core.statistics.nulls import NullReferences, Threshold
+from transforms.core.statistics.nulls import NullReferences
+from transforms.core.statistics.verdict import Threshold
 from transforms.core.target import ExplanationTarget
-from transforms.explaining.explain_image import ExplanationSettings, Matched, NullStatistic, PreparedImage
+from transforms.explaining.explanation_rows import explanation_rows
+from transforms.explaining.null_statistics import NullStatistic
+from transforms.explaining.prepared_image import PreparedImage
+from transforms.explaining.settings import ExplanationSettings, Matched
 from transforms.explaining.verdicts import _values, by_method, judged_row, threshold_rows
 from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader
@@ -75,13 +82,13 @@ RISE = RiseMethod(masks=256, cells=4, sampling="hadamard")
 
 @pytest.mark.parametrize("method", [RISE, SlidingWindowMethod(window=4, stride=3), DecompositionMethod()])
 def test_the_null_map_is_the_mean_of_the_random_references_maps(models: Models, folder: Path, method: Any) -> None:
-    if method.needs == "projection" and models.bundle.projection is None:
+    if method.needs.graph == "projection" and models.bundle.projection is None:
         pytest.skip("the small bundle has no projection")
-    if method.needs == "projection":
-        models = Models(Serving(models._serving.bundle, needs=("projection",)))
+    if method.needs.graph == "projection":
+        models = Models(Serving(models._serving.bundle, graphs=("projection",)))
     explainer = Explainer(method, method.fill)
     image, (images, matched) = prepared(models, folder, explainer)
-    rows: list[Any] = list(image.rows(matched))
+    rows: list[Any] = list(explanation_rows(image, matched))
     alone, _ = prepared(models, folder, explainer, drawn=False)
     of_random = [(ExplanationTarget(Pair(f"n{at}", "q", f"n{at}"), "query"), one) for at, one in enumerate(images[6:])]
     (maps,) = alone.maps(of_random)
@@ -90,20 +97,21 @@ def test_the_null_map_is_the_mean_of_the_random_references_maps(models: Models, 
         full = row["map"].reshape(SIZE)
         assert row["null_agreement"] == pytest.approx(np.corrcoef(full.ravel(), mean.ravel())[0, 1], abs=1e-4)
         assert (row["map_reliability"] is not None) == (method is RISE)
-    assert all(row["null_agreement"] is None for row in alone.rows(matched))  # type: ignore[index]
+    assert all(row["null_agreement"] is None for row in explanation_rows(alone, matched))  # type: ignore[index]
 
 
 def test_reliability_is_the_correlation_of_the_maps_of_two_halves(models: Models, folder: Path) -> None:
     image, (_, matched) = prepared(models, folder, Explainer(RISE, "auto"))
-    (saliency,) = image.saliencies
-    design, perturbed = saliency.design, saliency.perturbed  # type: ignore[union-attr]
+    ((_, saliency),) = image.saliencies(None)
+    design: Any = saliency.design  # type: ignore[union-attr]
+    perturbed = saliency.perturbed  # type: ignore[union-attr]
     scores = matched[0][1].embedding.astype(np.float64) @ perturbed.T.astype(np.float64)
     block = np.arange(256) // design.block % 2
     first, second = (
         design.subset(np.flatnonzero(block == half)).estimate(scores[None, block == half], np.zeros(1))
         for half in (0, 1)
     )
-    row: Any = next(iter(image.rows(matched)))
+    row: Any = next(iter(explanation_rows(image, matched)))
     assert row["map_reliability"] == pytest.approx(np.corrcoef(first.ravel(), second.ravel())[0, 1], abs=1e-6)
 
 
@@ -114,7 +122,7 @@ def test_a_contrast_map_is_the_map_less_that_of_the_null(models: Models, folder:
     of_random = [(ExplanationTarget(Pair(f"n{at}", "q", f"n{at}"), "query"), one) for at, one in enumerate(images[6:])]
     (random,) = plain.maps(of_random)
     mean = random.maps.saliency.mean(axis=0)  # type: ignore[union-attr]
-    for one, other in zip(plain.rows(matched), contrast.rows(matched), strict=True):
+    for one, other in zip(explanation_rows(plain, matched), explanation_rows(contrast, matched), strict=True):
         assert isinstance(one, dict)
         assert isinstance(other, dict)
         np.testing.assert_allclose(other["map"].reshape(SIZE), one["map"].reshape(SIZE) - mean, atol=1e-5)
@@ -131,7 +139,7 @@ def test_shuffled_pairs_are_ranked_like_others_and_cost_no_passes(models: Models
     found = {one.statistic: one for one in image.null_statistics([(None, "query")])}
     assert image.passes == before
     embeddings = np.stack([one.embedding for one in images[6:]])
-    drawn = image.nulls["query"].others("")
+    drawn = image.comparisons.random["query"].others("")
     assert drawn is not None
     chosen = nulls.shuffled(drawn, image.session.base, "cosine")
     assert len(chosen) == nulls.SHUFFLED
@@ -140,7 +148,7 @@ def test_shuffled_pairs_are_ranked_like_others_and_cost_no_passes(models: Models
     for row in chosen:
         at = int(np.flatnonzero((embeddings == row).all(axis=1))[0])
         of_shuffled.append((ExplanationTarget(Pair(f"n{at}", "q", f"n{at}"), "query"), images[6 + at]))
-    rows: list[Any] = list(image.rows(of_shuffled))
+    rows: list[Any] = list(explanation_rows(image, of_shuffled))
     assert found["attribute_score"] == NullStatistic(
         "rise", "query", "attribute_score", tuple(r["top"][0]["score"] for r in rows)
     )
@@ -151,11 +159,10 @@ def test_shuffled_pairs_are_ranked_like_others_and_cost_no_passes(models: Models
 
 def test_methods_whose_pairs_cost_passes_have_no_null(folder: Path, tmp_path: Path) -> None:
     assert not nulls.REFERENCES % 2
-    from transforms.explaining.explain_image import compares_freely
 
-    assert not compares_freely(Explainer(GradientMethod(), "auto"))
-    assert not compares_freely(Explainer(RISE, "auto", "both"))
-    assert compares_freely(Explainer(RISE, "auto"))
+    assert not Explainer(GradientMethod(), "auto").compares_freely
+    assert not Explainer(RISE, "auto", "both").compares_freely
+    assert Explainer(RISE, "auto").compares_freely
 
 
 def test_thresholds_go_to_rows_of_their_method_and_side() -> None:

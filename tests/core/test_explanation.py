@@ -20,13 +20,16 @@ from transforms.core.imaging.maps import area_average, map_statistics
 from transforms.core.records import EmbeddedImage, Float32, Frame, Image, Pair
 from transforms.core.saliency.contract import Design, Method, References
 from transforms.core.saliency.explainer import Explainer
-from transforms.core.saliency.methods import LimeMethod, RiseMethod, SbsmMethod, SlidingWindowMethod
+from transforms.core.saliency.lime import LimeMethod
 from transforms.core.saliency.perturbation import Perturbation
-from transforms.core.saliency.rise import rise
-from transforms.core.saliency.sliding_window import sliding_window
+from transforms.core.saliency.rise import RiseMethod, rise
+from transforms.core.saliency.sbsm import SbsmMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod, sliding_window
 from transforms.core.similarity import SimilarityFunction, similarities
 from transforms.core.target import ExplanationTarget
-from transforms.explaining.explain_image import ExplanationSettings, Matched, PreparedImage
+from transforms.explaining.explanation_rows import explanation_rows
+from transforms.explaining.prepared_image import PreparedImage
+from transforms.explaining.settings import ExplanationSettings, Matched
 from transforms.serving.load_image import ImageLoader, LoadedImage
 from transforms.serving.models import Models, Serving
 from transforms.storage import Access
@@ -211,10 +214,10 @@ def test_rows_of_a_real_bundle_do_not_depend_on_their_group(models: Models, meth
         )
         for at, embedding in enumerate(some_references(9, models.bundle.embedding_size))
     ]
-    whole = list(query.rows(matched))
+    whole = list(explanation_rows(query, matched))
     order = [3, 1, 8, 0, 2, 7, 4, 6, 5]
     again = PreparedImage.of(image, explaining, models, load)
-    pieces = [row for part in split(order, [1, 4]) for row in again.rows([matched[at] for at in part])]
+    pieces = [row for part in split(order, [1, 4]) for row in explanation_rows(again, [matched[at] for at in part])]
     assert len({str(row) for row in whole}) == 9
     assert [repr(row) for row in pieces] == [repr(whole[at]) for at in order]
     (first, *_) = whole

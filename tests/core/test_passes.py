@@ -13,18 +13,14 @@ from pipeline.audit.options import AuditOptions
 from tests.core.saliency.test_every_method import ALL, SIZE, complete, picture
 from tests.support.audits import audit, table, write_csv
 from transforms.core.passes import Passes, passes
+from transforms.core.saliency.decomposition import DecompositionMethod
 from transforms.core.saliency.explainer import Explainer, ReferenceMasks
-from transforms.core.saliency.methods import (
-    DecompositionMethod,
-    GradientMethod,
-    IntegratedGradientsMethod,
-    LimeMethod,
-    MaskMethod,
-    RiseMethod,
-    SbsmMethod,
-    SlidingWindowMethod,
-)
-from transforms.explaining.explain_image import compares_freely
+from transforms.core.saliency.gradients import GradientMethod, IntegratedGradientsMethod
+from transforms.core.saliency.lime import LimeMethod
+from transforms.core.saliency.mask import MaskMethod
+from transforms.core.saliency.rise import RiseMethod
+from transforms.core.saliency.sbsm import SbsmMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.serving import bundle as bundles
 
 __all__ = ["complete"]  # a fixture
@@ -86,7 +82,7 @@ def test_a_run_takes_the_passes_that_were_foretold(
     options = options_of(manifest, complete, *more, "--explain", explain)
     bundle = bundles.read(str(complete))
     others = {"query": 4, "reference": 2, "both": 5}[explain]
-    free = any(compares_freely(explainer) for explainer in options.explainers())
+    free = any(explainer.compares_freely for explainer in options.explainers())
     found = passes(
         options.explainers(),
         options.sides(),

@@ -27,10 +27,12 @@ from transforms.core.imaging import images
 from transforms.core.metrics import regions as region_metrics
 from transforms.core.records import EmbeddedImage, Pair, content_id
 from transforms.core.saliency.explainer import Explainer
-from transforms.core.saliency.methods import RiseMethod, SlidingWindowMethod
+from transforms.core.saliency.rise import RiseMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.core.similarity import SimilarityFunction
 from transforms.core.target import ExplanationTarget
-from transforms.explaining.explain_image import ExplanationSettings, PreparedImage
+from transforms.explaining.prepared_image import PreparedImage
+from transforms.explaining.settings import ExplanationSettings
 from transforms.serving import bundle as bundles
 from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader, LoadedImage

@@ -22,9 +22,9 @@ from transforms.core.imaging.fill import make_fill
 from transforms.core.imaging.images import Resize
 from transforms.core.records import Float32, Float64, Image
 from transforms.core.saliency.contract import Design
-from transforms.core.saliency.methods import RiseMethod, SbsmMethod, SlidingWindowMethod
-from transforms.core.saliency.rise import rise
-from transforms.core.saliency.sliding_window import sliding_window
+from transforms.core.saliency.rise import RiseMethod, rise
+from transforms.core.saliency.sbsm import SbsmMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod, sliding_window
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
 from transforms.serving.models import Models, Serving

@@ -17,9 +17,12 @@ from transforms.core.imaging.images import Resize
 from transforms.core.records import EmbeddedImage, Frame, Pair
 from transforms.core.saliency.contract import Method
 from transforms.core.saliency.explainer import Explainer
-from transforms.core.saliency.methods import RiseMethod, SlidingWindowMethod
+from transforms.core.saliency.rise import RiseMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.core.target import ExplanationTarget
-from transforms.explaining.explain_image import ExplanationSettings, PreparedImage
+from transforms.explaining.explanation_rows import explanation_rows
+from transforms.explaining.prepared_image import PreparedImage
+from transforms.explaining.settings import ExplanationSettings
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
 from transforms.storage import Access
@@ -48,7 +51,7 @@ def saliency(bundle: Path, photographs: Path, method: Method) -> tuple[np.ndarra
     embedding = models.similarity.embed(reference.pixels[None])[0]
     embedded = EmbeddedImage("reference.png", reference.sha256, *reference.frame.original, embedding)
     pair = Pair("p", "q", "r", "query.png", "reference.png")
-    (row,) = prepared.rows([(ExplanationTarget(pair, "query"), embedded)])
+    (row,) = explanation_rows(prepared, [(ExplanationTarget(pair, "query"), embedded)])
     assert isinstance(row, dict)
     return row["map"].reshape(row["map_height"], row["map_width"]), row
 

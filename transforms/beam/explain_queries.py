@@ -20,7 +20,10 @@ from transforms.core.records import EmbeddedImage, Failure, LoadFailure
 from transforms.core.saliency.explainer import Side
 from transforms.core.statistics.nulls import NullReferences
 from transforms.core.target import ExplanationTarget
-from transforms.explaining.explain_image import ExplanationSettings, Matched, PreparedImage
+from transforms.explaining.explanation_rows import explanation_rows
+from transforms.explaining.image_regions import ImageRegions
+from transforms.explaining.prepared_image import PreparedImage
+from transforms.explaining.settings import ExplanationSettings, Matched
 from transforms.inputs.random_references import Drawn
 from transforms.inputs.region_files import RegionReader
 from transforms.serving.embed import embed
@@ -178,15 +181,7 @@ class _Explain(beam.DoFn):  # type: ignore[misc]
             else:
                 everything = []
             with self._metrics.inference():
-                prepared = PreparedImage.of(
-                    image,
-                    explaining,
-                    self._models,
-                    self._worker.load,
-                    everything,
-                    drawn,
-                    self._worker.regions,
-                )
+                prepared = PreparedImage.of(image, explaining, self._models, self._worker.load, everything, drawn)
                 _ = prepared.session.explained
         except PairError as error:
             for target, _ in items:
@@ -195,9 +190,10 @@ class _Explain(beam.DoFn):  # type: ignore[misc]
                 yield pvalue.TaggedOutput("failures", explaining.failure(target, error))
             return
         compared: set[tuple[str | None, Side]] = set()
+        regions = ImageRegions(self._worker.regions, image.frame)
         while chunk := list(islice(items, CHUNK)):
             compared.update((target.pair.condition, target.side) for target, _ in chunk)
-            for outcome in prepared.rows(chunk):
+            for outcome in explanation_rows(prepared, chunk, regions):
                 if isinstance(outcome, Failure):
                     self._metrics.failures()
                     yield pvalue.TaggedOutput("failures", outcome)

@@ -8,7 +8,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam import pvalue
 
-from transforms.core.statistics.nulls import calibrate
+from transforms.core.statistics.verdict import calibrate
 from transforms.explaining.verdicts import MOST, _values, by_method, judged_row, threshold_rows
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from transforms.core.saliency.contract import MethodCost
 from transforms.core.saliency.explainer import Explainer, ReferenceMasks, Side
-from transforms.core.saliency.methods import LimeMethod
 from transforms.core.similarity import SimilarityFunction
 
 
@@ -96,11 +95,14 @@ def passes(
     A null is one more reference: masked passes serve it too, and a slope towards it has passes of its own. ValueError
     where a method's masks do not fit into the frame. ``random`` is the number of random references that are embedded.
     """
-    gradient_passes = sum(_gradient_passes(explainer, function) for explainer in explainers)
+    costs = [explainer.method.cost(size) for explainer in explainers]
+    gradient_passes = sum(
+        _gradient_passes(explainer, cost, function) for explainer, cost in zip(explainers, costs, strict=True)
+    )
     masked = next((explainer.references for explainer in explainers if explainer.references), None)
     return Passes(
         sides=sides,
-        masks=1 + _masked(explainers, size) + any(explainer.method.needs == "projection" for explainer in explainers),
+        masks=1 + _masked(explainers, costs) + max((cost.image for cost in costs), default=0),
         gradient_passes=gradient_passes,
         null_gradient_passes=gradient_passes if nulls else 0,
         other_masks=masked.masks if masked else 0,
@@ -109,37 +111,23 @@ def passes(
     )
 
 
-def _masked(explainers: Iterable[Explainer], size: tuple[int, int]) -> int:
+def _masked(explainers: Iterable[Explainer], costs: Iterable[MethodCost]) -> int:
     """The masks of all explainers, equal ones under equal fills once, as
     ``transforms.explaining.image_session.ImageSession`` runs them.
     """
     shared: dict[Hashable, int] = {}
-    alone = 0
-    for explainer in explainers:
-        method: Any = explainer.method
-        if isinstance(method, LimeMethod):
-            # an image's superpixels and the seed make the samples; kernel and ridge come after the passes
-            shared["lime", method.samples, method.seed, explainer.fill] = method.samples
-        elif method.needs == "masks":
-            design = method.design(size, 0)
-            if explainer.converges:
-                alone += design.n  # where it stops depends on the pairs, so nobody shares its passes
-            else:
-                shared[design.key, explainer.fill] = design.n
-    return sum(shared.values()) + alone
+    for at, (explainer, cost) in enumerate(zip(explainers, costs, strict=True)):
+        shared[at if cost.key is None else (cost.key, explainer.fill)] = cost.masks
+    return sum(shared.values())
 
 
-def _gradient_passes(explainer: Explainer, function: SimilarityFunction) -> int:
+def _gradient_passes(explainer: Explainer, cost: MethodCost, function: SimilarityFunction) -> int:
     """The passes of the gradient for one explanation."""
-    method: Any = explainer.method
-    if method.needs != "gradient":
-        return 0
-    steps = int(getattr(method, "steps", 1))
     if explainer.perturb == "query":
-        return steps
+        return cost.steps
     if explainer.references is None:
-        return 2 * steps  # Mask follows the slope in either image
-    return steps * _versions(explainer.references, function)
+        return 2 * cost.steps  # Mask follows the gradient in either image
+    return cost.steps * _versions(explainer.references, function)
 
 
 def _versions(references: ReferenceMasks, function: SimilarityFunction) -> int:

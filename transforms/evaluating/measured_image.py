@@ -18,7 +18,7 @@ from transforms.core.saliency.explainer import Explainer, Side
 from transforms.core.similarity import conditioned, similarities
 from transforms.core.target import ExplanationTarget
 from transforms.evaluating.settings import UNRELATED, EvaluationSettings
-from transforms.explaining.explain_image import PreparedImage
+from transforms.explaining.prepared_image import PreparedImage
 from transforms.inputs.region_files import RegionReader
 from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader, Load, LoadedImage

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from transforms.core.records import Float32, content_id
 from transforms.core.saliency.explainer import Explainer, Side
 from transforms.core.target import ExplanationTarget
-from transforms.explaining.explain_image import ExplanationSettings
+from transforms.explaining.settings import ExplanationSettings
 
 CURVES = ("insertion", "deletion")
 REGIONS = ("pointing", "iou", "pixel_auc")

@@ -7,8 +7,8 @@ from typing import Any
 
 from transforms import tables
 from transforms.core.records import content_id
-from transforms.core.statistics.nulls import Statistic, Threshold, judge
-from transforms.explaining.explain_image import NullStatistic
+from transforms.core.statistics.verdict import Statistic, Threshold, judge
+from transforms.explaining.null_statistics import NullStatistic
 
 MOST = 20_000
 """Shuffled pairs that a threshold is calibrated on; of more, those that come first by a hash."""
@@ -42,7 +42,7 @@ def judged_row(row: tables.Row, thresholds: Thresholds) -> tables.Row:
         reliability=row["map_reliability"],
         null_share=row["null_share"],
         score=top[0]["score"] if top else None,
-        elsewhere=row["unexplained_reason"] == tables.ELSEWHERE,
+        elsewhere=row["unexplained_reason"] == tables.EVIDENCE_ELSEWHERE,
         thresholds=thresholds.get((row["method"], row["side"]), {}),
     )
     return {**row, "explained": explained, "unexplained_reason": reason}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from transforms import storage
 from transforms.core.errors import BadBoxes, NotAnImage, UsageError
 from transforms.core.imaging.images import ImageLimits
-from transforms.core.imaging.region_shares import ELSEWHERE
+from transforms.core.imaging.region_shares import NO_REGION
 from transforms.core.imaging.regions import MOST_LABEL, OUTSIDE, decode_labels, labels_in_frame
 from transforms.core.messages import listed, quoted
 from transforms.core.records import Float64, Frame, Product
@@ -265,7 +265,7 @@ def _check_name(name: str) -> None:
     """ValueError where a region cannot be called ``name`` in a table."""
     if not name.strip() or "\0" in name or not is_unicode(name):
         raise ValueError(f"{quoted(name)} is no name of a region")
-    if name == ELSEWHERE or name.startswith(_UNNAMED):
+    if name == NO_REGION or name.startswith(_UNNAMED):
         raise ValueError(f"{quoted(name)} names what is no region of yours; call it something else")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from transforms.core.imaging.images import require_safe_decoder
 from transforms.core.memory import DEFAULT_BATCH
-from transforms.core.saliency.contract import Design, Needs, Perturbing
+from transforms.core.saliency.contract import Design, Graph, Method, Perturbing
 from transforms.serving import bundle as bundles
 from transforms.serving.runtime import (
     AttributeModel,
@@ -30,8 +31,8 @@ class Serving:
     """How a bundle is served: its address, the device, CPU threads a session, forward passes at once.
 
     ``device`` "auto" and ``batch`` None are settled on the worker that serves, not where the run is launched.
-    ``hold_banks`` keeps mask banks on the device between images. ``needs`` says which networks are opened beside the
-    similarity and the attribute network; ``attributes`` False leaves that one out.
+    ``hold_banks`` keeps mask banks on the device between images. ``graphs`` are opened beside the similarity and the
+    attribute network, ``superpixels`` says whether images are cut into them; ``attributes`` False leaves that one out.
     """
 
     bundle: str
@@ -39,14 +40,22 @@ class Serving:
     threads: int = 1
     batch: int | None = None
     hold_banks: bool = True
-    needs: tuple[Needs, ...] = ()
+    graphs: tuple[Graph, ...] = ()
+    superpixels: bool = False
     attributes: bool = True
+
+    def with_needs_of(self, methods: Iterable[Method]) -> Serving:
+        """The same, with what ``methods`` ask for."""
+        needs = [method.needs for method in methods]
+        graphs = sorted({one.graph for one in needs if one.graph})
+        return replace(self, graphs=tuple(graphs), superpixels=any(one.superpixels for one in needs))
 
 
 class Models:
     """A bundle's open sessions and its mask banks.
 
-    ``gradient`` and ``projection`` are there where ``serving.needs`` names them; BundleError where the bundle has none.
+    ``gradient`` and ``projection`` are there where ``serving.graphs`` names them; BundleError where the bundle has
+    none.
     """
 
     gradient: GradientModel
@@ -64,11 +73,11 @@ class Models:
             opened: list[Any] = [self.bundle, folder, device, serving.threads, serving.batch or DEFAULT_BATCH[device]]
             self.similarity = SimilarityModel(*opened)
             self.attributes = AttributeModel(*opened) if self.bundle.attributes and serving.attributes else None
-            if "superpixels" in serving.needs:
+            if serving.superpixels:
                 require_segmentation()
-            if "gradient" in serving.needs:
+            if "gradient" in serving.graphs:
                 self.gradient = GradientModel(*opened)
-            if "projection" in serving.needs:
+            if "projection" in serving.graphs:
                 self.projection = ProjectionModel(*opened)
         self._designs: dict[tuple[Perturbing, int], Design] = {}
         self._banks: dict[str, MaskBank] = {}

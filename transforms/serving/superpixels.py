@@ -22,9 +22,7 @@ from numpy.typing import NDArray
 
 from transforms.core.errors import MissingDependency
 from transforms.core.records import Image
-
-SEGMENTS = 100
-"""About how many superpixels an image is cut into."""
+from transforms.core.saliency.lime import SEGMENTS
 
 
 def superpixels(image: Image, *, segments: int = SEGMENTS, compactness: float = 10.0) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from transforms.tables.layout import folder, part
 from transforms.tables.parquet import to_arrow, to_parquet
 from transforms.tables.rows import (
-    ELSEWHERE,
+    EVIDENCE_ELSEWHERE,
     explanation_row,
     failure_row,
     image_row,
@@ -14,7 +14,7 @@ from transforms.tables.rows import (
 from transforms.tables.schema import SCHEMA_VERSION, SCHEMAS, Row
 
 __all__ = [
-    "ELSEWHERE",
+    "EVIDENCE_ELSEWHERE",
     "SCHEMAS",
     "SCHEMA_VERSION",
     "Row",

@@ -9,13 +9,13 @@ from transforms import storage
 from transforms.core.explanation import Explanation
 from transforms.core.records import EmbeddedImage, Failure, Float32, Frame, LoadFailure, Pair, Product
 from transforms.core.saliency.explainer import Explainer, Side
-from transforms.core.statistics.nulls import Reason
 from transforms.core.statistics.sampling import SamplingDesign
+from transforms.core.statistics.verdict import Reason
 from transforms.inputs.rows import public
 from transforms.serving.bundle import Bundle
 from transforms.tables.schema import Row
 
-ELSEWHERE: Reason = "evidence_elsewhere"
+EVIDENCE_ELSEWHERE: Reason = "evidence_elsewhere"
 
 
 def explanation_row(
@@ -75,7 +75,7 @@ def explanation_row(
         "map_reliability": explanation.reliability,
         "null_agreement": explanation.null_agreement,
         "null_share": explanation.null_share,
-        "unexplained_reason": ELSEWHERE if elsewhere else None,
+        "unexplained_reason": EVIDENCE_ELSEWHERE if elsewhere else None,
         "contrast": explainer.contrast,
         "region_shares": [{**asdict(region), "name": storage.redact(region.name)} for region in explanation.regions],
         "regions_failure": regions_failure,

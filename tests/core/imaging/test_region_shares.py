@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from transforms.core.imaging.maps import background_of, map_statistics
-from transforms.core.imaging.region_shares import ELSEWHERE, RegionShare, background_labels, shares
+from transforms.core.imaging.region_shares import NO_REGION, RegionShare, background_labels, shares
 from transforms.core.records import Float64
 
 NAMES = ("ground", "body", "sleeve")
@@ -34,7 +34,7 @@ def test_by_hand() -> None:
     assert shares(saliency, labels, NAMES) == (
         RegionShare("ground", 0.0, 3 / 8, False),
         RegionShare("body", 5 / 8, 3 / 8, True),
-        RegionShare(ELSEWHERE, 3 / 8, 2 / 8, False),
+        RegionShare(NO_REGION, 3 / 8, 2 / 8, False),
     )
 
 
@@ -51,7 +51,7 @@ def test_a_map_without_a_positive_part_has_no_shares_and_yet_a_peak() -> None:
 
 
 def test_without_regions_all_is_elsewhere() -> None:
-    assert shares(np.array([[1.0, 2.0]]), np.array([[-1, -1]]), ()) == (RegionShare(ELSEWHERE, 1.0, 1.0, True),)
+    assert shares(np.array([[1.0, 2.0]]), np.array([[-1, -1]]), ()) == (RegionShare(NO_REGION, 1.0, 1.0, True),)
 
 
 def test_labels_of_few_bits_name_as_many_regions_as_they_can() -> None:
@@ -78,7 +78,7 @@ def test_shares_are_those_of_the_definition(case: tuple[Float64, NDArray[np.inte
     total = math.fsum(evidence.values())
     first = max(pixels, key=lambda at: float(saliency[at]))  # max keeps the first of equal ones
     wanted = [(at, name) for at, name in enumerate(NAMES) if (labels == at).any()]
-    wanted += [(-1, ELSEWHERE)] if (labels == -1).any() else []
+    wanted += [(-1, NO_REGION)] if (labels == -1).any() else []
     assert [one.name for one in found] == [name for _, name in wanted]
     for one, (label, _) in zip(found, wanted, strict=True):
         inside = [at for at in pixels if labels[at] == label]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from transforms.core.records import Float64, Frame, Image, content_id
-from transforms.core.saliency.contract import ImageView, References
+from transforms.core.saliency.contract import NO_FILL, ImageView, Needs, References
 from transforms.core.saliency.controls import CONTROLS, CentreControl, EdgeControl, RandomControl
 from transforms.core.saliency.explainer import Explainer
-from transforms.core.saliency.methods import METHODS, NO_FILL
+from transforms.core.saliency.methods import METHODS
 from transforms.explaining.image_session import ImageSession
 from transforms.explaining.image_session import SessionView as ServedSubject
 from transforms.serving.load_image import LoadedImage
@@ -154,7 +154,7 @@ def test_an_even_image_has_no_edges() -> None:
 @pytest.mark.parametrize("name", sorted(CONTROLS))
 def test_whatever_changes_a_map_changes_the_id(name: str) -> None:
     control = CONTROLS[name]()
-    assert (control.name, control.needs, control.fill) == (name, "nothing", NO_FILL)
+    assert (control.name, control.needs, control.fill) == (name, Needs(), NO_FILL)
     names = [field.name for field in dataclasses.fields(control)]
     assert sorted(control.parameters()) == sorted(names)
     others = [dataclasses.replace(control, **{parameter: getattr(control, parameter) * 2 or 3}) for parameter in names]
@@ -185,7 +185,7 @@ def test_what_is_no_parameter_is_refused(name: str, values: dict[str, float], sa
 
 
 def test_a_worker_draws_controls_without_a_pass(bundle: Path) -> None:
-    models = Models(Serving(str(bundle), needs=("nothing",)))
+    models = Models(Serving(str(bundle)))
     size = models.similarity.size
     pixels = some_pixels(size)
     shared = ImageSession(LoadedImage(pixels, Frame(size, size, (0, 0, *size)), "ab" * 32), models)

@@ -20,21 +20,20 @@ from transforms.core.imaging.fill import make_fill
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.records import EmbeddedImage, Pair
 from transforms.core.saliency.contract import Method
+from transforms.core.saliency.decomposition import DecompositionMethod
 from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
-from transforms.core.saliency.methods import (
-    METHODS,
-    DecompositionMethod,
-    GradientMethod,
-    IntegratedGradientsMethod,
-    LimeMethod,
-    MaskMethod,
-    RiseMethod,
-    SbsmMethod,
-    SlidingWindowMethod,
-)
+from transforms.core.saliency.gradients import GradientMethod, IntegratedGradientsMethod
+from transforms.core.saliency.lime import LimeMethod
+from transforms.core.saliency.mask import MaskMethod
+from transforms.core.saliency.methods import METHODS
+from transforms.core.saliency.rise import RiseMethod
+from transforms.core.saliency.sbsm import SbsmMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.core.similarity import similarities
 from transforms.core.target import ExplanationTarget
-from transforms.explaining.explain_image import ExplanationSettings, PreparedImage
+from transforms.explaining.explanation_rows import explanation_rows
+from transforms.explaining.prepared_image import PreparedImage
+from transforms.explaining.settings import ExplanationSettings
 from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
@@ -96,7 +95,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(complete: Path) -> Models:
-    return Models(Serving(str(complete), batch=8, needs=("gradient", "projection")))
+    return Models(Serving(str(complete), batch=8, graphs=("gradient", "projection")))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +133,7 @@ def explained(
         assert isinstance(outcome, EmbeddedImage)
         first, second = (str(folder / images[0]), address)[:: 1 if side == "query" else -1]
         matched.append((ExplanationTarget(Pair(f"p{at}", "q", f"r{at}", first, second), side), outcome))
-    rows = list(prepared.rows(matched))
+    rows = list(explanation_rows(prepared, matched))
     assert all(isinstance(row, dict) for row in rows), rows
     return rows  # type: ignore[return-value]
 
@@ -273,10 +272,10 @@ def test_a_thousand_references_and_one_have_the_same_maps(models: Models, pictur
         )
         for at, one in enumerate(unit)
     ]
-    whole = list(prepared.rows(matched))
+    whole = list(explanation_rows(prepared, matched))
     assert len(whole) == 1000
     for at in (0, 517, 999):
-        (alone,) = prepared.rows([matched[at]])
+        (alone,) = explanation_rows(prepared, [matched[at]])
         assert isinstance(alone, dict)
         assert bits(alone) == bits(whole[at])  # type: ignore[arg-type]
 
@@ -312,7 +311,7 @@ def test_slopes_and_closed_forms_against_masked_references_are_means_over_them(
         )
         for at, version in enumerate(versions)
     ]
-    rows = [one for one in prepared.rows(each) if isinstance(one, dict)]
+    rows = [one for one in explanation_rows(prepared, each) if isinstance(one, dict)]
     assert len(rows) == 7
     np.testing.assert_allclose(row["map"], np.mean([one["map"] for one in rows], axis=0), atol=1e-6)
     if method.name == "decomposition":

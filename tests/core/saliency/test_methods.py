@@ -11,9 +11,9 @@ import pytest
 
 from transforms.core.saliency.contract import Method
 from transforms.core.saliency.explainer import Explainer, ReferenceMasks
-from transforms.core.saliency.methods import METHODS, RiseMethod, SlidingWindowMethod, make_method
-from transforms.core.saliency.rise import rise
-from transforms.core.saliency.sliding_window import sliding_window
+from transforms.core.saliency.methods import METHODS, make_method
+from transforms.core.saliency.rise import RiseMethod, rise
+from transforms.core.saliency.sliding_window import SlidingWindowMethod, sliding_window
 
 CHANGED: dict[str, Any] = {"sampling": "sobol", "estimator": "average", "converge": 0.5}
 

@@ -15,16 +15,8 @@ from transforms.core.saliency.contract import References
 from transforms.core.saliency.perturbation import mean_similarities
 from transforms.core.similarity import similarities
 from transforms.core.statistics import nulls
-from transforms.core.statistics.nulls import (
-    NullReferences,
-    Statistic,
-    Threshold,
-    calibrate,
-    contrasted,
-    judge,
-    mean_of,
-    shuffled,
-)
+from transforms.core.statistics.nulls import NullReferences, contrasted, mean_of, shuffled
+from transforms.core.statistics.verdict import Statistic, Threshold, calibrate, judge
 
 
 def unit(count: int, dimension: int = 5, seed: int = 0) -> Float32:

@@ -24,19 +24,25 @@ from tests.support.networks import SIZE, D, attribute_network, network
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.imaging.images import ImageLimits, Resize
 from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, Pair
-from transforms.core.saliency.contract import Design, ImageView, Method, Needs, References, Saliency
-from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
-from transforms.core.saliency.methods import (
-    DecompositionMethod,
-    GradientMethod,
-    IntegratedGradientsMethod,
-    LimeMethod,
-    MaskMethod,
-    RiseMethod,
-    SbsmMethod,
-    SlidingWindowMethod,
+from transforms.core.saliency.contract import (
+    ConfiguredMethod,
+    Design,
+    ImageView,
+    Method,
+    MethodCost,
+    Needs,
+    References,
+    Saliency,
 )
+from transforms.core.saliency.decomposition import DecompositionMethod
+from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
+from transforms.core.saliency.gradients import GradientMethod, IntegratedGradientsMethod
+from transforms.core.saliency.lime import LimeMethod
+from transforms.core.saliency.mask import MaskMethod
 from transforms.core.saliency.perturbation import Perturbation, mean_similarities
+from transforms.core.saliency.rise import RiseMethod
+from transforms.core.saliency.sbsm import SbsmMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.core.similarity import (
     SimilarityFunction,
     conditioned,
@@ -46,7 +52,9 @@ from transforms.core.similarity import (
     similarities,
 )
 from transforms.core.target import ExplanationTarget
-from transforms.explaining.explain_image import ExplanationSettings, Matched, PreparedImage
+from transforms.explaining.explanation_rows import explanation_rows
+from transforms.explaining.prepared_image import PreparedImage
+from transforms.explaining.settings import ExplanationSettings, Matched
 from transforms.inputs.sampling import check_condition
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
@@ -118,7 +126,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(folders: Path) -> Mapping[str, Served]:
     def models(folder: Path) -> Models:
-        return Models(Serving(str(folder), batch=8, needs=("projection",)))
+        return Models(Serving(str(folder), batch=8, graphs=("projection",)))
 
     return {
         function: Served(
@@ -166,7 +174,7 @@ class Work:
 
     def rows(self, matched: Sequence[Matched]) -> list[dict[str, Any]]:
         """The rows of ``matched``, none of which fails."""
-        rows = list(self.prepared.rows(matched))
+        rows = list(explanation_rows(self.prepared, matched))
         assert not any(isinstance(row, Failure) for row in rows), rows
         return rows  # type: ignore[return-value]
 
@@ -225,17 +233,17 @@ def test_maps_are_those_of_a_bundle_of_each_condition_alone(
 
 
 @dataclass(frozen=True)
-class Keyless:
+class Keyless(ConfiguredMethod):
     """Sliding windows whose design has no key: it can share masks with no other."""
 
     name: ClassVar[str] = "sliding_window"
     version: ClassVar[int] = 1
-    needs: ClassVar[Needs] = "masks"
+    needs: ClassVar[Needs] = Needs(masks=True)
     fill: ClassVar[str] = "auto"
     banks: ClassVar[int] = 0
 
-    def parameters(self) -> dict[str, Any]:
-        return {}
+    def cost(self, size: tuple[int, int]) -> MethodCost:
+        return MethodCost(self.design(size, 0).n)
 
     def design(self, size: tuple[int, int], bank: int) -> Design:
         return WithoutKey(SlidingWindowMethod(window=4, stride=4).design(size, bank))
@@ -593,7 +601,7 @@ def sloped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("perturb", ["query", "both"])
 def test_slopes_are_those_of_a_bundle_of_each_condition_alone(sloped: Path, pictures: Path, perturb: Perturb) -> None:
     works = {
-        name: Work(Models(Serving(str(sloped / name), needs=("gradient",))), pictures, SLOPES, perturb=perturb)
+        name: Work(Models(Serving(str(sloped / name), graphs=("gradient",))), pictures, SLOPES, perturb=perturb)
         for name in ("all", "texture")
     }
     joint = works["all"].rows([works["all"].matched(at, name) for at in (1, 2) for name in ("texture", "colour")])

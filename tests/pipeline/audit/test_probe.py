@@ -15,8 +15,11 @@ from tests.core.saliency.test_every_method import complete
 from transforms.core.errors import ModelFailed, UsageError
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.saliency.contract import Method
+from transforms.core.saliency.decomposition import DecompositionMethod
 from transforms.core.saliency.explainer import Explainer
-from transforms.core.saliency.methods import DecompositionMethod, GradientMethod, RiseMethod, SlidingWindowMethod
+from transforms.core.saliency.gradients import GradientMethod
+from transforms.core.saliency.rise import RiseMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
 from transforms.serving.runtime import GradientAt, MaskBank, SimilarityModel
@@ -163,7 +166,7 @@ def test_methods_without_masks_are_timed_with_some(models: Models, folder: Path,
 
 
 def test_slopes_by_the_clock(complete: Path, folder: Path, clock: Clock) -> None:
-    models = Models(Serving(str(complete), batch=BATCH, needs=("gradient",)))
+    models = Models(Serving(str(complete), batch=BATCH, graphs=("gradient",)))
     explainers = of(RiseMethod(masks=16, cells=2), GradientMethod())
     found = probe(models, explainers, loader(models, folder), addresses(folder, "1.png"), seconds=8, clock=clock)
     assert found.passes_per_second == 16

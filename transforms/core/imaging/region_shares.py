@@ -17,7 +17,7 @@ from transforms.core.metrics.curves import _finite
 from transforms.core.metrics.regions import peak
 from transforms.core.records import Float64
 
-ELSEWHERE = "(elsewhere)"
+NO_REGION = "(elsewhere)"
 """The name of all pixels that belong to no region; no region is called so."""
 BACKGROUND, FOREGROUND = "background", "foreground"
 
@@ -40,7 +40,7 @@ def shares(saliency: Float64, labels: NDArray[np.integer], names: Sequence[str])
     """The share of ``saliency`` float64 [H, W] in each of the regions ``names``, in their order.
 
     ``labels`` [H, W] are places in ``names``, or ``OUTSIDE`` (-1) for a pixel of no region. Regions are disjoint.
-    One without a pixel is left out; where pixels are of no region, they follow last as ``ELSEWHERE``. So the areas sum
+    One without a pixel is left out; where pixels are of no region, they follow last as ``NO_REGION``. So the areas sum
     to 1, the shares too unless the map has no positive part, and exactly one region has the peak.
 
     ValueError for a map that is not finite, labels of another shape, and labels that name nothing.
@@ -64,7 +64,7 @@ def shares(saliency: Float64, labels: NDArray[np.integer], names: Sequence[str])
     peaked = places[row * saliency.shape[1] + column]
     return tuple(
         RegionShare(name, float(found[at] / total), float(pixels[at] / saliency.size), bool(at == peaked))
-        for at, name in enumerate((*names, ELSEWHERE))
+        for at, name in enumerate((*names, NO_REGION))
         if pixels[at]
     )
 

@@ -15,9 +15,9 @@ The others need a :class:`Gradient`, or the last feature map in closed form; con
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,50 @@ from numpy.typing import NDArray
 from transforms.core.records import Float32, Float64, Image
 from transforms.core.similarity import SimilarityFunction
 
-Needs = Literal["masks", "superpixels", "gradient", "projection", "nothing"]
-"""What a method asks the bundle's networks for; "nothing" for a control, which asks none of them."""
+Graph = Literal["gradient", "projection"]
+"""A graph that a bundle may have beside the similarity's."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks of a bundle and of a worker, and what it can do therefore.
+
+    Attributes:
+      graph: the graph that it runs beside the similarity's.
+      superpixels: whether workers cut images into superpixels for it.
+      masks: whether its masks do not depend on the image, so that it is :class:`Perturbing`.
+      image_first: whether its passes depend on the image alone: it is then compared with any further vector at no
+        passes, and has nulls and contrasts.
+      linear: whether the similarity must be linear in the reference, as a cosine and a dot product are.
+      optimises: whether it finds masks of its own for either image, in place of those that a run draws for references.
+    """
+
+    graph: Graph | None = None
+    superpixels: bool = False
+    masks: bool = False
+    image_first: bool = True
+    linear: bool = False
+    optimises: bool = False
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """What a method takes for frames of one size.
+
+    Attributes:
+      masks: masked passes an image, at most; what has an equal ``key`` under an equal fill shares them.
+      banks: how many sets of masks are kept between images.
+      coefficients: numbers that an estimate holds for each map beside the map itself.
+      image: passes an image besides.
+      steps: passes of the gradient for each vector that the image is compared with.
+    """
+
+    masks: int = 0
+    key: Hashable = None
+    banks: int = 0
+    coefficients: int = 1
+    image: int = 0
+    steps: int = 0
 
 
 class Masks(Protocol):
@@ -59,6 +101,16 @@ class Design(Masks, Protocol):
         the similarity; what 0 means is said by each method. A reference's map depends on its own scores alone, to the
         bit, whatever other references it is estimated with.
         """
+
+
+class SplittableDesign(Design, Protocol):
+    """A design whose masks come in blocks of ``block``, whole sets of which are designs of their own."""
+
+    @property
+    def block(self) -> int: ...
+
+    def subset(self, rows: NDArray[np.int64]) -> SplittableDesign:
+        """The design of the masks ``rows`` alone."""
 
 
 class Gradient(Protocol):
@@ -121,6 +173,12 @@ class Saliency(Protocol):
     def maps(self, references: References) -> Maps:
         """One map a reference. It depends on its own reference alone, to the bit."""
 
+    def reliability_by_chance(self, references: References, seed: int) -> Float64 | None:
+        """What ``Maps.reliability`` [R] is where scores and masks belong together by chance; None where there is none.
+
+        ``seed`` draws which score goes with which mask.
+        """
+
 
 class ImageView(Protocol):
     """An image that is explained, and what the bundle's networks say of it, under one condition of the similarity.
@@ -176,6 +234,13 @@ class Method(Protocol):
     needs: ClassVar[Needs]
     fill: ClassVar[str]
 
+    @property
+    def converges(self) -> bool:
+        """Whether it stops when its maps for all references have converged."""
+
+    def cost(self, size: tuple[int, int]) -> MethodCost:
+        """What it takes for frames of ``size`` (H, W); ValueError where it does not fit into one."""
+
     def parameters(self) -> dict[str, Any]:
         """What tells this configuration from another of the same method."""
 
@@ -203,3 +268,25 @@ def check_scores(scores: Float64, base: Float64, n: int) -> int:
             f"expected scores [R, n'] with 0 < n' <= {n} and base [R], got scores {scores.shape} and base {base.shape}"
         )
     return int(scores.shape[1])
+
+
+NO_FILL = "none"
+"""The fill of a method that hides nothing."""
+
+
+class ConfiguredMethod:
+    """What methods have in common: the fields of a method's dataclass are its parameters."""
+
+    @property
+    def converges(self) -> bool:
+        """Whether it stops when its maps for all references have converged."""
+        return False
+
+    def parameters(self) -> dict[str, Any]:
+        """What tells this configuration from another of the same method."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+def draws_masks(method: Method) -> TypeGuard[Perturbing]:
+    """Whether ``method`` is one of masks that do not depend on the image."""
+    return method.needs.masks

@@ -10,7 +10,7 @@ A control's map is the same for every reference, and its 0 means nothing for the
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
 
@@ -18,23 +18,31 @@ import numpy as np
 from scipy import ndimage
 
 from transforms.core.records import Float64
-from transforms.core.saliency.contract import ImageView, Maps, Needs, References, Saliency
-from transforms.core.saliency.methods import NO_FILL
+from transforms.core.saliency.contract import (
+    NO_FILL,
+    ConfiguredMethod,
+    ImageView,
+    Maps,
+    MethodCost,
+    Needs,
+    References,
+    Saliency,
+)
 
 _LUMINANCE = (0.299, 0.587, 0.114)
 """Rec. ITU-R BT.601: the luma of red, green and blue, as in Pillow's mode L."""
 
 
-class _Control:
-    """What all controls have in common; the fields of a control's dataclass are its parameters."""
+class _Control(ConfiguredMethod):
+    """What all controls have in common: they ask the network for nothing."""
 
     version: ClassVar[int] = 1
-    needs: ClassVar[Needs] = "nothing"
+    needs: ClassVar[Needs] = Needs()
     fill: ClassVar[str] = NO_FILL
 
-    def parameters(self) -> dict[str, Any]:
-        """What tells this configuration from another of the same control."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+    def cost(self, size: tuple[int, int]) -> MethodCost:
+        """Nothing."""
+        return MethodCost()
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,9 @@ class _Same:
     """One map [H, W] for all references."""
 
     saliency: Float64
+
+    def reliability_by_chance(self, references: References, seed: int) -> None:
+        """None: there are no masks that could be halved."""
 
     def maps(self, references: References) -> Maps:
         return Maps(np.repeat(self.saliency[None], len(references.embeddings), axis=0), passes=0)

@@ -28,11 +28,22 @@ the reference is had by swapping the two images. Both maps take one forward pass
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from transforms.core.imaging.maps import area_average
 from transforms.core.records import Float32, Float64
+from transforms.core.saliency.contract import (
+    NO_FILL,
+    ConfiguredMethod,
+    ImageView,
+    Maps,
+    MethodCost,
+    Needs,
+    References,
+    Saliency,
+)
 from transforms.core.similarity import SimilarityFunction
 
 
@@ -99,3 +110,45 @@ def _weights(cells: int, pixels: int) -> Float64:
     centres = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
     weights = np.maximum(1 - np.abs(centres[:, None] - np.arange(cells)), 0)
     return np.asarray(weights / weights.sum(axis=0))
+
+
+@dataclass(frozen=True)
+class DecompositionMethod(ConfiguredMethod):
+    """The similarity's closed form over positions, for networks that pool and project linearly. It hides nothing."""
+
+    name: ClassVar[str] = "decomposition"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs("projection", linear=True)
+    fill: ClassVar[str] = NO_FILL
+
+    def cost(self, size: tuple[int, int]) -> MethodCost:
+        """One pass, which keeps the last feature map."""
+        return MethodCost(image=1)
+
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+        """Runs the one pass."""
+        local, bias = subject.local()
+        return _Decomposed(local, bias, subject.function, subject.size)
+
+
+@dataclass(frozen=True)
+class _Decomposed:
+    local: Float32
+    bias: Float32
+    function: SimilarityFunction
+    size: tuple[int, int]
+
+    def reliability_by_chance(self, references: References, seed: int) -> None:
+        """None: there are no masks that could be halved."""
+
+    def maps(self, references: References) -> Maps:
+        versions = references.vectors()
+        if versions.shape[1] != 1:
+            raise ValueError("only a similarity that is linear in the reference has a closed form over positions")
+        passes = 1 + references.passes
+        found = decompose(self.local, self.bias, versions[:, 0], self.function, self.size)
+        if references.perturbed is None or self.function != "cosine":
+            return Maps(found.maps, passes, found.bias)
+        # the mean of unit vectors has no unit length, but decompose compares with unit vectors
+        length = np.sqrt(np.square(versions[:, 0].astype(np.float64)).sum(axis=1))
+        return Maps(found.maps * length[:, None, None], passes, found.bias * length)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from transforms.core.records import content_id
 from transforms.core.saliency.contract import Method
-from transforms.core.saliency.methods import RiseMethod
+from transforms.core.saliency.rise import RiseMethod
 
 Perturb = Literal["query", "both"]
 Side = Literal["query", "reference"]
@@ -51,7 +51,12 @@ class Explainer:
     @property
     def converges(self) -> bool:
         """Whether the method stops when its maps for all references have converged."""
-        return getattr(self.method, "converge", None) is not None
+        return self.method.converges
+
+    @property
+    def compares_freely(self) -> bool:
+        """Whether the image is compared with any further vector at no passes."""
+        return self.perturb == "query" and self.method.needs.image_first
 
     @cached_property
     def id(self) -> str:

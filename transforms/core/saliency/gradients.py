@@ -23,10 +23,22 @@ Where image and fill are equal a map is exactly 0. A negative value means that t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 
 from transforms.core.records import Float32, Float64
-from transforms.core.saliency.contract import Gradient
+from transforms.core.saliency.contract import (
+    ConfiguredMethod,
+    Gradient,
+    ImageView,
+    Maps,
+    MethodCost,
+    Needs,
+    References,
+    Saliency,
+)
 
 STEPS = 200
 """Default nodes of the quadrature. captum's default is 50, and a map of 50 has r = 0.998 or more to one of 200. Its sum
@@ -82,3 +94,66 @@ def _mean_gradient(gradient: Gradient, references: Float32, levels: Float64, wei
         for at, weight, slope in zip(reference, weights[level], slopes, strict=True):
             maps[at] += weight * slope
     return maps
+
+
+@dataclass(frozen=True)
+class GradientMethod(ConfiguredMethod):
+    """Gradient times (input minus fill)."""
+
+    name: ClassVar[str] = "gradient_x_input"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs("gradient", image_first=False)
+    fill: ClassVar[str] = "auto"
+
+    def cost(self, size: tuple[int, int]) -> MethodCost:
+        """A pass of the gradient for each reference."""
+        return MethodCost(steps=1)
+
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+        """Runs nothing yet: every reference has a pass of its own."""
+        return _FollowedGradient(subject.gradient(), None)
+
+
+@dataclass(frozen=True)
+class IntegratedGradientsMethod(ConfiguredMethod):
+    """Integrated gradients from the fill, in ``steps`` steps."""
+
+    name: ClassVar[str] = "integrated_gradients"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs("gradient", image_first=False)
+    fill: ClassVar[str] = "auto"
+    steps: int = STEPS
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"integrated gradients need at least one step, got {self.steps}")
+
+    def cost(self, size: tuple[int, int]) -> MethodCost:
+        """A pass of the gradient for each node of the quadrature."""
+        return MethodCost(steps=self.steps)
+
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+        """Runs nothing yet: every reference has passes of its own."""
+        return _FollowedGradient(subject.gradient(), self.steps)
+
+
+@dataclass(frozen=True)
+class _FollowedGradient:
+    gradient: Gradient
+    steps: int | None
+
+    def reliability_by_chance(self, references: References, seed: int) -> None:
+        """None: there are no masks that could be halved."""
+
+    def maps(self, references: References) -> Maps:
+        versions = references.vectors()
+        count = versions.shape[1]
+        total = self._maps(np.ascontiguousarray(versions[:, 0]))
+        for version in range(1, count):
+            total += self._maps(np.ascontiguousarray(versions[:, version]))
+        return Maps(total / count, (self.steps or 1) * count + references.passes)
+
+    def _maps(self, vectors: Float32) -> Float64:
+        if self.steps is None:
+            return gradient_times_input(self.gradient, vectors)
+        return integrated_gradients(self.gradient, vectors, steps=self.steps)

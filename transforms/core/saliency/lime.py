@@ -27,14 +27,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from transforms.core.records import Float32, Float64, content_id
-from transforms.core.saliency.contract import check_scores
+from transforms.core.saliency.contract import (
+    ConfiguredMethod,
+    ImageView,
+    MethodCost,
+    Needs,
+    References,
+    Saliency,
+    check_scores,
+)
+from transforms.core.saliency.perturbation import Perturbation
+
+SEGMENTS = 100
+"""Superpixels that an image is cut into, about."""
 
 
 @dataclass(frozen=True)
@@ -133,3 +145,35 @@ def check_parameters(samples: int, kernel_width: float, ridge: float) -> None:
             "LIME needs at least one sample, kernel_width > 0 and ridge > 0, both finite; "
             f"got samples={samples}, kernel_width={kernel_width}, ridge={ridge}"
         )
+
+
+@dataclass(frozen=True)
+class LimeMethod(ConfiguredMethod):
+    """LIME; the parameters are those of :func:`transforms.core.saliency.lime.lime`."""
+
+    name: ClassVar[str] = "lime"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs(superpixels=True)
+    fill: ClassVar[str] = "auto"
+    samples: int = 1000
+    kernel_width: float = 0.25
+    ridge: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_parameters(self.samples, self.kernel_width, self.ridge)
+
+    def cost(self, size: tuple[int, int]) -> MethodCost:
+        """An image's superpixels and the seed make the samples; kernel and ridge come after the passes."""
+        return MethodCost(self.samples, ("lime", self.samples, self.seed), coefficients=SEGMENTS)
+
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+        """Segments the image and runs the masked passes."""
+        design = lime(
+            subject.superpixels(),
+            samples=self.samples,
+            kernel_width=self.kernel_width,
+            ridge=self.ridge,
+            seed=subject.seed(self.seed),
+        )
+        return Perturbation(design, subject.base, subject.perturbed(design), subject.function)

@@ -23,11 +23,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from transforms.core.records import Float32, Float64
-from transforms.core.saliency.contract import Gradient
+from transforms.core.saliency.contract import (
+    ConfiguredMethod,
+    Gradient,
+    ImageView,
+    Maps,
+    MethodCost,
+    Needs,
+    References,
+    Saliency,
+)
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -225,3 +235,45 @@ def _check(references: Float32, chunk: int = 1) -> None:
     """ValueError where ``references`` is not [R, D] or a chunk holds no row."""
     if references.ndim != 2 or chunk < 1:
         raise ValueError(f"expected references [R, D] and chunk >= 1, got {references.shape} and {chunk}")
+
+
+PAIRS = 64
+"""Pairs whose two masks are optimised together; it bounds memory and changes no result."""
+
+
+@dataclass(frozen=True)
+class MaskMethod(MaskSettings, ConfiguredMethod):
+    """Mask; the parameters are those of :class:`transforms.core.saliency.mask.MaskSettings`."""
+
+    name: ClassVar[str] = "mask"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs("gradient", image_first=False, optimises=True)
+    fill: ClassVar[str] = "blur"
+
+    def cost(self, size: tuple[int, int]) -> MethodCost:
+        """A pass of the gradient for each step towards a reference."""
+        return MethodCost(steps=self.steps)
+
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+        """Runs nothing yet: every reference has passes of its own."""
+        return _Optimised(subject.gradient(), replace(self, seed=subject.seed(self.seed)))
+
+
+@dataclass(frozen=True)
+class _Optimised:
+    gradient: Gradient
+    settings: MaskSettings
+
+    def reliability_by_chance(self, references: References, seed: int) -> None:
+        """None: there are no masks that could be halved."""
+
+    def maps(self, references: References) -> Maps:
+        if references.gradients is None:
+            return Maps(optimise(self.gradient, references.embeddings, self.settings), self.settings.steps)
+        count = len(references.embeddings)
+        done = []
+        for start in range(0, count, PAIRS):
+            stop = min(start + PAIRS, count)
+            other = references.gradients(start, stop)
+            done.append(optimise_both(self.gradient, other, references.embeddings[start:stop], self.settings)[0])
+        return Maps(np.concatenate(done), 2 * self.settings.steps)

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +38,20 @@ from numpy.typing import NDArray
 from transforms.core.imaging.maps import area_average
 from transforms.core.records import Float32, Float64, content_id
 from transforms.core.saliency import grids as drawing
-from transforms.core.saliency.contract import check_scores
+from transforms.core.saliency.contract import (
+    ConfiguredMethod,
+    ImageView,
+    MethodCost,
+    Needs,
+    References,
+    Saliency,
+    check_scores,
+)
 from transforms.core.saliency.grids import Sampling
+from transforms.core.saliency.perturbation import Perturbation
 from transforms.core.saliency.regression import PATCHES, Regression
+from transforms.core.saliency.split_half import FEWEST, SplitHalfReliability
+from transforms.core.saliency.stopping_rule import StoppingRule
 
 MAX_CELLS = 32
 """Cells a side. A Hadamard matrix of their number, squared, is what larger grids would have to hold."""
@@ -227,3 +238,69 @@ def _upsampling(side: int, cells: int) -> Float32:
     np.add.at(weights, (rows, low), 1 - (position - low))
     np.add.at(weights, (rows, high), position - low)
     return np.stack([weights[shift : shift + side] for shift in range(cell)]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class RiseMethod(ConfiguredMethod):
+    """RISE; the parameters are those of :func:`transforms.core.saliency.rise.rise`.
+
+    ``banks``: how many independent sets of masks, chosen by the image's content; 0 draws every image its own. With one
+    set, all maps of a catalogue share that set's error, which a rate over the catalogue then cannot average away.
+    ``converge``: stop when two halves of the masks agree to this correlation for all references; ``masks`` at most.
+    """
+
+    name: ClassVar[str] = "rise"
+    version: ClassVar[int] = 2
+    needs: ClassVar[Needs] = Needs(masks=True)
+    fill: ClassVar[str] = "auto"
+    masks: int = 512
+    cells: int = 8
+    p: float = 0.5
+    sampling: Sampling = "hadamard"
+    estimator: Estimator = "regression"
+    banks: int = 0
+    converge: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.banks < 0 or (self.converge is not None and not 0 < self.converge < 1):
+            raise ValueError(f"RISE needs banks >= 0 and 0 < converge < 1, got {self.banks} and {self.converge}")
+
+    @property
+    def converges(self) -> bool:
+        """Whether it stops when its maps for all references have converged."""
+        return self.converge is not None
+
+    def cost(self, size: tuple[int, int]) -> MethodCost:
+        """The masks of one bank. Where they stop depends on the pairs, nobody shares their passes."""
+        design = self.design(size, 0)
+        return MethodCost(design.n, None if self.converges else design.key, self.banks, coefficients=self.cells**2)
+
+    def design(self, size: tuple[int, int], bank: int) -> Rise:
+        """The design for frames of ``size`` (H, W) from bank number ``bank``."""
+        return rise(
+            size,
+            masks=self.masks,
+            cells=self.cells,
+            p=self.p,
+            sampling=self.sampling,
+            estimator=self.estimator,
+            seed=self.seed,
+            bank=bank,
+        )
+
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+        """Runs the masked passes, no more of them than ``converge`` asks for."""
+        design = self.design_of(subject)
+        stopping_rule = None
+        if self.converge is not None and references is not None:
+            stopping_rule = StoppingRule(design, subject.function, references, self.converge)
+        perturbed = subject.perturbed(design, stopping_rule)
+        split_half = SplitHalfReliability(design, len(perturbed)) if len(perturbed) >= FEWEST else None
+        return Perturbation(design, subject.base, perturbed, subject.function, split_half)
+
+    def design_of(self, subject: ImageView) -> Rise:
+        """The design for the image ``subject``."""
+        design = subject.design(self)
+        assert isinstance(design, Rise)
+        return design

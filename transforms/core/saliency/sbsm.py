@@ -26,12 +26,13 @@ speaks against the match is 0 as well; the sliding window's map tells the two ap
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from transforms.core.records import Float64
 from transforms.core.saliency.contract import check_scores
-from transforms.core.saliency.sliding_window import SlidingWindow, sliding_window
+from transforms.core.saliency.sliding_window import SlidingWindow, SlidingWindowMethod, sliding_window
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,15 @@ def sbsm(size: tuple[int, int], *, window: int = 32, stride: int = 4) -> Sbsm:
     """
     windows = sliding_window(size, window=window, stride=stride)
     return Sbsm(windows.size, windows.window, windows.corners, windows.key)
+
+
+@dataclass(frozen=True)
+class SbsmMethod(SlidingWindowMethod):
+    """SBSM: the sliding window's masks, and an estimator of its own (:func:`transforms.core.saliency.sbsm.sbsm`)."""
+
+    name: ClassVar[str] = "sbsm"
+    version: ClassVar[int] = 1
+
+    def design(self, size: tuple[int, int], bank: int) -> Sbsm:
+        """The design for frames of ``size`` (H, W); there is one bank."""
+        return sbsm(size, window=self.window, stride=self.stride)

@@ -14,11 +14,21 @@ the edge, so every pixel is covered also where the stride does not divide what i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from transforms.core.records import Float32, Float64, content_id
-from transforms.core.saliency.contract import check_scores
+from transforms.core.saliency.contract import (
+    ConfiguredMethod,
+    ImageView,
+    MethodCost,
+    Needs,
+    References,
+    Saliency,
+    check_scores,
+)
+from transforms.core.saliency.perturbation import Perturbation
 
 
 @dataclass(frozen=True)
@@ -80,3 +90,30 @@ def _starts(side: int, length: int, stride: int) -> np.ndarray[tuple[int], np.dt
     starts = np.arange(0, side - length + 1, stride)
     last = side - length
     return starts if starts[-1] == last else np.append(starts, last)
+
+
+@dataclass(frozen=True)
+class SlidingWindowMethod(ConfiguredMethod):
+    """Sliding window; the parameters are those of :func:`transforms.core.saliency.sliding_window.sliding_window`."""
+
+    name: ClassVar[str] = "sliding_window"
+    version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = Needs(masks=True)
+    fill: ClassVar[str] = "auto"
+    banks: ClassVar[int] = 1
+    window: int = 32
+    stride: int = 4
+
+    def cost(self, size: tuple[int, int]) -> MethodCost:
+        """A pass for each window."""
+        design = self.design(size, 0)
+        return MethodCost(design.n, design.key, self.banks)
+
+    def design(self, size: tuple[int, int], bank: int) -> SlidingWindow:
+        """The design for frames of ``size`` (H, W); there is one bank."""
+        return sliding_window(size, window=self.window, stride=self.stride)
+
+    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+        """Runs the masked passes."""
+        design = subject.design(self)
+        return Perturbation(design, subject.base, subject.perturbed(design), subject.function)

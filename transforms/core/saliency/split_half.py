@@ -10,7 +10,7 @@ import numpy as np
 
 from transforms.core.imaging.maps import correlations
 from transforms.core.records import Float64
-from transforms.core.saliency.rise import Rise
+from transforms.core.saliency.contract import SplittableDesign
 
 FEWEST = 2
 """Masks without which there are no two halves."""
@@ -24,7 +24,7 @@ class SplitHalfReliability:
     Where they are less than two blocks, every other run of half as many.
     """
 
-    def __init__(self, design: Rise, n: int) -> None:
+    def __init__(self, design: SplittableDesign, n: int) -> None:
         if n < FEWEST:
             raise ValueError(f"two halves need at least {FEWEST} masks, got {n}")
         half = np.arange(n) // min(design.block, n // 2) % 2

@@ -1,6 +1,6 @@
 """When a map has had enough masks: two halves of them give the same map.
 
-What their correlation says is told in ``saliency.halves``.
+What their correlation says is told in ``saliency.split_half``.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from transforms.core.records import Float32
-from transforms.core.saliency.contract import References
+from transforms.core.saliency.contract import References, SplittableDesign
 from transforms.core.saliency.perturbation import mean_similarities
-from transforms.core.saliency.rise import Rise
 from transforms.core.saliency.split_half import CHUNK, SplitHalfReliability
 from transforms.core.similarity import SimilarityFunction
 
@@ -22,7 +21,7 @@ class StoppingRule:
     Asked whenever there are more embeddings; however they come in batches, the answer is the same.
     """
 
-    design: Rise
+    design: SplittableDesign
     function: SimilarityFunction
     references: References
     agreement: float
