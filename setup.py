@@ -44,12 +44,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["pipeline*", "export*", "transforms*"]),
+    packages=find_packages(include=["whymatch*", "pipeline*", "export*", "transforms*"]),
     package_data={
         "pipeline.demo": ["bundles/*/*"],
         "pipeline": ["py.typed"],
         "export": ["py.typed"],
         "transforms": ["py.typed"],
+        "whymatch": ["py.typed"],
     },
     install_requires=[
         "apache-beam>=2.76,<3",

@@ -45,10 +45,12 @@ class Serving:
     attributes: bool = True
 
     def with_needs_of(self, methods: Iterable[Method]) -> Serving:
-        """The same, with what ``methods`` ask for."""
+        """The same, with what ``methods`` ask for besides."""
         needs = [method.needs for method in methods]
-        graphs = sorted({one.graph for one in needs if one.graph})
-        return replace(self, graphs=tuple(graphs), superpixels=any(one.superpixels for one in needs))
+        graphs = sorted({*self.graphs, *(one.graph for one in needs if one.graph)})
+        return replace(
+            self, graphs=tuple(graphs), superpixels=self.superpixels or any(one.superpixels for one in needs)
+        )
 
 
 class Models:

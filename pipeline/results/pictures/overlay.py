@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,8 @@ def draw_pairs(
     pairs: list[dict[str, Any]] = sql.query(out, _selection(run, where, count, spread)).to_pylist()
     if not pairs:
         raise UsageError(f"no explanation of run {run} fulfils: {where or 'true'}")
-    read = _Reader(access, limits or images.ImageLimits())
-    cells = [_cell(pair, read) for pair in pairs]
+    read = PhotographReader(partial(storage.read_image, access=access), limits or images.ImageLimits())
+    cells = [cell_of(pair, read) for pair in pairs]
     data = encode(draw(cells), picture.suffix.lower(), PAIR_BYTES * max(6, len(pairs)))
     try:
         picture.write_bytes(data)
@@ -136,18 +138,19 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-class _Reader:
-    """Photographs by their addresses; one that cannot be shown is the reason why, as a text."""
+@dataclass(frozen=True)
+class PhotographReader:
+    """Photographs by their addresses, whose bytes ``read`` reads; one that cannot be shown is the reason, as a text."""
 
-    def __init__(self, access: storage.Access, limits: images.ImageLimits) -> None:
-        self._access, self._limits = access, limits
+    read: Callable[[str], bytes]
+    limits: images.ImageLimits
 
     def __call__(self, address: str, sha256: str | None, original: tuple[int, int] | None = None) -> Image | str:
         try:
-            data = storage.read_image(address, self._access)
+            data = self.read(address)
             if sha256 is not None and images.sha256(data) != sha256:
                 return "not shown: the file has changed since the audit"
-            photograph = images.decode(data, self._limits)
+            photograph = images.decode(data, self.limits)
         except PairError as error:
             return f"not shown, {error.reason}: {error}"
         if original is not None and photograph.shape[:2] != original:
@@ -155,12 +158,18 @@ class _Reader:
         return photograph
 
 
-def _cell(pair: Mapping[str, Any], read: _Reader) -> Cell:
-    frame = Frame(
-        original=(pair["original_height"], pair["original_width"]),
-        size=(pair["input_height"], pair["input_width"]),
-        box=(pair["crop_top"], pair["crop_left"], pair["crop_height"], pair["crop_width"]),
+def frame_of_row(row: Mapping[str, Any]) -> Frame:
+    """How the explained image of a row of explanations lies in its photograph."""
+    return Frame(
+        original=(row["original_height"], row["original_width"]),
+        size=(row["input_height"], row["input_width"]),
+        box=(row["crop_top"], row["crop_left"], row["crop_height"], row["crop_width"]),
     )
+
+
+def cell_of(pair: Mapping[str, Any], read: PhotographReader) -> Cell:
+    """A row of explanations, with ``query_sha256`` and ``reference_sha256`` beside it, as a cell of the sheet."""
+    frame = frame_of_row(pair)
     side = pair.get("side") or "query"
     query, reference = (
         read(pair[image], pair[f"{image}_sha256"], frame.original if image == side else None)

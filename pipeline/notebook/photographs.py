@@ -1,0 +1,79 @@
+"""Images as a caller has them, under the one interface by which whymatch reads photographs."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from transforms import storage
+from transforms.core.errors import UsageError
+from transforms.core.imaging import images
+from transforms.core.records import Image, content_id
+from transforms.serving.load_image import LoadedImage
+
+ImageSource = str | os.PathLike[str] | bytes | Image | PIL.Image.Image
+"""An image: its address (a local path, s3:// or gs://), its file's bytes, pixels uint8 [H, W, 3], or Pillow's."""
+
+
+@dataclass(eq=False)
+class Photographs:
+    """Images by name: an address names itself, an image in memory the content that it has.
+
+    What the caller names is trusted, as a command's ``--image-root`` is; limits on bytes and pixels hold as always.
+    """
+
+    limits: images.ImageLimits = field(default_factory=images.ImageLimits)
+    _data: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    def add(self, source: ImageSource) -> str:
+        """The name of ``source``; UsageError for what is no image."""
+        if isinstance(source, (str, os.PathLike)):
+            return _address(os.fspath(source))
+        data = source if isinstance(source, bytes) else _encoded(source)
+        name = content_id(data, letter="memory-")
+        self._data[name] = data
+        return name
+
+    def add_all(self, sources: ImageSource | Iterable[ImageSource]) -> list[str]:
+        """The names of one image or of several."""
+        if isinstance(sources, (str, os.PathLike, bytes, np.ndarray, PIL.Image.Image)):
+            return [self.add(sources)]
+        return [self.add(source) for source in sources]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of the image ``name``; PairError where it cannot be read."""
+        if name in self._data:
+            return self._data[name]
+        roots = () if "://" in name else (str(Path(name).parent),)
+        return storage.read_image(name, storage.Access(roots))
+
+    def load(self, name: str, resize: images.Resize) -> LoadedImage:
+        """The image ``name`` in the model's frame; PairError where it cannot be read or decoded."""
+        data = self.read(name)
+        pixels, frame = images.resize(images.decode(data, self.limits), resize)
+        return LoadedImage(pixels, frame, images.sha256(data))
+
+
+def _address(name: str) -> str:
+    return name if "://" in name else os.path.abspath(name)
+
+
+def _encoded(source: Image | PIL.Image.Image) -> bytes:
+    """``source`` as a PNG: what is in memory goes the way of every file."""
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+            raise UsageError(f"an image is uint8 [H, W, 3] (RGB, 0 to 255), not {source.dtype} {list(source.shape)}")
+        source = PIL.Image.fromarray(source)
+    if not isinstance(source, PIL.Image.Image):
+        raise UsageError(
+            f"an image is an address, bytes, pixels uint8 [H, W, 3] or Pillow's, not {type(source).__name__}"
+        )
+    stream = io.BytesIO()
+    source.save(stream, "PNG")
+    return stream.getvalue()
