@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.notebook.explanation import Explanations, PairExplanation, PairFailure
 from pipeline.notebook.photographs import ImageSource, Photographs
 from pipeline.runs.runners import default_threads
-from transforms import storage, tables
+from transforms import tables
 from transforms.core.errors import UsageError
 from transforms.core.records import EmbeddedImage, Failure, Float32, LoadFailure, Pair
 from transforms.core.saliency.contract import Method
@@ -101,9 +101,9 @@ class Bundle:
         names = photographs.add_all(images)
         found = embed(names, lambda name: photographs.load(name, self._models.bundle.resize), self._models)
         rows = np.empty((len(found), self._models.similarity.dimension), np.float32)
-        for row, (name, outcome) in zip(rows, found, strict=True):
+        for row, (_, outcome) in zip(rows, found, strict=True):
             if isinstance(outcome, LoadFailure):
-                raise UsageError(f"{storage.shown(name)}: {outcome.message}")
+                raise UsageError(outcome.message)
             row[:] = outcome.embedding
         return rows
 
@@ -146,7 +146,7 @@ class Bundle:
         load = Remembered(lambda one: photographs.load(one, self._models.bundle.resize))
         found = dict(embed(list(dict.fromkeys([name, *others, *drawn])), load, self._models))
         random = NullReferences.of(one for one in map(found.get, drawn) if isinstance(one, EmbeddedImage))
-        pairs = [Pair(str(at), name, other, name, other, condition) for at, other in enumerate(others)]
+        pairs = [Pair(str(at), _short(name), _short(other), name, other, condition) for at, other in enumerate(others)]
         explainer = ImageExplainer(settings, self._models, load, dict.fromkeys(settings.sides, random))
         outcomes = list(
             _explained(explainer, [ExplanationTarget(pair, side) for side in sides for pair in pairs], found)
@@ -203,3 +203,8 @@ def _explained(
 def _failure(failure: Failure, query: str, references: Sequence[str]) -> PairFailure:
     reference = references[int(failure.pair_id or 0)]
     return PairFailure(query, reference, failure.side, failure.reason, failure.message)
+
+
+def _short(name: str) -> str:
+    """What a picture calls the image: the last part of its address."""
+    return name.rstrip("/").rpartition("/")[2]

@@ -1,0 +1,190 @@
+"""``whymatch.Bundle``: what it explains is what an audit writes, and every way to hand it an image is the same."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import whymatch
+from tests.support.audits import audit, read_csv, table
+from transforms import tables
+from transforms.core.saliency.explainer import Explainer
+from transforms.core.saliency.rise import RiseMethod
+from transforms.core.saliency.sliding_window import SlidingWindowMethod
+from transforms.inputs.random_references import of_catalogue
+
+SMALL = RiseMethod(masks=64, cells=4)
+NOT_OF_THE_PAIR = {
+    "pair_id",
+    "query_id",
+    "reference_id",
+    "rank",
+    "run_id",
+    "schema_version",
+    "weight",
+    "stratum",
+    "region_shares",
+}
+
+
+@pytest.fixture(scope="module")
+def opened(bundle: Path) -> whymatch.Bundle:
+    return whymatch.Bundle.load(bundle, device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def photographs(drawn: Path) -> list[str]:
+    return [str(drawn / row["image"]) for row in read_csv(drawn / "catalogue.csv")]
+
+
+def test_it_explains_what_an_audit_writes(opened: whymatch.Bundle, bundle: Path, drawn: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tables"
+    catalogue = str(drawn / "catalogue.csv")
+    more = ("--catalogue", catalogue, "--masks", "64", "--set", "rise.cells=4")
+    audit(drawn / "pairs.csv", bundle, out, "r1", *more, "--max-failure-rate", "1")
+    rows = table(out, "explanations", "r1")
+    first = [row for row in rows if row["query_id"] == rows[0]["query_id"]]
+    random = of_catalogue(catalogue, ("query",), 0)["query"]
+    found = opened.explain(
+        first[0]["query"],
+        [row["reference"] for row in first],
+        method=SMALL,
+        random_references=random,
+        thresholds=whymatch.read_run(out, "r1").thresholds,
+    )
+    assert len(found) == len(first) > 1
+    for one, row in zip(found, first, strict=True):
+        arrow: Any = tables.to_arrow("explanations", [{**one.row}]).to_pylist()[0]
+        known = {"on_query", "on_reference"}  # what the catalogue says, which nobody asked here
+        for attribute in (*arrow["top"], *row["top"]):
+            for name in known:
+                attribute.pop(name)
+        assert {k: v for k, v in arrow.items() if k not in NOT_OF_THE_PAIR} == {
+            k: v for k, v in row.items() if k not in NOT_OF_THE_PAIR
+        }
+        assert one.similarity == row["similarity"]
+        assert one.verdict.explained == row["explained"]
+        assert (one.map.ravel() == np.array(row["map"], np.float32)).all()
+
+
+def test_an_image_is_its_content(opened: whymatch.Bundle, photographs: list[str], tmp_path: Path) -> None:
+    with PIL.Image.open(photographs[0]) as picture:
+        rgb = picture.convert("RGB")
+    rgb.save(tmp_path / "query.png")
+    forms: list[Any] = [tmp_path / "query.png", (tmp_path / "query.png").read_bytes(), rgb, np.asarray(rgb)]
+    found = [opened.explain(form, photographs[1], method=SMALL)[0] for form in forms]
+    assert len({one.similarity for one in found}) == 1
+    assert opened.embed(forms).shape == (4, opened.embed(photographs[0]).shape[1])
+    shapes = {one.map_on_photograph.shape for one in found}
+    assert shapes == {(rgb.height, rgb.width)}
+    # a PNG that is written anew has other bytes, and so its own masks: equal bytes have equal maps
+    assert (found[0].map == found[1].map).all()
+    assert (found[2].map == found[3].map).all()
+
+
+def test_sides_and_order(opened: whymatch.Bundle, photographs: list[str]) -> None:
+    both = opened.explain(photographs[0], photographs[1:4], method=SMALL, sides=("query", "reference"))
+    assert [(one.reference, one.side) for one in both] == [
+        (reference, side) for reference in photographs[1:4] for side in ("query", "reference")
+    ]
+    (alone,) = opened.explain(photographs[0], photographs[2:3], method=SMALL)
+    assert (alone.map == both[2].map).all()
+    turned = opened.explain(photographs[2], photographs[0], method=SMALL)[0]
+    assert (turned.map == both[3].map).all()
+
+
+def test_what_cannot_be_explained_is_said(opened: whymatch.Bundle, photographs: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    found = opened.explain(photographs[0], [tmp_path / "empty.jpg", photographs[1], tmp_path / "no.jpg"], method=SMALL)
+    assert [one.reference for one in found] == [photographs[1]]
+    assert [(one.reference, one.reason) for one in found.failures] == [
+        (str(tmp_path / "empty.jpg"), "empty"),
+        (str(tmp_path / "no.jpg"), "not_found"),
+    ]
+    assert repr(found) == "<1 explanations, 2 failed>"
+    nothing = opened.explain(tmp_path / "no.jpg", photographs[:2], method=SMALL)
+    assert [one.reason for one in nothing.failures] == ["not_found"] * 2
+    assert nothing._repr_png_() is None
+    with pytest.raises(whymatch.UsageError, match=r"nothing lies at .*no\.jpg"):
+        opened.embed([photographs[0], tmp_path / "no.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"method": "wise"}, "there is no method 'wise'; there are rise, "),
+        ({"sides": ("both",)}, r"sides are among query, reference, not \('both',\)"),
+        ({"condition": "shoes"}, "the condition is none: this bundle has no conditions, not 'shoes'"),
+        ({"references": []}, "explain needs a reference at least"),
+        ({"references": [3]}, r"an image is an address, bytes, pixels uint8 \[H, W, 3\] or Pillow's, not int"),
+        ({"query": np.zeros((4, 4), np.uint8)}, r"an image is uint8 \[H, W, 3\] \(RGB, 0 to 255\), not uint8 \[4, 4\]"),
+        ({"method": "gradient_x_input"}, "this bundle has no gradient"),
+    ],
+)
+def test_wrong_use(opened: whymatch.Bundle, photographs: list[str], changed: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"query": photographs[0], "references": photographs[1:2], "method": SMALL}
+    with pytest.raises(whymatch.UsageError, match=message):
+        opened.explain(**{**given, **changed})
+
+
+def test_verdicts_need_random_references_and_thresholds(opened: whymatch.Bundle, photographs: list[str]) -> None:
+    (one,) = opened.explain(photographs[0], photographs[1], method=SMALL, random_references=photographs[10:40])
+    assert one.verdict.explained is None
+    assert str(one.verdict).startswith("cannot be judged")
+    assert one.row["null_share"] is not None
+    with pytest.raises(AttributeError):
+        one.verdict.explained = True  # type: ignore[misc]
+
+
+def test_a_contrast_is_an_explainers(opened: whymatch.Bundle, photographs: list[str]) -> None:
+    method = SlidingWindowMethod(window=4, stride=2)
+    contrast = Explainer(method, "mean", contrast=True)
+    (less,) = opened.explain(photographs[0], photographs[1], method=contrast, random_references=photographs[10:40])
+    (plain,) = opened.explain(photographs[0], photographs[1], method=Explainer(method, "mean"))
+    assert less.similarity == plain.similarity
+    assert (less.map != plain.map).any()
+    few = opened.explain(photographs[0], photographs[1], method=contrast)
+    assert [one.reason for one in few.failures] == ["no_null"]
+
+
+def test_pictures(opened: whymatch.Bundle, photographs: list[str]) -> None:
+    found = opened.explain(photographs[0], photographs[1:3], method=SMALL)
+    for shown, width in ((found[0]._repr_png_(), 1), (found._repr_png_(), 2)):
+        assert shown is not None
+        with PIL.Image.open(io.BytesIO(shown)) as picture:
+            assert picture.format == "PNG"
+            assert 480 * width < picture.width < 520 * width + 40
+    colours = found[0].plot().getcolors(2**20)
+    assert colours is not None
+    assert len(colours) > 1000  # photographs, and no grey tiles
+    values = found[0].map_on_photograph
+    with PIL.Image.open(photographs[0]) as picture:
+        assert values.shape == (picture.height, picture.width)
+
+
+def test_import_is_cheap() -> None:
+    heavy = ("apache_beam", "onnxruntime", "numpy", "pyarrow", "pipeline", "transforms")
+    code = f"import sys, whymatch; print([name for name in {heavy} if name in sys.modules], sorted(whymatch.__all__))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[] ['Bundle', ")
+    code = "import sys, whymatch; whymatch.Bundle, whymatch.read_run; print('apache_beam' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    with pytest.raises(AttributeError, match="has no attribute 'explain_all'"):
+        _ = whymatch.explain_all
+
+
+def test_every_public_name_is_documented() -> None:
+    for name in whymatch.__all__:
+        made = getattr(whymatch, name)
+        assert made.__doc__, name
+        for member in vars(made) if isinstance(made, type) else ():
+            if not member.startswith("_") and callable(getattr(made, member)):
+                assert getattr(made, member).__doc__, f"{name}.{member}"
