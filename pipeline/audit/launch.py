@@ -7,14 +7,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.audit import sources
 from pipeline.audit.check_scores import check_served
-from pipeline.audit.forecast import check_resources, forecast, graph_of, resources_here
+from pipeline.audit.forecast import RunForecast, check_resources, forecast, graph_of, resources_here
 from pipeline.audit.forecast_text import print_forecast
 from pipeline.audit.options import AuditOptions, check_bundle, plan_memory
 from pipeline.audit.probe import probe
@@ -25,12 +25,17 @@ from transforms.beam.progress import Progress
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images
 from transforms.core.messages import listed
+from transforms.core.passes import Passes
 from transforms.core.passes import passes as passes_of
 from transforms.core.records import Failure
 from transforms.core.saliency.contract import NO_FILL
 from transforms.core.saliency.explainer import Explainer
+from transforms.core.statistics.sampling import SamplingDesign
 from transforms.inputs import catalogue, census, manifest, strata
+from transforms.inputs.random_references import Drawn
+from transforms.inputs.region_files import RegionReader
 from transforms.serving import bundle as bundles
+from transforms.serving.bundle import Bundle
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
 from transforms.serving.runtime import resolve_device
@@ -54,14 +59,67 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
     Raises UsageError for whatever can be known before the first worker starts: a missing file or column, a used run id,
     a bundle that does not fit or did not serve, a device that does not work, memory or disk that is not there.
     """
-    from pipeline.audit.graph import Plan, build
+    from pipeline.audit.graph import build
 
     images.require_safe_decoder()
     check_reach(options.runner, *options.manifest, options.bundle, options.out, options.catalogue, options.legend)
-    local = options.runner == "local"
     # workers elsewhere have devices of their own: they settle what "auto" means
-    device = resolve_device(options.device) if local else "cpu"
+    device = resolve_device(options.device) if options.runner == "local" else "cpu"
     bundle = bundles.read(options.bundle)
+    files = _checked_files(options, echo)
+    check_bundle(options, bundle)
+    found = strata.find(files, options.stratify, columns=options.columns, catalogue_address=options.catalogue)
+    regions = sources.regions(options, files, echo)
+    opened = _open(options, bundle, device)
+    _say(options, opened, len(files), echo)
+    if served:
+        check_served(options, bundle, files, opened.models, echo)
+    drawn = sources.random_references(options, files)
+    passes = _passes(options, bundle, drawn)
+    counted = _count(options, files, found, passes)
+    planned = _planned(options, opened, files, counted, found, regions, drawn)
+    foreseen = _foreseen(options, opened, planned, passes, counted)
+    if graph:
+        foreseen = replace(foreseen, graph=tuple(graph_of(lambda pipeline: build(pipeline, planned))))
+    print_forecast(foreseen, echo)
+    check_resources(foreseen, resources_here(options.out))
+    return planned
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A bundle whose every session was opened once: what cannot run fails in the launcher, not in a worker.
+
+    ``memory`` is what a worker needs, in bytes; it keeps its mask banks where ``serving.hold_banks``.
+    """
+
+    bundle: Bundle
+    serving: Serving
+    models: Models
+    memory: int
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """The rows of a manifest, those of them that cannot be read, and which of its queries are sampled."""
+
+    rows: int
+    unreadable: int
+    design: SamplingDesign
+
+    @property
+    def queries(self) -> int:
+        """Sampled queries."""
+        return sum(stratum.sampled_queries for stratum in self.design.strata.values())
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of sampled queries."""
+        return sum(stratum.sampled_pairs for stratum in self.design.strata.values())
+
+
+def _checked_files(options: AuditOptions, echo: Echo) -> tuple[str, ...]:
+    """The manifest's files; UsageError where one, or the catalogue, has a wrong header, or the run is there already."""
     files = tuple(file for pattern in options.manifest for file in storage.expand(pattern))
     for file in files:
         manifest.check_header(
@@ -73,64 +131,99 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
         raise UsageError(
             f"{options.out} already holds a run {options.run_id}; choose another --run-id, or another --out"
         )
-    check_bundle(options, bundle)
-    found = strata.find(files, options.stratify, columns=options.columns, catalogue_address=options.catalogue)
-    regions = sources.regions(options, files, echo)
+    return files
+
+
+def _open(options: AuditOptions, bundle: Bundle, device: Literal["cpu", "cuda"]) -> _Opened:
     memory_plan, hold = plan_memory(options, bundle, device)
-    methods = [explainer.method for explainer in options.explainers()]
-    serving = Serving(options.bundle, device, options.threads, options.batch, hold).with_needs_of(methods)
-    models = Models(serving)  # opens every session once: what cannot run fails here, not in a worker
-    if not local:
+    serving = Serving(options.bundle, device, options.threads, options.batch, hold)
+    serving = serving.with_needs_of(explainer.method for explainer in options.explainers())
+    models = Models(serving)
+    if options.runner != "local":
         serving = replace(serving, device=options.device)
+    return _Opened(bundle, serving, models, memory_plan.total)
+
+
+def _say(options: AuditOptions, opened: _Opened, files: int, echo: Echo) -> None:
+    """What will be run, and by what."""
+    local = options.runner == "local"
     echo(
-        f"run {options.run_id}: {len(files)} manifest file{'s' * (len(files) != 1)}, "
-        f"{models.similarity.provider if local else f'{options.runner}, device {options.device}'}"
+        f"run {options.run_id}: {files} manifest file{'s' * (files != 1)}, "
+        f"{opened.models.similarity.provider if local else f'{options.runner}, device {options.device}'}"
     )
-    if bundle.conditions:
-        echo(f"conditions {listed(tuple(bundle.conditions))}")
+    if opened.bundle.conditions:
+        echo(f"conditions {listed(tuple(opened.bundle.conditions))}")
     for explainer in options.explainers():
         echo(f"method {_described(explainer, options)}")
-    if not hold and any(method.cost(bundle.resize.size).banks for method in methods):
+    size = opened.bundle.resize.size
+    if not opened.serving.hold_banks and any(one.method.cost(size).banks for one in options.explainers()):
         echo("masks are drawn again for every image: their banks exceed --memory-limit")
-    if served:
-        check_served(options, bundle, files, models, echo)
-    drawn = sources.random_references(options, files)
-    passes = passes_of(
+
+
+def _passes(options: AuditOptions, bundle: Bundle, drawn: Drawn) -> Passes:
+    return passes_of(
         options.explainers(),
         options.sides(),
         size=bundle.resize.size,
         function=bundle.similarity_function,
         random=len({address for some in drawn.values() for address in some}),
     )
+
+
+def _count(options: AuditOptions, files: tuple[str, ...], found: strata.Strata, passes: Passes) -> _Counted:
+    budget = None if options.budget_passes is None else max(0, options.budget_passes - passes.random)
     with census.take(
         files, columns=options.columns, keep=options.keep, strata=found, seed=options.sampling_seed
     ) as counted:
         design = counted.design(
             options.sample,
             options.min_queries,
-            None if options.budget_passes is None else max(0, options.budget_passes - passes.random),
+            budget,
             passes_per_query=passes.per_query,
             passes_per_pair=passes.per_pair,
         )
-    load = ImageLoader(options.access(files), options.limits(), bundle.resize)
-    taken = sum(one.sampled_pairs for one in design.strata.values()) + counted.unreadable
-    planned = Plan(options, bundle, serving, files, versions(), counted.rows, taken, design, found, regions, drawn)
-    sampled = design.strata.values()
-    expected = passes.most(sum(one.sampled_queries for one in sampled), sum(one.sampled_pairs for one in sampled))
-    foreseen = forecast(
+    return _Counted(counted.rows, counted.unreadable, design)
+
+
+def _planned(
+    options: AuditOptions,
+    opened: _Opened,
+    files: tuple[str, ...],
+    counted: _Counted,
+    found: strata.Strata,
+    regions: RegionReader | None,
+    drawn: Drawn,
+) -> Plan:
+    from pipeline.audit.graph import Plan
+
+    return Plan(
         options,
-        bundle,
-        design,
+        opened.bundle,
+        opened.serving,
+        files,
+        versions(),
+        counted.rows,
+        counted.pairs + counted.unreadable,
+        counted.design,
+        found,
+        regions,
+        drawn,
+    )
+
+
+def _foreseen(options: AuditOptions, opened: _Opened, planned: Plan, passes: Passes, counted: _Counted) -> RunForecast:
+    load = ImageLoader(options.access(planned.files), options.limits(), opened.bundle.resize)
+    most = passes.most(counted.queries, counted.pairs) // PROBED
+    return forecast(
+        options,
+        opened.bundle,
+        counted.design,
         passes,
-        probe(models, options.explainers(), load, sources.addresses(options, files), most=expected // PROBED),
+        probe(opened.models, options.explainers(), load, sources.addresses(options, planned.files), most=most),
         rows=counted.rows,
         unreadable=counted.unreadable,
-        worker_memory=memory_plan.total,
-        graph=graph_of(lambda pipeline: build(pipeline, planned)) if graph else (),
+        worker_memory=opened.memory,
     )
-    print_forecast(foreseen, echo)
-    check_resources(foreseen, resources_here(options.out))
-    return planned
 
 
 def _described(explainer: Explainer, options: AuditOptions) -> str:
