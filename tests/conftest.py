@@ -9,6 +9,9 @@ import pytest
 
 from pipeline import demo
 from tests.support.bundles import small_bundle
+from tests.support.complete import complete_bundle
+
+pytest_plugins = ["tests.support.emulators"]
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +20,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "small"
     small_bundle(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bundle with all four graphs, exported from torch."""
+    pytest.importorskip("torch", reason="needs the extra export")
+    return complete_bundle(tmp_path_factory.mktemp("complete"))
 
 
 @pytest.fixture(scope="session")

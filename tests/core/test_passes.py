@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.audit.options import AuditOptions
-from tests.core.saliency.test_every_method import ALL, SIZE, complete, picture
 from tests.support.audits import audit, table, write_csv
+from tests.support.complete import ALL, SIZE
+from tests.support.photographs import picture
 from transforms.core.passes import Passes, passes
 from transforms.core.saliency.decomposition import DecompositionMethod
 from transforms.core.saliency.explainer import Explainer, ReferenceMasks
@@ -22,8 +23,6 @@ from transforms.core.saliency.rise import RiseMethod
 from transforms.core.saliency.sbsm import SbsmMethod
 from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.serving import bundle as bundles
-
-__all__ = ["complete"]  # a fixture
 
 # q0 has three references, one of which is a query itself; q1 has two, of which q0 has one too
 PAIRS = [("0", "2"), ("0", "3"), ("0", "1"), ("1", "3"), ("1", "4")]

@@ -17,9 +17,9 @@ from PIL import Image
 
 from benchmarks.evaluation.truth import pairs_of
 from export.bundling.build import build
-from tests.evaluating.test_evaluate import evaluate, evaluation, metrics
 from tests.support.audits import Row, audit, read_csv, table, write_csv
 from tests.support.bundles import PREPROCESSING
+from tests.support.evaluations import evaluate, evaluation, metrics
 from tests.support.networks import SIZE, D, attribute_network, network
 from transforms.core.imaging.images import Resize
 from transforms.core.metrics.removal import Pool, Removal, attribute_drops

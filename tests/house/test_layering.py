@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.interpreters import run_without
+
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     path for package in ("transforms", "pipeline", "export", "whymatch") for path in (ROOT / package).rglob("*.py")
@@ -113,20 +115,6 @@ def test_no_room_is_crowded() -> None:
 
 def is_command(path: Path) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == "add" for node in ast.parse(path.read_text()).body)
-
-
-def run_without(packages: set[str], code: str) -> subprocess.CompletedProcess[str]:
-    """Runs ``code`` in a new interpreter in which ``packages`` cannot be imported."""
-    blocker = (
-        "import sys\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.partition('.')[0] in {packages!r}: raise ImportError('absent: ' + name)\n"
-        "sys.meta_path.insert(0, Block())\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", blocker + code], capture_output=True, text=True, timeout=120, check=False
-    )
 
 
 def test_workers_need_no_torch() -> None:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.bundling import prefix
 from export.bundling.build import build
 from tests.support.bundles import PREPROCESSING
-from tests.support.networks import OLD_IR, SIZE, D
+from tests.support.networks import OLD_IR, SIZE, D, weights
 from transforms.core.imaging.images import Resize
 from transforms.serving import bundle
 from transforms.serving.runtime import SimilarityModel
@@ -97,3 +97,26 @@ def embeddings(folder: Path, seed: int = 3, rows: int = 4) -> Array:
 def bundled(folder: Path, model: onnx.ModelProto, **how: Any) -> Path:
     build(folder, similarity=model, similarity_preprocessing=PREPROCESSING, resize=Resize(SIZE, "squash"), **how)
     return folder
+
+
+def ending(nodes: list[onnx.NodeProto], last: str, *, opset: int = 17, **stored: Any) -> onnx.ModelProto:
+    """Convolution and ReLU to "positive" [B,4,H,W], then ``nodes`` to the value ``last``, with constants ``stored``."""
+    w = {**weights(), **stored}
+    first = [
+        node("Conv", ["input", "kernel", "bias"], ["convolved"], pads=[1, 1, 1, 1]),
+        node("Relu", ["convolved"], ["positive"], name="last_relu"),
+    ]
+    nodes = [*first, *nodes, node("Identity", [last], ["output"])]
+    used = {name for one in nodes for name in one.input}
+    arrays = {
+        name: np.asarray(array, np.float32 if np.asarray(array).dtype.kind == "f" else np.int64)
+        for name, array in w.items()
+    }
+    graph = helper.make_graph(
+        nodes,
+        "hand",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, H, W])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", None])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items() if name in used],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=OLD_IR)

@@ -41,3 +41,10 @@ def take(folder: Path, *, products: int = 60, split: bool = True, seed: int = 0)
         writer.writerow(["id", "image", "colour", "maker", *(["split"] if split else [])])
         writer.writerows(row if split else row[:-1] for row in rows)
     return Photographs(str(folder / "catalogue.csv"), patches)
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (48, 64)) -> str:
+    """Writes a smooth photograph of random colours, of ``size`` (height, width), and returns its address."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+    Image.fromarray(small).resize(size[::-1], Image.Resampling.BICUBIC).save(path)
+    return str(path)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.results import sql
-from tests.storage import test_storage
 from tests.support.rows import STARTED, explanation, failure, publish, run
 from transforms import storage, tables
 from transforms.core.errors import RunError, UsageError
@@ -26,8 +25,6 @@ from transforms.storage import drivers
 from transforms.tables import erasure as erasing
 from transforms.tables import parquet, runs
 from transforms.tables.erasure import Erasure, Ids
-
-s3, gs, bucket = test_storage.s3, test_storage.gs, test_storage.bucket  # fixtures: the emulators
 
 Row = dict[str, Any]
 

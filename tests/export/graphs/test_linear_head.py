@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from export.bundling.build import build
 from export.bundling.preprocessing import Preprocessing
 from export.graphs.linear_head import NoProjection, Projection, project
+from tests.support.assembled import ending
 from tests.support.bundles import PREPROCESSING
-from tests.support.networks import OLD_IR, SIZE, D, compute, network, weights
+from tests.support.networks import SIZE, D, compute, network, weights
 from transforms.core.errors import BundleError, ModelFailed
 from transforms.core.imaging.images import Resize
 from transforms.core.saliency.decomposition import decompose
@@ -31,29 +32,6 @@ node = helper.make_node
 GAP = node("GlobalAveragePool", ["positive"], ["mean"], name="pool")
 FLAT = node("Flatten", ["mean"], ["flat"], axis=1)
 DENSE = node("Gemm", ["flat", "dense", "shift"], ["dense_out"], name="dense")
-
-
-def ending(nodes: Nodes, last: str, *, opset: int = 17, **stored: Any) -> onnx.ModelProto:
-    """Convolution and ReLU to "positive" [B,4,H,W], then ``nodes`` to the value ``last``, with constants ``stored``."""
-    w = {**weights(), **stored}
-    first = [
-        node("Conv", ["input", "kernel", "bias"], ["convolved"], pads=[1, 1, 1, 1]),
-        node("Relu", ["convolved"], ["positive"], name="last_relu"),
-    ]
-    nodes = [*first, *nodes, node("Identity", [last], ["output"])]
-    used = {name for one in nodes for name in one.input}
-    arrays = {
-        name: np.asarray(array, np.float32 if np.asarray(array).dtype.kind == "f" else np.int64)
-        for name, array in w.items()
-    }
-    graph = helper.make_graph(
-        nodes,
-        "hand",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, H, W])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", None])],
-        [numpy_helper.from_array(array, name) for name, array in arrays.items() if name in used],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=OLD_IR)
 
 
 def projected(model: onnx.ModelProto, *, normalise: bool = True, layout: Any = "nchw", batch: Any = None) -> Projection:

@@ -21,8 +21,8 @@ from export.bundling.build import build
 from export.bundling.preprocessing import Preprocessing
 from export.ranking.priors import PriorSettings, priors_command
 from pipeline import cli, demo
-from tests.house.test_layering import run_without
 from tests.support.audits import read_csv, write_csv
+from tests.support.interpreters import run_without
 from tests.support.networks import OLD_IR, SIZE, attribute_network
 from transforms.core.attributes.ranking import Scale, Scales
 from transforms.core.errors import BundleError, UsageError

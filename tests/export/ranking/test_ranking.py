@@ -23,10 +23,10 @@ from export.ranking.catalogue_embeddings import _products, embed_catalogue
 from export.ranking.evidence import RankingDataset, collect
 from export.training.splits import with_splits
 from pipeline import cli
-from tests.core.metrics.test_removal import by_definition
 from tests.support.audits import audit, table, write_csv
 from tests.support.bundles import PREPROCESSING, small_bundle
 from tests.support.networks import SIZE, D, attribute_network, network
+from tests.support.removal import by_definition
 from tests.support.rows import explanation, publish, run
 from transforms import storage
 from transforms.core.attributes.ranking import Ranking, match_scores

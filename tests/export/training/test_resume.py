@@ -16,18 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from export.training import train as training
 from export.training.data import load
 from export.training.fitting import Recipe, fit
 from export.training.losses import attribute_bce, cosine_distances
-from export.training.networks.small_network import SmallNetwork
 from export.training.resume import Checkpoints
 from export.training.train import SaliencySupervision, train_attributes, train_similarity
 from pipeline import cli
-from tests.export.training.test_supervision import row, write
 from tests.support.photographs import SIZE, Photographs, take
+from tests.support.saliency_tables import map_row, write_maps
 from transforms.core.errors import RunError, UsageError
 from transforms.core.imaging.images import Resize, frame_of
 from transforms.core.metrics.retrieval import retrieval
@@ -37,13 +36,6 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 RESIZE = Resize(SIZE, "squash")
 RECIPE = Recipe(epochs=4, batch=8, threads=1, seed=3)
 STEPS = 4 * 5  # epochs, batches of 40 images
-
-
-def with_dropout() -> nn.Module:
-    """A backbone that draws from torch's own generator in training."""
-    small = SmallNetwork()
-    small.layers.append(nn.Dropout2d(0.3))
-    return small
 
 
 class Killed(BaseException):
@@ -64,17 +56,17 @@ def audit(photographs: Photographs, tmp_path_factory: pytest.TempPathFactory) ->
     box = dict(zip(("crop_top", "crop_left", "crop_height", "crop_width"), frame.box, strict=True))
     train = ids[:40]
     rows = [
-        row(one, other, value=0) | size | box | {"map": rng.random(6, np.float32)}
+        map_row(one, other, value=0) | size | box | {"map": rng.random(6, np.float32)}
         for one, other in zip(train, [*train[1:], train[0]], strict=True)
     ]
-    return write(tmp_path_factory.mktemp("tables"), rows)
+    return write_maps(tmp_path_factory.mktemp("tables"), rows)
 
 
 def attributes(photographs: Photographs, audit: str, out: Path, **changed: Any) -> dict[str, Tensor]:
     options: dict[str, Any] = {"columns": ["colour"], "min_count": 5, "recipe": RECIPE, "echo": lambda _: None}
     options |= {
         "catalogue": photographs.catalogue,
-        "backbone": "tests.export.training.test_resume:with_dropout",
+        "backbone": "tests.support.backbones:with_dropout",
         "resize": RESIZE,
     }
     options |= {"saliency": SaliencySupervision((audit,), 0.1), "checkpoint_seconds": 0.0}
@@ -85,7 +77,7 @@ def similarity(photographs: Photographs, audit: str, out: Path, **changed: Any) 
     options: dict[str, Any] = {"similar_by": ["colour"], "embedding": 8, "recipe": RECIPE, "echo": lambda _: None}
     options |= {
         "catalogue": photographs.catalogue,
-        "backbone": "tests.export.training.test_resume:with_dropout",
+        "backbone": "tests.support.backbones:with_dropout",
         "resize": RESIZE,
     }
     return state(train_similarity(out=out, checkpoint_seconds=0.0, **{**options, **changed}).checkpoint)

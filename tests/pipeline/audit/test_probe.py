@@ -11,7 +11,6 @@ import PIL.Image
 import pytest
 
 from pipeline.audit.probe import MOST_LOADED, MOST_TRIED, probe
-from tests.core.saliency.test_every_method import complete
 from transforms.core.errors import ModelFailed, UsageError
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.saliency.contract import Method
@@ -24,8 +23,6 @@ from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
 from transforms.serving.runtime import GradientAt, MaskBank, SimilarityModel
 from transforms.storage import Access
-
-__all__ = ["complete"]  # a fixture
 
 BATCH = 8
 

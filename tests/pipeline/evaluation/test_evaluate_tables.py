@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from pipeline.results import sql
-from tests.evaluating.test_evaluate import (
+from tests.support.audits import Row, audit, read_csv, write_csv
+from tests.support.evaluations import (
     METHODS,
     QUERIES,
     REFERENCES,
@@ -29,7 +30,6 @@ from tests.evaluating.test_evaluate import (
     make_shop,
     metrics,
 )
-from tests.support.audits import Row, audit, read_csv, write_csv
 from transforms import storage, tables
 from transforms.core.statistics.sampling import kept
 from transforms.tables import runs

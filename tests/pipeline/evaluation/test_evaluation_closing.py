@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.evaluation.closing import faults, finish
 from pipeline.evaluation.options import EvaluateOptions
-from tests.pipeline.evaluation.test_evaluation_summary import row, sanity, summed
+from tests.support.metric_rows import row, sanity, summed
 from tests.support.rows import STARTED
 from transforms import storage, tables
 from transforms.tables import Row

@@ -15,7 +15,7 @@ import pytest
 from pipeline.evaluation import pictures
 from pipeline.evaluation.pictures import CurveKey, curves, draw_curves, draw_sanity
 from pipeline.evaluation.summary import EvaluationSummary, summarise
-from tests.pipeline.evaluation.test_evaluation_summary import row, sanity
+from tests.support.metric_rows import row, sanity
 from transforms.core.errors import MissingDependency
 from transforms.core.metrics import curves as metrics
 from transforms.core.statistics.bootstrap import mean_by_query

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from tests.support.audits import audit, read_csv, table, write_csv
 from tests.support.bundles import small_bundle
 from tests.support.networks import SIZE
+from tests.support.photographs import picture
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.records import EmbeddedImage, Pair
 from transforms.core.saliency.decomposition import DecompositionMethod
@@ -32,12 +32,6 @@ from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
 from transforms.storage import Access
-
-
-def picture(path: Path, seed: int) -> str:
-    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
-    PIL.Image.fromarray(small).resize((64, 48), PIL.Image.Resampling.BICUBIC).save(path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

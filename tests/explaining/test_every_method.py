@@ -15,6 +15,8 @@ import PIL.Image
 import pytest
 
 from tests.support.audits import audit, read_csv, table, write_csv
+from tests.support.complete import ALL, QUICK, SIZE
+from tests.support.photographs import picture
 from transforms.core.errors import ModelFailed
 from transforms.core.imaging.fill import make_fill
 from transforms.core.imaging.images import ImageLimits
@@ -23,11 +25,7 @@ from transforms.core.saliency.contract import Method
 from transforms.core.saliency.decomposition import DecompositionMethod
 from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
 from transforms.core.saliency.gradients import GradientMethod, IntegratedGradientsMethod
-from transforms.core.saliency.lime import LimeMethod
-from transforms.core.saliency.mask import MaskMethod
 from transforms.core.saliency.methods import METHODS
-from transforms.core.saliency.rise import RiseMethod
-from transforms.core.saliency.sbsm import SbsmMethod
 from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.core.similarity import similarities
 from transforms.core.target import ExplanationTarget
@@ -38,59 +36,6 @@ from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
 from transforms.storage import Access
-
-SIZE = (24, 32)
-QUICK: list[Method] = [
-    RiseMethod(masks=40, cells=4),
-    SlidingWindowMethod(window=8, stride=8),
-    SbsmMethod(window=8, stride=8),
-    LimeMethod(samples=40),
-    MaskMethod(steps=5),
-    GradientMethod(),
-    IntegratedGradientsMethod(steps=5),
-    DecompositionMethod(),
-]
-NAMES = [method.name for method in QUICK]
-SETTINGS = [
-    "rise.cells=4", "sliding_window.window=8", "sliding_window.stride=8", "sbsm.window=8", "sbsm.stride=8",
-    "lime.samples=40", "mask.steps=5", "integrated_gradients.steps=5",
-]  # fmt: skip
-SET = [word for setting in SETTINGS for word in ("--set", setting)]
-ALL = ["--method", ",".join(NAMES), *SET]
-
-
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with all four graphs, exported from torch."""
-    torch = pytest.importorskip("torch", reason="needs the extra export")
-    from export.bundling.from_torch import export_command
-    from export.training.networks.backbones import Normalisation
-    from export.training.networks.checkpoint import Config, build_network, save
-    from transforms.core.imaging.images import Resize
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("complete")
-    normalisation = Normalisation(1 / 255, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-    for kind, more in (
-        ("similarity", {"embedding": 12}),
-        ("attributes", {"vocabulary": ("category=dress", "colour=red")}),
-    ):
-        factory = "export.training.networks.small_network:network"
-        config = Config(kind, factory, Resize(SIZE, "squash"), normalisation, **more)  # type: ignore[arg-type]
-        torch.manual_seed(len(kind))
-        network = build_network(config).train()
-        with torch.no_grad():
-            network(torch.randn(8, 3, *SIZE) * 2 + 0.5)
-        save(folder / f"{kind}.pt", config, network)
-    torch.set_num_threads(threads)
-    export_command(
-        similarity=folder / "similarity.pt",
-        attributes=folder / "attributes.pt",
-        out=folder / "bundle",
-        echo=lambda _: None,
-    )
-    return folder / "bundle"
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +86,6 @@ def explained(
 def bits(row: dict[str, Any]) -> dict[str, Any]:
     """All columns, such that two rows compare equal only if they are equal to the bit."""
     return {**row, "map": row["map"].tobytes()}
-
-
-def picture(path: Path, seed: int, size: tuple[int, int] = (48, 64)) -> str:
-    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
-    PIL.Image.fromarray(small).resize(size[::-1], PIL.Image.Resampling.BICUBIC).save(path)
-    return path.name
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from benchmarks.saliency.shortcut import look, near_badge
 from pipeline import demo
 from transforms.serving import bundle as bundles
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_bundles_are_small_and_whole(tmp_path: Path) -> None:

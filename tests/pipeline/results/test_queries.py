@@ -1,8 +1,4 @@
-"""The SQL of docs/queries.md, on tables small enough to ask again in plain Python.
-
-``python -m tests.pipeline.summary.test_queries TABLES`` writes the answers of docs/queries.md anew, from the runs under
-TABLES.
-"""
+"""The SQL of docs/queries.md, on tables small enough to ask again in plain Python."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import itertools
 import math
 import re
 import statistics
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.audits.query_answers import DOCUMENT, QUESTION, answered, questions
 from pipeline.results import sql
 from tests.support.rows import attribute, explanation, failure, publish, run
 from transforms import tables
@@ -27,30 +23,10 @@ from transforms.core.records import content_id
 
 duckdb = pytest.importorskip("duckdb")
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "queries.md"
 EVERY = "(every stratum)"
 Row = dict[str, Any]
 Runs = dict[str, dict[str, list[Row]]]
 """Rows by run and table; runs are in the order in which they started."""
-
-_QUESTION = re.compile(r"^## (\d\. [^\n]+)\n(?:(?!^## ).)*?^```sql\n(.*?)^```\n\n```\n(.*?)^```\n", re.S | re.M)
-
-
-def questions(text: str) -> list[tuple[str, str, str]]:
-    """Title, SQL and answer of every question, in order."""
-    return [(match[1], match[2], match[3]) for match in _QUESTION.finditer(text)]
-
-
-def answered(text: str, out: str) -> str:
-    """``text`` with the answers that the tables under ``out`` give."""
-
-    def fresh(match: re.Match[str]) -> str:
-        answer = sql.render(sql.query(out, match[2])) + "\n"
-        start, end = match.start(3) - match.start(), match.end(3) - match.start()
-        return match[0][:start] + answer + match[0][end:]
-
-    return _QUESTION.sub(fresh, text)
-
 
 SQL = [query for _, query, _ in questions(DOCUMENT.read_text(encoding="utf-8"))]
 
@@ -243,7 +219,7 @@ def test_answers_are_written_anew_and_nothing_else(out: Path) -> None:
         assert answer == sql.render(sql.query(str(out), query)) + "\n"
         assert answer != old
     without = [
-        _QUESTION.sub(lambda match: match[0].replace(f"```\n{match[3]}```", ""), content) for content in (text, fresh)
+        QUESTION.sub(lambda match: match[0].replace(f"```\n{match[3]}```", ""), content) for content in (text, fresh)
     ]
     assert without[0] == without[1]
 
@@ -731,7 +707,3 @@ def test_maps_of_other_shapes_and_one_run_alone(tmp_path: Path) -> None:
     assert every["shift"] == pytest.approx(math.sqrt(0.5) / 40)  # half a pixel of the newer frame, both ways
     alone = {"r": two(old, new)["r0"]}
     assert ask_rows(5, tmp_path / "alone", alone) == []
-
-
-if __name__ == "__main__":
-    DOCUMENT.write_text(answered(DOCUMENT.read_text(encoding="utf-8"), sys.argv[1]), encoding="utf-8")
