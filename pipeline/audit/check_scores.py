@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -12,9 +12,9 @@ from pipeline.audit.check_trials import Tried, pair_vectors, search
 from pipeline.audit.options import AuditOptions
 from pipeline.text.left_out import LeftOut
 from transforms import storage
-from transforms.core.errors import AmbiguousProduct, NonFiniteEmbedding, PairError, UnknownProduct, UsageError
+from transforms.core.errors import ModelError, UsageError
 from transforms.core.messages import quoted
-from transforms.core.records import Failure, Float32, Float64, Pair, Product
+from transforms.core.records import Failure, Float32, Float64, LoadFailure, Pair
 from transforms.core.statistics.served_scores import (
     Measures,
     ScoreAgreement,
@@ -24,9 +24,11 @@ from transforms.core.statistics.served_scores import (
     other_scale,
 )
 from transforms.inputs import catalogue, manifest, rows
+from transforms.inputs.products import by_id, lacking_sides, product_id, resolve
 from transforms.inputs.sampling import check_condition
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
+from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
 from transforms.serving.runtime import resolve_device
@@ -142,17 +144,23 @@ def compare(
     addresses = list(dict.fromkeys(address for pair in resolved for address in (pair.query, pair.reference)))
     if addresses:
         echo(f"served scores: embedding {len(addresses)} images of {len(resolved)} pairs, to compare")
-    embedded = embed(addresses, load, models)
+    vectors: dict[str, Float32] = {}
+    failed: dict[str, LoadFailure] = {}
+    for address, outcome in embed(addresses, load, models, scores=False):
+        if isinstance(outcome, LoadFailure):
+            failed[address] = outcome
+        else:
+            vectors[address] = outcome.embedding
     pairs = []
     for pair in resolved:
-        failed = next((one for side in (pair.query, pair.reference) if isinstance(one := embedded[side], Failed)), None)
-        if failed is None:
-            pairs.append(pair)
+        for address in (pair.query, pair.reference):
+            if address in failed:
+                left_out.add(failed[address].reason, _named(address, failed[address]))
+                break
         else:
-            left_out.add(failed.reason, failed.message)
+            pairs.append(pair)
     if not pairs:
         return _nothing(f"none of {len(first)} pairs with a served score could be compared", left_out)
-    vectors = {address: vector for address, vector in embedded.items() if not isinstance(vector, Failed)}
     queries, references = pair_vectors(pairs, vectors, bundle)
     served = np.array([pair.served_score for pair in pairs], np.float64)
     recomputed = Measures.of(queries, references).score(bundle.similarity_function)
@@ -183,76 +191,25 @@ def _scored(files: Iterable[str], options: AuditOptions, bundle: Bundle) -> Iter
             yield item
 
 
+def _named(address: str, failure: LoadFailure) -> str:
+    """A failure's message with the image that it is of: what the network says of one does not name it."""
+    return f"{shown(address)}: {failure.message}" if failure.stage == ModelError.stage else failure.message
+
+
 def _resolved(pairs: Sequence[Pair], address: str | None, left_out: LeftOut) -> Iterator[Pair]:
     """``pairs`` with the addresses of both images; of the catalogue only the products that they name are held."""
-    wanted = {pair.query_id for pair in pairs if not pair.query} | {
-        pair.reference_id for pair in pairs if not pair.reference
-    }
-    products: dict[str, list[Product]] = {}
-    if wanted and address is not None:
-        for item in catalogue.read(address, columns=()):
-            if isinstance(item, Product) and item.id in wanted and len(products.setdefault(item.id, [])) < 2:
-                products[item.id].append(item)
-    for pair in pairs:
-        try:
-            yield replace(
-                pair,
-                query=pair.query or _image_of(pair.query_id, products),
-                reference=pair.reference or _image_of(pair.reference_id, products),
-            )
-        except PairError as error:
-            left_out.add(error.reason, str(error))
-
-
-def _image_of(product_id: str, products: Mapping[str, list[Product]]) -> str:
-    match products.get(product_id, []):
-        case [product]:
-            return product.image
-        case []:
-            raise UnknownProduct(f"the catalogue has no product with the id {quoted(product_id)}")
-        case _:
-            raise AmbiguousProduct(f"the catalogue has several products with the id {quoted(product_id)}")
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Why an image has no embedding."""
-
-    reason: str
-    message: str
-
-
-def embed(addresses: Sequence[str], load: ImageLoader, models: Models) -> dict[str, Float32 | Failed]:
-    """The embedding [D] of every image, or why there is none; images are held for one batch only."""
-    outcomes: dict[str, Float32 | Failed] = {}
-    step = models.similarity.batch
-    for start in range(0, len(addresses), step):
-        some = addresses[start : start + step]
-        try:
-            outcomes.update(_embed_some(some, load, models))
-        except PairError:  # one image must not take the others of its batch with it
-            for address in some:
-                try:
-                    outcomes.update(_embed_some([address], load, models))
-                except PairError as error:
-                    outcomes[address] = Failed(error.reason, str(error))
-    return outcomes
-
-
-def _embed_some(addresses: Sequence[str], load: ImageLoader, models: Models) -> dict[str, Float32 | Failed]:
-    outcomes: dict[str, Float32 | Failed] = {}
-    loaded = {}
-    for address in addresses:
-        try:
-            loaded[address] = load(address).pixels
-        except PairError as error:
-            outcomes[address] = Failed(error.reason, str(error))
-    if loaded:
-        for address, vector in zip(loaded, models.similarity.embed(np.stack(list(loaded.values()))), strict=True):
-            finite = bool(np.isfinite(vector).all())
-            broken = Failed(NonFiniteEmbedding.reason, f"{shown(address)}: the embedding holds NaN or infinity")
-            outcomes[address] = vector if finite else broken
-    return outcomes
+    lacking = {pair: lacking_sides(pair) for pair in pairs}
+    wanted = {product_id(pair, side) for pair, sides in lacking.items() for side in sides}
+    products = by_id(catalogue.read(address, columns=()), wanted) if wanted and address is not None else {}
+    for pair, sides in lacking.items():
+        found: Pair | Failure = pair
+        for side in sides:
+            if isinstance(found, Pair):
+                found = resolve(found, products.get(product_id(pair, side), ()), side)
+        if isinstance(found, Pair):
+            yield found
+        else:
+            left_out.add(found.reason, storage.redact(found.message))
 
 
 def complaint(

@@ -17,7 +17,8 @@ from transforms.core.imaging.fill import check_fill
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.memory import CHUNK
 from transforms.core.messages import listed, quoted
-from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
+from transforms.core.records import Side
+from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks
 from transforms.core.saliency.methods import METHODS, NO_FILL, PAIRS, LimeMethod, RiseMethod, make_method
 from transforms.inputs import manifest
 from transforms.serving.bundle import Bundle

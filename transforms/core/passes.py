@@ -10,7 +10,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transforms.core.saliency.explainer import Explainer, ReferenceMasks, Side
+from transforms.core.records import Side
+from transforms.core.saliency.explainer import Explainer, ReferenceMasks
 from transforms.core.saliency.methods import LimeMethod
 from transforms.core.similarity import SimilarityFunction
 

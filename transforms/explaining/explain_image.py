@@ -17,9 +17,9 @@ from transforms.core.attributes.ranking import rank_attributes
 from transforms.core.errors import NonFiniteMap, NoNull, PairError
 from transforms.core.explanation import Explanation, Regions, explain
 from transforms.core.imaging.fill import make_fill
-from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, LoadFailure, content_id
+from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, LoadFailure, Side, content_id
 from transforms.core.saliency.contract import Gradient, Maps, References, Saliency
-from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.perturbation import Perturbation
 from transforms.core.similarity import conditioned, for_condition, similarities
 from transforms.core.statistics import nulls

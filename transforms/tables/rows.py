@@ -7,8 +7,8 @@ from typing import Any
 
 from transforms import storage
 from transforms.core.explanation import Explanation
-from transforms.core.records import EmbeddedImage, Failure, Float32, Frame, LoadFailure, Pair, Product
-from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.records import EmbeddedImage, Failure, Float32, Frame, LoadFailure, Pair, Product, Side
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.statistics.nulls import Reason
 from transforms.core.statistics.sampling import SamplingDesign
 from transforms.inputs.rows import public

@@ -18,9 +18,9 @@ from tests.support.audits import audit, read_csv, table, write_csv
 from transforms.core.errors import ModelFailed
 from transforms.core.imaging.fill import make_fill
 from transforms.core.imaging.images import ImageLimits
-from transforms.core.records import EmbeddedImage, Pair
+from transforms.core.records import EmbeddedImage, Pair, Side
 from transforms.core.saliency.contract import Method
-from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
+from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks
 from transforms.core.saliency.methods import (
     METHODS,
     DecompositionMethod,

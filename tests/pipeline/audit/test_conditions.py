@@ -23,9 +23,9 @@ from tests.support.bundles import PREPROCESSING, VOCABULARY
 from tests.support.networks import SIZE, D, attribute_network, network
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.imaging.images import ImageLimits, Resize
-from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, Pair
+from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, Pair, Side
 from transforms.core.saliency.contract import Design, ImageView, Method, Needs, References, Saliency
-from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
+from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks
 from transforms.core.saliency.methods import (
     DecompositionMethod,
     GradientMethod,
