@@ -171,13 +171,11 @@ def find(out: str, ids: Ids, run_id: str | None = None) -> list[RunFound]:
     UsageError where there are no tables, no such run, or a file that cannot be searched.
     """
     listed = {table: runs.files(out, table) for table in tables.SCHEMAS}
-    there = sorted({run for files in listed.values() for run, _ in files})
+    there = {run for files in listed.values() for run, _ in files}
     if not there:
         raise UsageError(f"{storage.shown(out)} holds no tables; give the folder that `whymatch audit --out` wrote to")
-    if run_id is not None and run_id not in there:
-        raise UsageError(f"{storage.shown(out)} holds no run {run_id!r}; it holds {', '.join(there)}")
     found = []
-    for run in there if run_id is None else [run_id]:
+    for run in runs.choose(out, run_id, there):
         files = {table: [address for other, address in listed[table] if other == run] for table in TABLES}
         found.append(_find_in_run(run, files, ids))
     return [run for run in found if run.files]
