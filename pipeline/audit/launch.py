@@ -126,9 +126,8 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
         rows=counted.rows,
         unreadable=counted.unreadable,
         worker_memory=memory_plan.total,
-        graph=graph_of(lambda pipeline: build(pipeline, planned)) if graph else (),
     )
-    print_forecast(foreseen, echo)
+    print_forecast(foreseen, echo, graph_of(lambda pipeline: build(pipeline, planned)) if graph else ())
     check_resources(foreseen, resources_here(options.out))
     return planned
 

@@ -348,7 +348,7 @@ def _plan_of(
         masks, grid = method.samples, SEGMENTS
     if isinstance(method, RiseMethod):
         grid = method.cells**2
-    planned = memory.plan(
+    load = memory.Workload(
         masks=masks,
         banks=banks,
         size=bundle.resize.size,
@@ -360,6 +360,7 @@ def _plan_of(
         hold=hold and banks > 0,
         conditions=bool(bundle.conditions),
     )
+    planned = memory.plan(load)
     if method.needs == "gradient":
         planned = replace(planned, estimate=planned.estimate + memory.gradient_bytes(bundle.resize.size, PAIRS))
     return planned

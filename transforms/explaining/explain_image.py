@@ -15,7 +15,7 @@ import numpy as np
 from transforms import tables
 from transforms.core.attributes.ranking import rank_attributes
 from transforms.core.errors import NonFiniteMap, NoNull, PairError
-from transforms.core.explanation import Explanation, Regions, explain
+from transforms.core.explanation import Explanation, NullMap, Regions, explain
 from transforms.core.imaging.fill import make_fill
 from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, LoadFailure, Side, content_id
 from transforms.core.saliency.contract import Gradient, Maps, References, Saliency
@@ -279,20 +279,15 @@ class PreparedImage:
             top=self.explaining.top,
             map_size=self.explaining.map_size,
             regions=[None if isinstance(one, str) else one for one in read],
-            null=explained.null,
-            contrast=explained.explainer.contrast,
+            null=None if explained.null is None else NullMap(explained.null, explained.explainer.contrast),
         )
         for (target, other), regions, explanation in zip(explained.matched, read, explanations, strict=True):
             yield tables.explanation_row(
-                target.pair,
+                target,
                 explanation,
                 explained.explainer,
-                side=target.side,
+                tables.Provenance(models.bundle, self.session.image.frame, maps.passes, models.similarity.provider),
                 reference_scores=other.scores if target.side == "query" else self.session.explained.confidence,
-                bundle=models.bundle,
-                frame=self.session.image.frame,
-                passes=maps.passes,
-                provider=models.similarity.provider,
                 regions_failure=regions if isinstance(regions, str) else None,
                 elsewhere=self._elsewhere(explanation),
             )

@@ -99,8 +99,8 @@ def estimate(
       denominators: float64 [Q, T], 0 or more.
       strata: [Q], the stratum of each row: a group of ``collapse_strata``, which has two queries at least.
       population: queries of each stratum, Q_h; every stratum that has any must have rows.
-      weights: [Q], how many queries each row's stands for, 1 or more: those of ``CollapsedStrata.weights``. Q_h / q_h where not
-        given, which is right where no strata were merged.
+      weights: [Q], how many queries each row's stands for, 1 or more: those of ``CollapsedStrata.weights``. Q_h / q_h
+        where not given, which is right where no strata were merged.
       queries: [Q], the id of each row's query. With ids, what a resample draws depends on ids, strata and seed alone:
         a quantity has the same interval whatever others stand beside it. Without, rows are ordered by their numbers.
         Either way the order of rows leaves no trace.
