@@ -31,8 +31,8 @@ from transforms.core.statistics.served_scores import (
 )
 from transforms.serving.bundle import Bundle
 from transforms.serving.embed import embed_frames
+from transforms.serving.mask_bank import MaskBank
 from transforms.serving.models import Models
-from transforms.serving.runtime import MaskBank
 
 Echo = Callable[[str], None]
 _Suspect = tuple[tuple[bool, int, float], Setting, ScoreScale | None]

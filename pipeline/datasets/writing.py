@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.datasets.reading import local_place
@@ -17,8 +17,6 @@ from transforms.inputs import catalogue
 from transforms.storage.addresses import checked, join, resolve
 
 SPLITS = ("train", "valid", "test")
-
-Echo = Callable[[str], None]
 
 _NAMED = 5
 

@@ -19,7 +19,7 @@ from transforms.core.saliency.explainer import ReferenceMasks
 from transforms.core.similarity import reduce_perturbed
 from transforms.serving.load_image import Load, LoadedImage
 from transforms.serving.models import Models
-from transforms.serving.runtime import SimilarityModel
+from transforms.serving.similarity_model import SimilarityModel
 
 Outcome = tuple[str, EmbeddedImage | LoadFailure]
 

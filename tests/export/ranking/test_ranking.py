@@ -35,8 +35,9 @@ from transforms.core.imaging.images import Resize
 from transforms.core.metrics.removal import Oracle, Pool, Removal
 from transforms.core.records import Float64
 from transforms.serving import bundle as bundles
+from transforms.serving.attribute_model import AttributeModel
 from transforms.serving.bundle import Bundle
-from transforms.serving.runtime import AttributeModel, SimilarityModel
+from transforms.serving.similarity_model import SimilarityModel
 
 KINDS, COLOURS = ("dress", "skirt", "top"), ("blue", "green", "red")
 VOCABULARY = (*(f"kind={kind}" for kind in KINDS), *(f"colour={colour}" for colour in COLOURS))

@@ -51,9 +51,9 @@ from transforms.inputs.sampling import check_condition
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
 from transforms.serving.embed import embed
+from transforms.serving.gradient_model import GradientModel
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
-from transforms.serving.runtime import GradientModel
 from transforms.storage import Access
 
 FUNCTIONS: tuple[SimilarityFunction, ...] = ("cosine", "dot", "euclidean")

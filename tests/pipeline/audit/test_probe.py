@@ -17,9 +17,11 @@ from transforms.core.imaging.images import ImageLimits
 from transforms.core.saliency.contract import Method
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import DecompositionMethod, GradientMethod, RiseMethod, SlidingWindowMethod
+from transforms.serving.gradient_model import GradientAt
 from transforms.serving.load_image import ImageLoader
+from transforms.serving.mask_bank import MaskBank
 from transforms.serving.models import Models, Serving
-from transforms.serving.runtime import GradientAt, MaskBank, SimilarityModel
+from transforms.serving.similarity_model import SimilarityModel
 from transforms.storage import Access
 
 __all__ = ["complete"]  # a fixture
