@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.support.machine import markdown_table, paragraph, processor, versions, write
 from transforms.core.records import Float64
 from transforms.core.statistics.bootstrap import Interval
-from transforms.core.statistics.estimates import estimate
+from transforms.core.statistics.estimates import Resampling, estimate
 from transforms.core.statistics.sampling import position
 
 SIZES = np.array([60, 150, 400, 900, 2000, 4000])
@@ -209,8 +209,10 @@ def repeat(
         sample = catalogue.sampled(places < rates[catalogue.stratum])
         strata = [str(place) for place in sample.stratum]
         parts = sample.numerators, sample.denominators, strata, population
-        found["finite"].append(ends_of(estimate(*parts, resamples=resamples, seed=seed)))
-        found["endless"].append(ends_of(estimate(*parts, finite=False, resamples=resamples, seed=seed)))
+        found["finite"].append(ends_of(estimate(*parts, resampling=Resampling(resamples=resamples, seed=seed))))
+        found["endless"].append(
+            ends_of(estimate(*parts, finite=False, resampling=Resampling(resamples=resamples, seed=seed)))
+        )
         found["plain"].append(plain(sample, sizes, resamples, seed))
         found["naive"].append(naive(sample, sizes))
         truths.append(catalogue.numerators.sum(axis=0) / catalogue.denominators.sum(axis=0))

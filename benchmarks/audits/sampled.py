@@ -26,7 +26,7 @@ from pipeline.results.summary.sums import Selection, add_up
 from pipeline.results.summary.survey import survey
 from transforms.core.statistics.bootstrap import Interval
 from transforms.core.statistics.collapsed_strata import collapse_strata
-from transforms.core.statistics.estimates import estimate
+from transforms.core.statistics.estimates import Resampling, estimate
 from transforms.core.statistics.sampling import position
 from transforms.tables import runs
 
@@ -175,7 +175,7 @@ def _estimates(above: np.ndarray, below: np.ndarray, drawn: Sequence[str], strat
         [merged.names[name] for name in drawn],
         merged.population(population),
         weights=[weights[name] for name in drawn],
-        resamples=1000,
+        resampling=Resampling(resamples=1000),
     )
 
 

@@ -24,7 +24,8 @@ from export.training.networks.checkpoint import load
 from transforms.core.records import Float64
 from transforms.core.saliency.rise import rise
 from transforms.serving import bundle as bundles
-from transforms.serving.runtime import GradientModel, SimilarityModel
+from transforms.serving.gradient_model import GradientModel
+from transforms.serving.similarity_model import SimilarityModel
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,6 +22,7 @@ from transforms.core.imaging.images import Resize
 from transforms.core.records import Float32, Float64, Image
 from transforms.serving import runtime
 from transforms.serving.bundle import Bundle
+from transforms.serving.similarity_model import SimilarityModel
 
 TOLERANCE = 1e-3
 
@@ -59,7 +60,7 @@ def check(
     """
     pixels = _decode(image)
     wanted = _read(embedding, bundle.embedding_size)
-    model = runtime.SimilarityModel(bundle, folder, "cpu", 1, 1)
+    model = SimilarityModel(bundle, folder, "cpu", 1, 1)
     ours = model.embed(images.resize(pixels, bundle.resize)[0][None])[0]
     found = difference(ours, wanted)
     same_length = bundle.similarity_function == "cosine" or abs(found.lengths - 1) <= tolerance

@@ -17,6 +17,7 @@ from transforms.core.errors import BundleError
 from transforms.core.records import Float32
 from transforms.serving import runtime
 from transforms.serving.bundle import Bundle
+from transforms.serving.gradient_model import GradientModel
 
 _IMAGES = 6
 _MASKS = 6
@@ -85,7 +86,7 @@ def gradient_parity(
         references = functional.normalize(references, dim=1)
     conditions: list[Tensor | None] = [torch.tensor(mask) for mask in built.conditions.values()]
     conditions = conditions[:_GRADIENTS] or [None]
-    model = runtime.GradientModel(built, folder, "cpu", 1, _GRADIENTS)
+    model = GradientModel(built, folder, "cpu", 1, _GRADIENTS)
     served, expected = np.empty_like(masks), np.empty_like(masks)
     for number, condition in enumerate(conditions):
         rows = slice(number, None, len(conditions))

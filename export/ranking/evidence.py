@@ -61,11 +61,7 @@ _MAY_LACK = ("map", "map_height", "map_width", "similarity")
 
 def _find_run(tables: str, run_id: str | None, method: str | None, bundle: Bundle) -> _Run:
     """The run ``run_id``, or the one that was started last, and its ``method``; UsageError where it will not do."""
-    complete = {run.id: run for run in runs.complete(tables)}
-    if run_id is not None and run_id not in complete:
-        raise UsageError(f"there is no complete run {run_id!r}; there are {', '.join(sorted(complete))}")
-    some = complete.values() if run_id is None else [complete[run_id]]
-    run = max(some, key=lambda each: (each.row["started"], each.id))
+    run = runs.find(tables, run_id)
     # a map is the similarity's alone: whatever attribute network the audited bundle had, if any, does not matter
     if run.row["model_id"] != bundle.model_id:
         raise UsageError(

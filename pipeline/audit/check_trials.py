@@ -30,8 +30,9 @@ from transforms.core.statistics.served_scores import (
     tried_pairs,
 )
 from transforms.serving.bundle import Bundle
+from transforms.serving.embed import embed_frames
+from transforms.serving.mask_bank import MaskBank
 from transforms.serving.models import Models
-from transforms.serving.runtime import MaskBank
 
 Echo = Callable[[str], None]
 _Suspect = tuple[tuple[bool, int, float], Setting, ScoreScale | None]
@@ -200,14 +201,11 @@ class _Embedding:
             found[at] = vector
         return [found[at] for at in range(len(settings))]
 
-    def _plain(self, frames: Sequence[Image]) -> Float32:
-        """Embeddings [I, D] of frames of the bundle's own normalisation."""
-        if not frames:
-            return np.zeros((0, self._bundle.embedding_size), np.float32)
-        try:
-            return self._models.similarity.embed(np.stack(frames))
-        except PairError:
-            return self._failed(len(frames))
+    def _plain(self, frames: Sequence[Image]) -> list[Float32]:
+        """Embeddings [D] of frames of the bundle's own normalisation."""
+        found = embed_frames(frames, self._models.similarity)
+        failed = self._failed(1)[0]
+        return [failed if isinstance(one, PairError) else one for one in found]
 
     def _filled(self, frame: Image, pixels: Float32) -> Float32:
         """The embedding [D] of ``pixels`` float32 [H, W, 3]."""

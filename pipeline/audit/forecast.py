@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,6 @@ class RunForecast:
     fewer.
     read, written: bytes of image files and of tables. seconds: with all workers of the local runner, else of one.
     worker_memory, launcher_memory: bytes; the launcher's where the local runner holds the rows, else None.
-    graph: the pipeline's steps, those within a step indented.
     """
 
     out: str
@@ -77,7 +76,6 @@ class RunForecast:
     seconds: float
     worker_memory: int
     launcher_memory: int | None
-    graph: tuple[str, ...] = ()
 
     @property
     def queries(self) -> int:
@@ -110,14 +108,13 @@ def forecast(
     rows: int,
     unreadable: int,
     worker_memory: int,
-    graph: Sequence[str] = (),
 ) -> RunForecast:
     """The outlook of a run; it reads nothing and measures nothing.
 
     Args:
       options, bundle: of the run. design: its sample. passes: of its explainers.
       probe: what was measured on this machine.
-      rows, unreadable: what the census counted. worker_memory: bytes of one worker. graph: see :func:`graph_of`.
+      rows, unreadable: what the census counted. worker_memory: bytes of one worker.
     """
     strata = tuple(design.strata[name] for name in sorted(design.strata))
     queries = sum(stratum.sampled_queries for stratum in strata)
@@ -150,7 +147,6 @@ def forecast(
         seconds=seconds / (options.workers if local else 1),
         worker_memory=worker_memory,
         launcher_memory=launcher_bytes(options, bundle, pairs) if local else None,
-        graph=tuple(graph),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.audit.forecast import RunForecast, in_words
 from pipeline.text.tables import columns, cut, printable
@@ -16,13 +16,13 @@ _LONGEST = 40
 _LABEL = 9
 
 
-def print_forecast(outlook: RunForecast, echo: Echo = print) -> None:
-    """Says what the run will do."""
-    for line in lines(outlook):
+def print_forecast(outlook: RunForecast, echo: Echo = print, graph: Sequence[str] = ()) -> None:
+    """Says what the run will do, and the steps of its ``graph`` (:func:`pipeline.audit.forecast.graph_of`)."""
+    for line in lines(outlook, graph):
         echo(line)
 
 
-def lines(outlook: RunForecast) -> Iterator[str]:
+def lines(outlook: RunForecast, graph: Sequence[str] = ()) -> Iterator[str]:
     """What :func:`print_forecast` says, line by line."""
     unreadable = f", {outlook.unreadable:,} of them without a query that can be read" if outlook.unreadable else ""
     yield _line("rows", f"{outlook.rows:,}{unreadable}")
@@ -37,9 +37,9 @@ def lines(outlook: RunForecast) -> Iterator[str]:
     yield _line("read", f"about {in_words(outlook.read)} of images" if outlook.read else "not known: no image was read")
     yield _line("written", f"about {in_words(outlook.written)} of tables")
     yield _line("memory", _memory(outlook))
-    if outlook.graph:
+    if graph:
         yield "steps"
-        yield from (f"  {step}" for step in outlook.graph)
+        yield from (f"  {step}" for step in graph)
 
 
 def _line(label: str, text: str) -> str:

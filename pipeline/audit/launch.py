@@ -79,9 +79,7 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
     counted = _count(options, files, found, passes)
     planned = _planned(options, opened, files, counted, found, regions, drawn)
     foreseen = _foreseen(options, opened, planned, passes, counted)
-    if graph:
-        foreseen = replace(foreseen, graph=tuple(graph_of(lambda pipeline: build(pipeline, planned))))
-    print_forecast(foreseen, echo)
+    print_forecast(foreseen, echo, graph_of(lambda pipeline: build(pipeline, planned)) if graph else ())
     check_resources(foreseen, resources_here(options.out))
     return planned
 

@@ -17,8 +17,9 @@ from transforms.core.imaging.fill import check_fill
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.memory import CHUNK
 from transforms.core.messages import listed, quoted
+from transforms.core.records import Side
 from transforms.core.saliency.contract import NO_FILL
-from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
+from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks
 from transforms.core.saliency.mask import PAIRS
 from transforms.core.saliency.methods import METHODS, make_method
 from transforms.core.saliency.rise import RiseMethod
@@ -344,7 +345,7 @@ def _plan_of(
         cost = method.cost(bundle.resize.size)
     except ValueError as error:
         raise UsageError(f"--method {method.name}: this bundle's frame and the options do not fit: {error}") from None
-    planned = memory.plan(
+    load = memory.Workload(
         masks=cost.masks or batch,
         banks=cost.banks,
         size=bundle.resize.size,
@@ -356,6 +357,7 @@ def _plan_of(
         hold=hold and cost.banks > 0,
         conditions=bool(bundle.conditions),
     )
+    planned = memory.plan(load)
     if cost.steps:
         planned = replace(planned, estimate=planned.estimate + memory.gradient_bytes(bundle.resize.size, PAIRS))
     return planned

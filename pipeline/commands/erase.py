@@ -10,7 +10,8 @@ from pipeline.commands.common import command, say
 from transforms.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from transforms.tables.erasure import Ids, RunFound
+    from transforms.tables.erased_ids import Ids
+    from transforms.tables.erasure_search import RunFound
 
 _MAX_IDS_BYTES = 2**28
 
@@ -44,12 +45,14 @@ def _run_erase(options: argparse.Namespace) -> int:
     from importlib import metadata
 
     from transforms.tables import erasure as erasing
+    from transforms.tables.erased_ids import Ids
+    from transforms.tables.erasure_search import find
 
-    ids = erasing.Ids((*options.ids, *(_read_ids(options.file) if options.file else ())))
+    ids = Ids((*options.ids, *(_read_ids(options.file) if options.file else ())))
     erasure = erasing.Erasure(
         metadata.version("whymatch"), None if options.reason is None else ids.check_reason(options.reason)
     )
-    found = erasing.find(options.out, ids, options.run_id)
+    found = find(options.out, ids, options.run_id)
     for run in found:
         rows = run.rows if options.dry_run else erasing.erase(options.out, run, ids, erasure)
         say(f"run {run.run_id}: {_described(run, rows, 'would be ' if options.dry_run else '')}")

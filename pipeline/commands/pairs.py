@@ -40,8 +40,8 @@ def add(commands: Any) -> None:
 
 
 def _run_pairs(options: argparse.Namespace) -> int:
-    from pipeline.inputs.pairs import make_pairs
+    from pipeline.inputs.pairs import PairsSettings, make_pairs
 
     names = "catalogue bundle out top_k condition similar_by split queries seed device threads batch chunk image_roots"
-    make_pairs(**{name: getattr(options, name) for name in (*names.split(), "allow_http")})
+    make_pairs(PairsSettings(**{name: getattr(options, name) for name in (*names.split(), "allow_http")}))
     return 0

@@ -8,10 +8,10 @@ types that come with the data set as a pickle are not read: a pickle can run cod
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pipeline.datasets.reading import json_entries, label, local_folder, member, names_in, opened, plain_name
 from pipeline.datasets.writing import SPLITS, Dataset, Item, LeftOut, PairOf
@@ -26,6 +26,9 @@ MAX_ITEMS = 200
 """Items of an outfit; the largest of the data set has 19, and pairs grow with the square."""
 
 Variant = Literal["nondisjoint", "disjoint"]
+
+_Description: TypeAlias = tuple[str | None, str | None]
+"""Type and fine category of an item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +52,45 @@ def read(folder: str, variant: Variant, *, conditions: bool = True) -> tuple[Dat
     folder = local_folder(folder, "the data set")
     left_out = LeftOut()
     outfits = [outfit for split in SPLITS for outfit in _outfits(os.path.join(folder, variant, f"{split}.json"), split)]
-    splits: dict[str, str] = {}
-    outfit_of: dict[str, str] = {}
+    homes, several = _homes(outfits)
+    described, notes = _described(folder, homes, variant, left_out)
+    items = dict(_products(folder, homes, described, left_out))
+    if several:
+        notes.append(_named("items are in outfits of several splits and are of the last of these", several))
+    if untyped := [item.id for item in items.values() if item.type is None]:
+        notes.append(_named("products have no type, and so no pairs", untyped))
+    if twice := len(outfits) - len({outfit.id for outfit in outfits}):
+        notes.append(f"{twice:,} outfits have the set_id of another one, and count all the same")
+    return Dataset(folder, (TYPE, CATEGORY, OUTFIT), items, left_out, tuple(notes), conditions), outfits
+
+
+def _homes(outfits: Sequence[Outfit]) -> tuple[dict[str, Outfit], list[str]]:
+    """The outfit that each item has its split of, and the items of several splits; ``outfits`` are in their order."""
+    homes: dict[str, Outfit] = {}
     several: dict[str, None] = {}
-    for outfit in outfits:  # in the order of SPLITS
+    for outfit in outfits:
         for item in outfit.items:
-            before = splits.get(item)
-            if before is not None and before != outfit.split:
+            before = homes.get(item)
+            if before is None or before.split != outfit.split:
+                homes[item] = outfit
+            if before is not None and before.split != outfit.split:
                 several[item] = None
-            if before != outfit.split:
-                splits[item], outfit_of[item] = outfit.split, outfit.id
-    described, notes = _described(folder, splits, variant, left_out)
-    pictured = _pictured(os.path.join(folder, IMAGES), splits)
-    items = {}
-    for item, split in splits.items():
+    return homes, list(several)
+
+
+def _products(
+    folder: str, homes: Mapping[str, Outfit], described: Mapping[str, _Description], left_out: LeftOut
+) -> Iterator[tuple[str, Item]]:
+    """The products by id: the items that have metadata and an image."""
+    pictured = _pictured(os.path.join(folder, IMAGES), homes)
+    for item, outfit in homes.items():
         if item not in described:
             left_out.add("items without metadata", item)
         elif item not in pictured:
             left_out.add(f"items without an image in {IMAGES}/", item)
         else:
             kind, category = described[item]
-            items[item] = Item(item, f"{IMAGES}/{item}.jpg", split, (kind, category, outfit_of[item]), kind)
-    if several:
-        notes.append(_named("items are in outfits of several splits and are of the last of these", list(several)))
-    if untyped := [item.id for item in items.values() if item.type is None]:
-        notes.append(_named("products have no type, and so no pairs", untyped))
-    if twice := len(outfits) - len({outfit.id for outfit in outfits}):
-        notes.append(f"{twice:,} outfits have the set_id of another one, and count all the same")
-    return Dataset(folder, (TYPE, CATEGORY, OUTFIT), items, left_out, tuple(notes), conditions), outfits
+            yield item, Item(item, f"{IMAGES}/{item}.jpg", outfit.split, (kind, category, outfit.id), kind)
 
 
 def outfit_pairs(dataset: Dataset, outfits: Sequence[Outfit]) -> Iterator[PairOf]:
@@ -128,8 +142,8 @@ def _outfits(path: str, split: str) -> Iterator[Outfit]:
 
 
 def _described(
-    folder: str, wanted: dict[str, str], variant: str, left_out: LeftOut
-) -> tuple[dict[str, tuple[str | None, str | None]], list[str]]:
+    folder: str, wanted: Container[str], variant: str, left_out: LeftOut
+) -> tuple[dict[str, _Description], list[str]]:
     """Type and fine category of the items ``wanted``, by id, and what there is to note.
 
     The fine category is the name that categories.csv has for the metadata's category_id, or the category_id itself.
@@ -137,7 +151,7 @@ def _described(
     """
     path = os.path.join(folder, METADATA)
     names = _categories(os.path.join(folder, CATEGORIES))
-    found: dict[str, tuple[str | None, str | None]] = {}
+    found: dict[str, _Description] = {}
     unused, unnamed = 0, 0
     shared: dict[str, str] = {}  # one text for each value, not one for each item
     for key, entry in json_entries(path, "{"):
@@ -190,6 +204,6 @@ def _categories(path: str) -> dict[str, tuple[str, str | None]]:
     return found
 
 
-def _pictured(folder: str, wanted: dict[str, str]) -> set[str]:
+def _pictured(folder: str, wanted: Container[str]) -> set[str]:
     """Which of the items ``wanted`` have an image."""
     return {item for name in names_in(folder) if name.endswith(".jpg") and (item := name[:-4]) in wanted}

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.datasets.reading import local_place
+from pipeline.datasets.table_files import Cell, CsvTable, Format, Table, new_table
 from transforms import storage
 from transforms.core.errors import AddressRefused, UsageError
 from transforms.core.similarity import condition_name
@@ -23,12 +18,7 @@ from transforms.storage.addresses import checked, join, resolve
 
 SPLITS = ("train", "valid", "test")
 
-Echo = Callable[[str], None]
-Format = Literal["csv", "parquet"]
-Cell = str | int | None
-
 _NAMED = 5
-_GROUP = 2**14  # rows of a Parquet row group
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,45 +134,68 @@ def write(
             f"{'; '.join(dataset.left_out.lines()) or 'nothing'}"
         )
     prefix = _prefix(dataset.folder, paths["catalogue"])
-    header = ["query_id", "reference_id", *(["condition"] * dataset.conditions), *(["label"] * labels)]
-    tables: dict[str, _Table] = {}
-    queries: dict[str, set[str]] = {}
-    crossing = 0
+    manifests = _Manifests(dataset, kind, labels)
     for pair in pairs:
-        query, reference = dataset.items[pair.query], dataset.items[pair.reference]
-        row: list[Cell] = [query.id, reference.id]
-        if dataset.conditions:
-            row.append(condition_name(query.type, reference.type) if query.type and reference.type else None)
-        if labels:
-            row.append(pair.label)
-        if query.split not in tables:
-            tables[query.split] = _table(kind, header)
-        tables[query.split].add(row)
-        queries.setdefault(query.split, set()).add(query.id)
-        crossing += query.split != reference.split
-    products = _table(kind, [catalogue.ID, catalogue.IMAGE, catalogue.SPLIT, *dataset.columns])
-    for item in dataset.items.values():
-        products.add([item.id, prefix + item.image, item.split, *item.values])
-    made = {f"pairs-{split}": tables[split] for split in SPLITS if split in tables}
+        manifests.add(pair)
+    made = manifests.tables()
     if dataset.left_out.rows:
-        made["left-out"] = _Csv(["reason", "what"])
+        made["left-out"] = CsvTable(["reason", "what"])
         for reason, what in dataset.left_out.rows:
             made["left-out"].add([reason, what])
+    made["catalogue"] = _catalogue(dataset, kind, prefix)
     if predicates:
         storage.publish(paths["columns"], (",".join(predicates) + "\n").encode())
-    for name, table in [*made.items(), ("catalogue", products)]:
+    for name, table in made.items():
         storage.publish(paths[name], table.done())
+    files = ["catalogue", *(name for name in made if name != "catalogue"), *(["columns"] if predicates else [])]
     return Written(
         out=os.path.dirname(paths["catalogue"]),
         products=Counter(item.split for item in dataset.items.values()),
-        pairs={split: tables[split].count for split in SPLITS if split in tables},
-        queries={split: len(queries[split]) for split in SPLITS if split in tables},
-        crossing=crossing,
-        files=tuple(
-            os.path.basename(paths[name]) for name in ["catalogue", *made, *(["columns"] if predicates else [])]
-        ),
+        pairs={split: manifests.of[split].count for split in SPLITS if split in manifests.of},
+        queries={split: len(manifests.queries[split]) for split in SPLITS if split in manifests.of},
+        crossing=manifests.crossing,
+        files=tuple(os.path.basename(paths[name]) for name in files),
         roots=_roots(dataset, os.path.dirname(paths["catalogue"])),
     )
+
+
+class _Manifests:
+    """The manifest ``of`` each split that has pairs, and its ``queries``; ``crossing`` pairs join two splits."""
+
+    def __init__(self, dataset: Dataset, kind: Format, labels: bool) -> None:
+        self.of: dict[str, Table] = {}
+        self.queries: dict[str, set[str]] = {}
+        self.crossing = 0
+        self._dataset, self._kind, self._labels = dataset, kind, labels
+
+    def add(self, pair: PairOf) -> None:
+        """Adds a pair to the manifest of its query's split."""
+        query, reference = self._dataset.items[pair.query], self._dataset.items[pair.reference]
+        row: list[Cell] = [query.id, reference.id]
+        if self._dataset.conditions:
+            row.append(condition_name(query.type, reference.type) if query.type and reference.type else None)
+        if self._labels:
+            row.append(pair.label)
+        if query.split not in self.of:
+            self.of[query.split] = new_table(self._kind, self._header())
+        self.of[query.split].add(row)
+        self.queries.setdefault(query.split, set()).add(query.id)
+        self.crossing += query.split != reference.split
+
+    def tables(self) -> dict[str, Table]:
+        """The manifests by the names of their files, in the order of the splits."""
+        return {f"pairs-{split}": self.of[split] for split in SPLITS if split in self.of}
+
+    def _header(self) -> list[str]:
+        return ["query_id", "reference_id", *(["condition"] * self._dataset.conditions), *(["label"] * self._labels)]
+
+
+def _catalogue(dataset: Dataset, kind: Format, prefix: str) -> Table:
+    """The catalogue; ``prefix`` stands before each image's path."""
+    products = new_table(kind, [catalogue.ID, catalogue.IMAGE, catalogue.SPLIT, *dataset.columns])
+    for item in dataset.items.values():
+        products.add([item.id, prefix + item.image, item.split, *item.values])
+    return products
 
 
 def _prefix(folder: str, path: str) -> str:
@@ -239,67 +252,3 @@ def next_commands(written: Written, kind: Format, similarity: str, attributes: s
         manifest = shlex.quote(join(written.out, f"pairs-{best}.{kind}"))
         keep = " --keep label" if labels else ""
         yield f"whymatch audit --manifest {manifest} {data} --bundle bundle --out tables{keep}"
-
-
-# Tables
-
-
-class _Table(Protocol):
-    count: int
-
-    def add(self, row: Sequence[Cell]) -> None: ...
-
-    def done(self) -> bytes: ...
-
-
-def _table(kind: Format, columns: Sequence[str]) -> _Table:
-    return _Csv(columns) if kind == "csv" else _Parquet(columns)
-
-
-class _Csv:
-    """Rows as the bytes of a CSV file, which are all that is held. No cell holds a line break: readers refuse it."""
-
-    def __init__(self, columns: Sequence[str]) -> None:
-        self.count = 0
-        self._text = io.StringIO(newline="")
-        self._writer = csv.writer(self._text, lineterminator="\n")
-        self._writer.writerow(columns)
-
-    def add(self, row: Sequence[Cell]) -> None:
-        self.count += 1
-        self._writer.writerow(row)
-
-    def done(self) -> bytes:
-        return self._text.getvalue().encode()
-
-
-class _Parquet:
-    """Rows as the bytes of a Parquet file, a row group at a time; ``label`` is an integer, all others are texts."""
-
-    def __init__(self, columns: Sequence[str]) -> None:
-        self.count = 0
-        fields: list[Any] = [pa.field(name, pa.int64() if name == "label" else pa.string()) for name in columns]
-        self._schema = pa.schema(fields)
-        self._sink = pa.BufferOutputStream()
-        self._file = pq.ParquetWriter(self._sink, self._schema, compression="zstd", write_page_checksum=True)
-        self._rows: list[Sequence[Cell]] = []
-
-    def add(self, row: Sequence[Cell]) -> None:
-        self.count += 1
-        self._rows.append(tuple(row))
-        if len(self._rows) == _GROUP:
-            self._flush()
-
-    def done(self) -> bytes:
-        self._flush()
-        self._file.close()
-        return bytes(self._sink.getvalue())
-
-    def _flush(self) -> None:
-        if self._rows:
-            columns = [
-                pa.array(cells, field.type)
-                for cells, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
-            ]
-            self._file.write_table(pa.table(columns, schema=self._schema))
-            self._rows = []

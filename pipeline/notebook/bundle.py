@@ -12,9 +12,9 @@ from pipeline.notebook.photographs import ImageSource, Photographs
 from pipeline.runs.runners import default_threads
 from transforms import tables
 from transforms.core.errors import UsageError
-from transforms.core.records import EmbeddedImage, Failure, Float32, LoadFailure, Pair
+from transforms.core.records import EmbeddedImage, Failure, Float32, LoadFailure, Pair, Side
 from transforms.core.saliency.contract import Method
-from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import make_method
 from transforms.core.similarity import SimilarityFunction
 from transforms.core.statistics.nulls import NullReferences
@@ -99,7 +99,7 @@ class Bundle:
         """
         photographs = Photographs()
         names = photographs.add_all(images)
-        found = embed(names, lambda name: photographs.load(name, self._models.bundle.resize), self._models)
+        found = list(embed(names, lambda name: photographs.load(name, self._models.bundle.resize), self._models))
         rows = np.empty((len(found), self._models.similarity.dimension), np.float32)
         for row, (_, outcome) in zip(rows, found, strict=True):
             if isinstance(outcome, LoadFailure):

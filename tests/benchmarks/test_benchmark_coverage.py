@@ -10,7 +10,7 @@ import pytest
 from benchmarks.audits import coverage
 from benchmarks.audits.coverage import Catalogue, Counted
 from transforms.core.records import Float64
-from transforms.core.statistics.estimates import estimate
+from transforms.core.statistics.estimates import Resampling, estimate
 from transforms.core.statistics.sampling import position
 
 MANY = np.array([30_000, 40_000, 30_000, 30_000, 30_000, 30_000])
@@ -102,5 +102,7 @@ def test_each_repetition_estimates_what_its_seed_sampled() -> None:
     names = [str(place) for place in catalogue.stratum[kept]]
     population = {str(place): int(size) for place, size in enumerate(sizes)}
     sample = catalogue.sampled(kept)
-    expected = estimate(sample.numerators, sample.denominators, names, population, resamples=30, seed=1)
+    expected = estimate(
+        sample.numerators, sample.denominators, names, population, resampling=Resampling(resamples=30, seed=1)
+    )
     np.testing.assert_array_equal(found["finite"].ends[1], coverage.ends_of(expected))

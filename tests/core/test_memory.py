@@ -10,7 +10,7 @@ import pytest
 
 from transforms.core.attributes.ranking import Ranking
 from transforms.core.explanation import ExplainedImage, explain
-from transforms.core.memory import MemoryPlan, bank_bytes, megabytes, plan, reference_bytes
+from transforms.core.memory import MemoryPlan, Workload, bank_bytes, megabytes, plan, reference_bytes
 from transforms.core.saliency.contract import Design, References
 from transforms.core.saliency.perturbation import Perturbation
 from transforms.core.saliency.rise import rise
@@ -29,7 +29,7 @@ def planned(**changed: int | bool | tuple[int, int]) -> MemoryPlan:
         "max_pixels": 1000,
         "hold": True,
     }
-    return plan(**{**settings, **changed})  # type: ignore[arg-type]
+    return plan(Workload(**{**settings, **changed}))  # type: ignore[arg-type]
 
 
 def test_the_bank_by_hand() -> None:
@@ -83,15 +83,17 @@ def test_explaining_stays_within_the_plan(
         tracemalloc.stop()
     size = (design.size[0], design.size[1])
     found = plan(
-        masks=design.n,
-        banks=1,
-        size=size,
-        batch=16,
-        dimension=dimension,
-        chunk=chunk,
-        max_pixels=1,
-        hold=True,
-        grid=grid,
+        Workload(
+            masks=design.n,
+            banks=1,
+            size=size,
+            batch=16,
+            dimension=dimension,
+            chunk=chunk,
+            max_pixels=1,
+            hold=True,
+            grid=grid,
+        )
     )
     assert peak <= found.embeddings + found.estimate <= 4 * peak
 

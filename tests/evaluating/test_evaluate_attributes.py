@@ -27,8 +27,9 @@ from transforms.core.records import Float32, Pair, Product
 from transforms.core.target import ExplanationTarget
 from transforms.evaluating.attributes import EmbeddedCatalogue, EmbeddedProduct, precision_rows, removal_rows
 from transforms.serving import bundle as bundles
+from transforms.serving.attribute_model import AttributeModel
 from transforms.serving.bundle import Bundle, Network
-from transforms.serving.runtime import AttributeModel, SimilarityModel
+from transforms.serving.similarity_model import SimilarityModel
 from transforms.tables.explained import Explained
 
 KINDS, COLOURS = ("dress", "top"), ("blue", "red", "white")

@@ -20,10 +20,10 @@ from tests.support.photographs import picture
 from transforms.core.errors import ModelFailed
 from transforms.core.imaging.fill import make_fill
 from transforms.core.imaging.images import ImageLimits
-from transforms.core.records import EmbeddedImage, Pair
+from transforms.core.records import EmbeddedImage, Pair, Side
 from transforms.core.saliency.contract import Method
 from transforms.core.saliency.decomposition import DecompositionMethod
-from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
+from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks
 from transforms.core.saliency.gradients import GradientMethod, IntegratedGradientsMethod
 from transforms.core.saliency.methods import METHODS
 from transforms.core.saliency.sliding_window import SlidingWindowMethod

@@ -26,9 +26,12 @@ from transforms.core.saliency.rise import RiseMethod, rise
 from transforms.core.saliency.sbsm import SbsmMethod
 from transforms.core.saliency.sliding_window import SlidingWindowMethod, sliding_window
 from transforms.serving import bundle as bundles
+from transforms.serving.attribute_model import AttributeModel
 from transforms.serving.bundle import Bundle
+from transforms.serving.mask_bank import MaskBank
 from transforms.serving.models import Models, Serving
-from transforms.serving.runtime import AttributeModel, MaskBank, SimilarityModel, resolve_device, session
+from transforms.serving.runtime import resolve_device, session
+from transforms.serving.similarity_model import SimilarityModel
 
 NO_CUDA = "CUDAExecutionProvider" not in ort.get_available_providers()
 RISE: Design = rise(SIZE, masks=37, cells=4, seed=1)

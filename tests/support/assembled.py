@@ -17,7 +17,7 @@ from tests.support.bundles import PREPROCESSING
 from tests.support.networks import OLD_IR, SIZE, D, weights
 from transforms.core.imaging.images import Resize
 from transforms.serving import bundle
-from transforms.serving.runtime import SimilarityModel
+from transforms.serving.similarity_model import SimilarityModel
 
 H, W = SIZE
 Array = NDArray[Any]

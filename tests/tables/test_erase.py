@@ -24,7 +24,10 @@ from transforms.core.name_redaction import NameRedactor
 from transforms.storage import drivers
 from transforms.tables import erasure as erasing
 from transforms.tables import parquet, runs
-from transforms.tables.erasure import Erasure, Ids
+from transforms.tables.erased_ids import Ids
+from transforms.tables.erasure import Erasure
+from transforms.tables.erasure_search import TABLES, find
+from transforms.tables.rewriting import ROW_GROUP
 
 Row = dict[str, Any]
 
@@ -81,7 +84,7 @@ def contents(out: str) -> dict[str, bytes]:
 
 def erase(out: str, *given: str, run_id: str | None = None) -> list[dict[str, int]]:
     ids, erasure = Ids(given), Erasure("1")
-    return [erasing.erase(out, found, ids, erasure) for found in erasing.find(out, ids, run_id)]
+    return [erasing.erase(out, found, ids, erasure) for found in find(out, ids, run_id)]
 
 
 @pytest.fixture
@@ -265,7 +268,7 @@ def test_every_column_of_ids_and_addresses_is_searched() -> None:
     naming = {"query_id", "reference_id", "product_id", "query", "reference", "image", "address"}
     for table, schema in tables.SCHEMAS.items():
         there = naming & set(schema.names)
-        searched = set(erasing.TABLES[table].columns) if table in erasing.TABLES else set()
+        searched = set(TABLES[table].columns) if table in TABLES else set()
         assert there == searched, table
 
 
@@ -296,7 +299,7 @@ def test_a_file_of_another_schema_stays_as_it_was(tmp_path: Path) -> None:
     assert repr(made.read().to_pylist()) == repr(expected.to_pylist())
     assert made.num_row_groups == -(-expected.num_rows // 2000)
     assert made.metadata.row_group(0).column(0).compression == "ZSTD"
-    assert erasing.ROW_GROUP == parquet.ROW_GROUP
+    assert ROW_GROUP == parquet.ROW_GROUP
 
 
 def test_a_rewritten_file_has_page_checksums(out: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,23 @@ def test_a_map_has_its_size_and_finite_numbers(cells: Any, height: int | None, w
     if found is not None:
         assert found.dtype == np.float32
         assert found.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_run_is_found_by_its_id_or_is_the_one_that_was_started_last(tmp_path: Path) -> None:
+    """Not the one that ended last: `show`, `summary`, `evaluate` and `calibrate` look at the same one."""
+    first, long = run(explained=1, failed=0, minutes=3), run(explained=1, failed=0, minutes=1)
+    long["finished"] = first["finished"] + timedelta(hours=1)
+    for name, row in {"first": first, "long": long}.items():
+        publish(str(tmp_path), "runs", name, [row])
+    publish(str(tmp_path), "explanations", "unfinished", [explanation("q", "r")])
+    assert runs.find(str(tmp_path), None).id == "first"
+    assert runs.find(str(tmp_path), "long").id == "long"
+    with pytest.raises(UsageError, match=r"holds no complete run 'unfinished'; it holds first, long$"):
+        runs.find(str(tmp_path), "unfinished")
+
+
+def test_runs_are_chosen_among_those_that_are_known() -> None:
+    assert runs.choose("out", None, {"b", "a"}) == ["a", "b"]
+    assert runs.choose("out", "b", {"b", "a"}) == ["b"]
+    with pytest.raises(UsageError, match=r"out holds no run 'c'; it holds a, b$"):
+        runs.choose("out", "c", {"b", "a"})

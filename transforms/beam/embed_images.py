@@ -12,8 +12,8 @@ from apache_beam.utils import shared
 from transforms.beam.progress import Progress
 from transforms.beam.step_counters import StepCounters
 from transforms.core.memory import DEFAULT_BATCH
-from transforms.core.records import LoadFailure, Pair
-from transforms.core.saliency.explainer import ReferenceMasks, Side
+from transforms.core.records import LoadFailure, Pair, Side
+from transforms.core.saliency.explainer import ReferenceMasks
 from transforms.serving.embed import Outcome, embed
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
@@ -71,9 +71,8 @@ class _Embed(beam.DoFn):  # type: ignore[misc]
         addresses = [address for address, _ in wanted]
         perturb = self._masked.masks if self._masked else 0
         with self._metrics.inference(len(addresses) + perturb * sum(masked for _, masked in wanted)):
-            outcomes = embed(
-                addresses, self._load, self._models, self._masked, {one for one, masked in wanted if masked}
-            )
+            perturbed = {one for one, masked in wanted if masked}
+            outcomes = list(embed(addresses, self._load, self._models, self._masked, perturbed))
         failed = sum(isinstance(outcome, LoadFailure) for _, outcome in outcomes)
         self._metrics.items(len(outcomes) - failed)
         self._metrics.failures(failed)

@@ -16,8 +16,7 @@ from transforms.beam.progress import Progress
 from transforms.beam.step_counters import StepCounters
 from transforms.core.errors import PairError
 from transforms.core.memory import CHUNK
-from transforms.core.records import EmbeddedImage, Failure, LoadFailure
-from transforms.core.saliency.explainer import Side
+from transforms.core.records import EmbeddedImage, Failure, LoadFailure, Side
 from transforms.core.statistics.nulls import NullReferences
 from transforms.core.target import ExplanationTarget
 from transforms.explaining.explanation_rows import explanation_rows

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import apache_beam as beam
 from apache_beam import pvalue
 
-from transforms.core.errors import AmbiguousProduct, UnknownProduct
-from transforms.core.records import Failure, Pair, Product
-from transforms.inputs.region_files import source_of
-
-Side = Literal["query", "reference"]
+from transforms.core.records import Pair, Side
+from transforms.inputs.products import ENOUGH, crossing, resolve
 
 
 @dataclass(eq=False)
@@ -45,36 +42,10 @@ class ResolveProducts(beam.PTransform):  # type: ignore[misc]
         )
 
 
-def crossing(product: Product, regions: bool) -> Product:
-    """What of ``product`` crosses the shuffle: its regions where they are asked for."""
-    return product if regions else replace(product, regions=None, boxes=None)
-
-
 def _resolve_all(
     product_id: str, joined: dict[str, Iterable[Any]], side: Side, columns: frozenset[str]
 ) -> Iterator[Any]:
-    products = list(islice(joined["products"], 2))
+    products = list(islice(joined["products"], ENOUGH))
     for pair in joined["pairs"]:
         resolved = resolve(pair, products, side, columns)
         yield resolved if isinstance(resolved, Pair) else pvalue.TaggedOutput("failures", resolved)
-
-
-def resolve(pair: Pair, products: list[Product], side: Side, columns: frozenset[str]) -> Pair | Failure:
-    """``pair`` with the address and the attributes of its ``side``, or its failure.
-
-    An address that the manifest gives is kept; the catalogue then adds what it knows of the product, if anything. Its
-    regions are those of its own photograph: a pair whose address is another one does not get them.
-    """
-    product_id = getattr(pair, f"{side}_id")
-    address = getattr(pair, side)
-    if len(products) > 1:
-        return Failure.of(pair, AmbiguousProduct(f"the catalogue has several products with the id {product_id!r}"))
-    if not products:
-        if address:
-            return pair
-        return Failure.of(pair, UnknownProduct(f"the catalogue has no product with the id {product_id!r}"))
-    names = tuple(f"{column}={value}" for column, value in products[0].attributes if column in columns)
-    changes: dict[str, Any] = {side: address or products[0].image, f"{side}_attributes": names}
-    if changes[side] == products[0].image:
-        changes[f"{side}_regions"] = source_of(products[0])
-    return replace(pair, **changes)

@@ -32,6 +32,25 @@ class ExplainedImage:
 
 
 @dataclass(frozen=True)
+class NullMap:
+    """The map of an image for the mean of random references, float64 [1, H, W].
+
+    Where it has been ``subtracted`` from the maps already, it accounts for nothing of them.
+    """
+
+    map: Float64
+    subtracted: bool = False
+
+    def agreement(self, saliency: Float64) -> float:
+        """The correlation of a map [H, W] with this one."""
+        return float(correlations(saliency[None], self.map)[0])
+
+    def share(self, saliency: Float64) -> float:
+        """The part of the variance of a map [H, W] that this one accounts for."""
+        return 0.0 if self.subtracted else float(shared_variance(saliency[None], self.map)[0])
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Why one pair matches. ``map`` is float32, the saliency map averaged over cells to the size asked for.
 
@@ -60,15 +79,13 @@ def explain(
     top: int,
     map_size: tuple[int, int],
     regions: Sequence[Regions | None] | None = None,
-    null: Float64 | None = None,
-    contrast: bool = False,
+    null: NullMap | None = None,
 ) -> Iterator[Explanation]:
     """Explanations of ``image`` from its ``similarities`` [R] to references and its ``maps`` for them, in their order.
 
     ``regions`` are the image's, as each pair's product knows them; where they are None, background and foreground are.
-    ``null`` [1, H, W] is the map for the mean of random references; where ``contrast`` says that it has been subtracted
-    already, it accounts for nothing. Each explanation depends on its own reference alone, to the bit: references may be
-    permuted or split into calls at will.
+    Each explanation depends on its own reference alone, to the bit: references may be permuted or split into calls at
+    will.
     """
     count = len(similarities)
     ground = background_labels(image.background)
@@ -85,8 +102,8 @@ def explain(
             regions=shares(saliency, *(given or ground)),
             bias=_at(maps.bias, at, count),
             reliability=_at(maps.reliability, at, count),
-            null_agreement=None if null is None else float(correlations(saliency[None], null)[0]),
-            null_share=None if null is None else 0.0 if contrast else float(shared_variance(saliency[None], null)[0]),
+            null_agreement=None if null is None else null.agreement(saliency),
+            null_share=None if null is None else null.share(saliency),
         )
 
 

@@ -34,30 +34,35 @@ def bank_bytes(masks: int, size: tuple[int, int]) -> int:
     return 4 * masks * size[0] * size[1]
 
 
-def plan(
-    *,
-    masks: int,
-    banks: int,
-    size: tuple[int, int],
-    batch: int,
-    dimension: int,
-    chunk: int,
-    max_pixels: int,
-    hold: bool,
-    grid: int = 64,
-    conditions: bool = False,
-) -> MemoryPlan:
-    """The memory of explaining one query.
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What explaining one query takes.
 
-    Args:
+    Attributes:
       masks, banks, size: N, how many banks, and the frame (H, W). ``hold``: whether the banks stay in memory.
       batch: forward passes at once. dimension: D. chunk: references that are estimated together.
       max_pixels: the largest image that is decoded.
       grid: G, the cells of a mask's grid that the estimate sums over.
       conditions: whether embeddings are kept as they are, and compared under one condition after the other.
     """
-    held = masks * banks if hold else min(batch, masks)
-    copies = 4 if conditions else 0  # float32, of the one condition that is being estimated
+
+    masks: int
+    banks: int
+    size: tuple[int, int]
+    batch: int
+    dimension: int
+    chunk: int
+    max_pixels: int
+    hold: bool
+    grid: int = 64
+    conditions: bool = False
+
+
+def plan(load: Workload) -> MemoryPlan:
+    """The memory of explaining one query."""
+    masks, size, dimension, chunk, grid = load.masks, load.size, load.dimension, load.chunk, load.grid
+    held = masks * load.banks if load.hold else min(load.batch, masks)
+    copies = 4 if load.conditions else 0  # float32, of the one condition that is being estimated
     return MemoryPlan(
         bank=bank_bytes(held, size),
         # float32 as they come, a float64 copy, and differences; scores; references in both precisions
@@ -66,7 +71,7 @@ def plan(
         # the regression's features, four a cell, on their way, and its system
         estimate=8 * size[0] * size[1] * (chunk + 6) + 90 * masks * grid + 16 * min(masks, 4 * grid) ** 2,
         # Pillow's decoded image, its copies for alpha and RGB, and the array: 1 GB for 64 million pixels, measured
-        decode=16 * max_pixels,
+        decode=16 * load.max_pixels,
     )
 
 

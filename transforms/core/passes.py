@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
+from transforms.core.records import Side
 from transforms.core.saliency.contract import MethodCost
-from transforms.core.saliency.explainer import Explainer, ReferenceMasks, Side
+from transforms.core.saliency.explainer import Explainer, ReferenceMasks
 from transforms.core.similarity import SimilarityFunction
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ Image: TypeAlias = NDArray[np.uint8]
 """uint8 [H, W, 3], RGB, 0 to 255."""
 Float32: TypeAlias = NDArray[np.float32]
 Float64: TypeAlias = NDArray[np.float64]
+Side: TypeAlias = Literal["query", "reference"]
+"""One image of a pair."""
+
+SIDES: tuple[Side, ...] = get_args(Side)
 
 
 def content_id(*parts: str | bytes | None, letter: str, digits: int = 24) -> str:

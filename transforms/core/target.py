@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transforms.core.records import Pair
-from transforms.core.saliency.explainer import Side
+from transforms.core.records import Pair, Side
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from transforms import tables
 from transforms.core.errors import NoMap, PairError
 from transforms.core.imaging.images import restore
 from transforms.core.imaging.maps import area_average
-from transforms.core.records import EmbeddedImage, Float32, Float64, Frame, LoadFailure
-from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.records import EmbeddedImage, Float32, Float64, Frame, LoadFailure, Side
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.similarity import conditioned, similarities
 from transforms.core.target import ExplanationTarget
 from transforms.evaluating.settings import UNRELATED, EvaluationSettings

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transforms.core.records import Float32, content_id
-from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.records import Float32, Side, content_id
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.target import ExplanationTarget
 from transforms.explaining.settings import ExplanationSettings
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from transforms.core.errors import NoNull
 from transforms.core.imaging.fill import make_fill
-from transforms.core.records import Float32, Float64
+from transforms.core.records import Float32, Float64, Side
 from transforms.core.saliency.contract import Gradient, References
-from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.similarity import SimilarityFunction, conditioned, for_condition, similarities
 from transforms.core.statistics import nulls
 from transforms.core.statistics.nulls import NullReferences

@@ -9,8 +9,7 @@ from itertools import islice
 from transforms import tables
 from transforms.core.errors import PairError
 from transforms.core.memory import CHUNK
-from transforms.core.records import Failure
-from transforms.core.saliency.explainer import Side
+from transforms.core.records import Failure, Side
 from transforms.core.statistics.nulls import NullReferences
 from transforms.explaining.explanation_rows import explanation_rows
 from transforms.explaining.image_regions import ImageRegions

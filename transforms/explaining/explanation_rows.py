@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from transforms import tables
-from transforms.core.explanation import Explanation, explain
+from transforms.core.explanation import Explanation, NullMap, explain
 from transforms.core.records import Failure
 from transforms.core.saliency.contract import Maps
 from transforms.explaining.image_regions import ImageRegions
@@ -44,20 +44,16 @@ def _rows_of(
         top=settings.top,
         map_size=settings.map_size,
         regions=[None if isinstance(one, str) else one for one in read],
-        null=explained.null,
-        contrast=explained.explainer.contrast,
+        null=None if explained.null is None else NullMap(explained.null, explained.explainer.contrast),
     )
+    provenance = tables.Provenance(models.bundle, session.image.frame, maps.passes, models.similarity.provider)
     for (target, other), found, explanation in zip(explained.matched, read, explanations, strict=True):
         yield tables.explanation_row(
-            target.pair,
+            target,
             explanation,
             explained.explainer,
-            side=target.side,
+            provenance,
             reference_scores=other.scores if target.side == "query" else session.explained.confidence,
-            bundle=models.bundle,
-            frame=session.image.frame,
-            passes=maps.passes,
-            provider=models.similarity.provider,
             regions_failure=found if isinstance(found, str) else None,
             elsewhere=_elsewhere(explanation, models.bundle.vocabulary, regions),
         )

@@ -8,9 +8,8 @@ import numpy as np
 
 from transforms.core.attributes.ranking import rank_attributes
 from transforms.core.errors import PairError
-from transforms.core.records import content_id
+from transforms.core.records import Side, content_id
 from transforms.core.saliency.contract import References, Saliency
-from transforms.core.saliency.explainer import Side
 from transforms.core.statistics.verdict import Statistic
 from transforms.explaining.image_session import ImageSession
 

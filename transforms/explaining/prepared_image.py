@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from transforms.core.errors import NonFiniteMap, PairError
-from transforms.core.records import Float64
+from transforms.core.records import Float64, Side
 from transforms.core.saliency.contract import Maps, Saliency
-from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.statistics.nulls import NullReferences
 from transforms.explaining.comparisons import Comparisons
 from transforms.explaining.image_session import ImageSession, SessionView

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from transforms.core.errors import PairError
-from transforms.core.records import EmbeddedImage, Failure, LoadFailure
-from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.records import EmbeddedImage, Failure, LoadFailure, Side
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.target import ExplanationTarget
 
 Matched = tuple[ExplanationTarget, EmbeddedImage]

@@ -13,6 +13,7 @@ its text,
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -88,32 +89,38 @@ def _binary(kind: pa.DataType) -> bool:
 
 def parquet_texts(values: Any) -> list[str | None]:
     """The texts of one column of a batch (a pyarrow Array), by its declared type."""
-    types, kind = pa.types, values.type
-    if types.is_dictionary(kind):
+    kind = values.type
+    if pa.types.is_dictionary(kind):
         return parquet_texts(values.dictionary_decode())
-    if isinstance(kind, pa.UuidType):
-        return [None if value is None else str(value) for value in values.to_pylist()]
-    if isinstance(kind, pa.BaseExtensionType):
+    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
         return parquet_texts(values.storage)
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        # By way of binary: Arrow does not check that a Parquet file's text is UTF-8.
-        raw = values.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
-        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
-    if types.is_integer(kind) or (types.is_decimal(kind) and kind.scale <= 0):
-        return [None if value is None else str(int(value)) for value in values.to_pylist()]
-    if types.is_floating(kind) or types.is_decimal(kind):
-        return _odd(values, _FRACTION)
-    if types.is_boolean(kind):
-        return _odd(values.cast(pa.string()), "a boolean")
-    if types.is_null(kind):
-        return [None] * len(values)
-    if _binary(kind):
-        return [_binary_text(value) for value in values.to_pylist()]
-    if types.is_timestamp(kind):
-        # Without the zone: its name may be unknown here. Times with a zone are stored, and shown, in UTC.
-        return _odd(values.cast(pa.timestamp(kind.unit)).cast(pa.string()), "a time")
-    if types.is_date(kind) or types.is_time(kind):
-        return _odd(values.cast(pa.string()), "a time")
+    for fits, read in _READERS:
+        if fits(kind):
+            return read(values)
+    return _nested(values)
+
+
+def _uuids(values: Any) -> list[str | None]:
+    return [None if value is None else str(value) for value in values.to_pylist()]
+
+
+def _texts(values: Any) -> list[str | None]:
+    # By way of binary: Arrow does not check that a Parquet file's text is UTF-8.
+    raw = values.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
+    return [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
+
+
+def _integers(values: Any) -> list[str | None]:
+    return [None if value is None else str(int(value)) for value in values.to_pylist()]
+
+
+def _timestamps(values: Any) -> list[str | None]:
+    # Without the zone: its name may be unknown here. Times with a zone are stored, and shown, in UTC.
+    return _odd(values.cast(pa.timestamp(values.type.unit)).cast(pa.string()), "a time")
+
+
+def _nested(values: Any) -> list[str | None]:
+    kind = values.type
     try:
         found = values.to_pylist()
         texts = [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in found]
@@ -134,3 +141,20 @@ def _binary_text(value: bytes | None) -> str | None:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         return NonTextCell.of(value[:32].hex(), "binary data")
+
+
+_READERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[Any], list[str | None]]], ...] = (
+    (lambda kind: isinstance(kind, pa.UuidType), _uuids),
+    (lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind), _texts),
+    (lambda kind: pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale <= 0), _integers),
+    (lambda kind: pa.types.is_floating(kind) or pa.types.is_decimal(kind), lambda values: _odd(values, _FRACTION)),
+    (pa.types.is_boolean, lambda values: _odd(values.cast(pa.string()), "a boolean")),
+    (pa.types.is_null, lambda values: [None] * len(values)),
+    (_binary, lambda values: [_binary_text(value) for value in values.to_pylist()]),
+    (pa.types.is_timestamp, _timestamps),
+    (
+        lambda kind: pa.types.is_date(kind) or pa.types.is_time(kind),
+        lambda values: _odd(values.cast(pa.string()), "a time"),
+    ),
+)
+"""How the values of a type become texts: the first that fits; what nothing fits is nested."""

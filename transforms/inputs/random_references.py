@@ -9,8 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from transforms.core.records import Product
-from transforms.core.saliency.explainer import Side
+from transforms.core.records import Product, Side
 from transforms.core.statistics.nulls import REFERENCES, SPARE, place
 from transforms.inputs import catalogue, manifest
 from transforms.inputs.rows import public

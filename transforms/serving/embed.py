@@ -1,72 +1,101 @@
-"""Images at addresses to embeddings: one that cannot be loaded or embedded becomes its failure, and takes no other with
-it.
+"""Images to embeddings: one that cannot be loaded or embedded becomes its failure, and takes no other with it.
+
+The one way of the tree to embed what addresses name. Who has frames already embeds them by :func:`embed_frames`, and
+whatever else is run in batches is kept apart by :func:`isolate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from transforms.core.errors import NonFiniteEmbedding, PairError
 from transforms.core.imaging.fill import make_fill
-from transforms.core.records import EmbeddedImage, Float32, LoadFailure
+from transforms.core.records import EmbeddedImage, Float32, Image, LoadFailure
 from transforms.core.saliency.explainer import ReferenceMasks
 from transforms.core.similarity import reduce_perturbed
 from transforms.serving.load_image import Load, LoadedImage
 from transforms.serving.models import Models
+from transforms.serving.similarity_model import SimilarityModel
 
 Outcome = tuple[str, EmbeddedImage | LoadFailure]
 
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
+
+
+def isolate(run: Callable[[Sequence[_Given]], Iterable[_Made]], items: Sequence[_Given]) -> list[_Made | PairError]:
+    """What ``run`` makes of ``items``, one for one, or the error of an item that it fails for.
+
+    Where it fails for several at once, it is tried on either half: a bad item in a batch of M costs about 2 log2 M
+    further calls, and the others keep what they had.
+    """
+    try:
+        return list(run(items)) if items else []
+    except PairError as error:
+        if len(items) == 1:
+            return [error]
+    half = len(items) // 2
+    return [*isolate(run, items[:half]), *isolate(run, items[half:])]
+
 
 def embed(
-    addresses: list[str],
+    addresses: Iterable[str],
     load: Load,
     models: Models,
     masked: ReferenceMasks | None = None,
     wanted: Collection[str] = (),
-) -> list[Outcome]:
-    """Embeds the images at ``addresses``; one that cannot be loaded or embedded becomes its failure.
+    *,
+    scores: bool = True,
+) -> Iterator[Outcome]:
+    """Embeds the image at each distinct one of ``addresses``, in their order; what fails becomes its failure.
 
-    Those of ``wanted`` get their masked versions too.
+    Images are held for one batch of the network only. Those of ``wanted`` get their masked versions too. Without
+    ``scores`` the attribute network, if there is one, is not asked.
     """
-    outcomes: dict[str, EmbeddedImage | LoadFailure] = {}
-    loaded: dict[str, LoadedImage] = {}
-    for address in addresses:
-        try:
-            loaded[address] = load(address)
-        except PairError as error:
-            outcomes[address] = LoadFailure.of(error)
-    if loaded:
-        outcomes.update(_embed_loaded(loaded, models))
-    for address in wanted if masked else ():
-        outcome = outcomes[address]
-        if masked and isinstance(outcome, EmbeddedImage):
-            outcomes[address] = _with_masked(outcome, loaded[address], masked, models)
-    return [(address, outcomes[address]) for address in addresses]
+    distinct = list(dict.fromkeys(addresses))
+    for start in range(0, len(distinct), models.similarity.batch):
+        some = distinct[start : start + models.similarity.batch]
+        loaded: dict[str, LoadedImage] = {}
+        outcomes: dict[str, EmbeddedImage | LoadFailure] = {}
+        for address in some:
+            try:
+                loaded[address] = load(address)
+            except PairError as error:
+                outcomes[address] = LoadFailure.of(error)
+        outcomes.update(_embed_loaded(loaded, models, scores))
+        for address in some:
+            outcome = outcomes[address]
+            if masked and address in wanted and isinstance(outcome, EmbeddedImage):
+                outcome = _with_masked(outcome, loaded[address], masked, models)
+            yield address, outcome
 
 
-def _embed_loaded(loaded: dict[str, LoadedImage], models: Models) -> dict[str, EmbeddedImage | LoadFailure]:
-    pixels = np.stack([image.pixels for image in loaded.values()])
-    try:
-        embeddings = models.similarity.embed(pixels)
-        scores = models.attributes.predict(pixels)[0] if models.attributes else None
-    except PairError as error:
-        if len(loaded) == 1:
-            return {address: LoadFailure.of(error) for address in loaded}
-        # one image must not take the others of its batch with it
-        alone = [_embed_loaded({address: image}, models) for address, image in loaded.items()]
-        return {address: outcome for one in alone for address, outcome in one.items()}
-    outcomes: dict[str, EmbeddedImage | LoadFailure] = {}
-    for at, (address, image) in enumerate(loaded.items()):
-        if np.isfinite(embeddings[at]).all():
-            outcomes[address] = EmbeddedImage(
-                address, image.sha256, *image.frame.original, embeddings[at], None if scores is None else scores[at]
-            )
+def embed_frames(frames: Sequence[Image], similarity: SimilarityModel) -> list[Float32 | PairError]:
+    """The finite embedding [D] of each of ``frames`` uint8 [H, W, 3], which are of the network's size, or its error."""
+    broken = NonFiniteEmbedding("the embedding holds NaN or infinity")
+    return [
+        one if isinstance(one, PairError) or np.isfinite(one).all() else broken
+        for one in isolate(lambda some: similarity.embed(np.stack(some)), frames)
+    ]
+
+
+def _embed_loaded(loaded: dict[str, LoadedImage], models: Models, scores: bool) -> Iterator[Outcome]:
+    frames = [image.pixels for image in loaded.values()]
+    embeddings = embed_frames(frames, models.similarity)
+    found: Sequence[Float32 | PairError | None] = [None] * len(frames)
+    if scores and (attributes := models.attributes) is not None:
+        found = isolate(lambda some: attributes.predict(np.stack(some))[0], frames)
+    for (address, image), embedding, confidence in zip(loaded.items(), embeddings, found, strict=True):
+        if isinstance(embedding, PairError):
+            yield address, LoadFailure.of(embedding)
+        elif isinstance(confidence, PairError):
+            yield address, LoadFailure.of(confidence)
         else:
-            outcomes[address] = LoadFailure.of(NonFiniteEmbedding("the embedding holds NaN or infinity"))
-    return outcomes
+            yield address, EmbeddedImage(address, image.sha256, *image.frame.original, embedding, confidence)
 
 
 def _with_masked(

@@ -14,15 +14,12 @@ from transforms.core.imaging.images import require_safe_decoder
 from transforms.core.memory import DEFAULT_BATCH
 from transforms.core.saliency.contract import Design, Graph, Method, Perturbing
 from transforms.serving import bundle as bundles
-from transforms.serving.runtime import (
-    AttributeModel,
-    Device,
-    GradientModel,
-    MaskBank,
-    ProjectionModel,
-    SimilarityModel,
-    resolve_device,
-)
+from transforms.serving.attribute_model import AttributeModel
+from transforms.serving.gradient_model import GradientModel
+from transforms.serving.mask_bank import MaskBank
+from transforms.serving.projection_model import ProjectionModel
+from transforms.serving.runtime import Device, resolve_device
+from transforms.serving.similarity_model import SimilarityModel
 from transforms.serving.superpixels import require_segmentation
 
 

@@ -4,6 +4,7 @@ from transforms.tables.layout import folder, part
 from transforms.tables.parquet import to_arrow, to_parquet
 from transforms.tables.rows import (
     EVIDENCE_ELSEWHERE,
+    Provenance,
     explanation_row,
     failure_row,
     image_row,
@@ -17,6 +18,7 @@ __all__ = [
     "EVIDENCE_ELSEWHERE",
     "SCHEMAS",
     "SCHEMA_VERSION",
+    "Provenance",
     "Row",
     "explanation_row",
     "failure_row",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from transforms import storage
 from transforms.core.explanation import Explanation
-from transforms.core.records import EmbeddedImage, Failure, Float32, Frame, LoadFailure, Pair, Product
-from transforms.core.saliency.explainer import Explainer, Side
+from transforms.core.records import EmbeddedImage, Failure, Float32, Frame, LoadFailure, Pair, Product, Side
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.statistics.sampling import SamplingDesign
 from transforms.core.statistics.verdict import Reason
+from transforms.core.target import ExplanationTarget
 from transforms.inputs.rows import public
 from transforms.serving.bundle import Bundle
 from transforms.tables.schema import Row
@@ -18,26 +19,37 @@ from transforms.tables.schema import Row
 EVIDENCE_ELSEWHERE: Reason = "evidence_elsewhere"
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """What made an explanation, beside its explainer.
+
+    ``frame`` is the explained image's; ``passes`` are the forward passes that its map took, with ONNX Runtime's
+    ``provider``.
+    """
+
+    bundle: Bundle
+    frame: Frame
+    passes: int
+    provider: str
+
+
 def explanation_row(
-    pair: Pair,
+    target: ExplanationTarget,
     explanation: Explanation,
     explainer: Explainer,
+    provenance: Provenance,
     *,
-    side: Side,
     reference_scores: Float32 | None,
-    bundle: Bundle,
-    frame: Frame,
-    passes: int,
-    provider: str,
     regions_failure: str | None = None,
     elsewhere: bool = False,
 ) -> Row:
-    """The row of one explained pair. ``frame`` is the explained image's, which ``side`` names.
+    """The row of one explained pair.
 
     ``reference_scores`` [A] are the attribute network's of the pair's reference. ``regions_failure`` is why the given
     regions could not be read. ``elsewhere``: the evidence lies where the first attribute cannot be seen, which is the
     one reason against an explanation that is known before the others (``transforms.beam.judge_explanations``).
     """
+    pair, bundle, frame = target.pair, provenance.bundle, provenance.frame
     return {
         "pair_id": pair.pair_id,
         "query_id": pair.query_id,
@@ -45,7 +57,7 @@ def explanation_row(
         "query": public(pair.query),
         "reference": public(pair.reference),
         "condition": pair.condition,
-        "side": side,
+        "side": target.side,
         "method": explainer.method.name,
         "explainer_id": explainer.id,
         "perturbed": explainer.perturb,
@@ -80,8 +92,8 @@ def explanation_row(
         "region_shares": [{**asdict(region), "name": storage.redact(region.name)} for region in explanation.regions],
         "regions_failure": regions_failure,
         "fill": explainer.fill,
-        "passes": passes,
-        "provider": provider,
+        "passes": provenance.passes,
+        "provider": provenance.provider,
         "stratum": pair.stratum,
         "weight": pair.weight,
         "extra": pair.extra,

@@ -19,7 +19,7 @@ from transforms import storage, tables
 from transforms.core.errors import UsageError
 from transforms.core.records import Float32
 
-__all__ = ["IDS", "Run", "complete", "evaluations", "files", "find", "of", "read_batches", "saliency_map"]
+__all__ = ["IDS", "Run", "choose", "complete", "evaluations", "files", "find", "of", "read_batches", "saliency_map"]
 
 IDS = ("attribute_model_id", "vocabulary_id", "ranking_id")
 """What a run knows of its bundle's attributes; null for a bundle without any, and in old runs."""
@@ -85,10 +85,18 @@ def complete(out: str) -> list[Run]:
 def find(out: str, run_id: str | None) -> Run:
     """The complete run ``run_id`` under ``out``, or the one that was started last; UsageError where it is not there."""
     found = {run.id: run for run in complete(out)}
-    if run_id is not None and run_id not in found:
-        raise UsageError(f"{storage.shown(out)} holds no complete run {run_id!r}; it holds {', '.join(sorted(found))}")
-    some = found.values() if run_id is None else [found[run_id]]
-    return max(some, key=lambda each: (each.row["started"], each.id))
+    chosen = choose(out, run_id, found, "complete run")
+    return max((found[one] for one in chosen), key=lambda each: (each.row["started"], each.id))
+
+
+def choose(out: str, run_id: str | None, known: Collection[str], kind: str = "run") -> list[str]:
+    """``run_id`` alone, or all ``known`` runs of ``kind`` under ``out`` by their ids; UsageError for an unknown one."""
+    there = sorted(known)
+    if run_id is None:
+        return there
+    if run_id not in known:
+        raise UsageError(f"{storage.shown(out)} holds no {kind} {run_id!r}; it holds {', '.join(there)}")
+    return [run_id]
 
 
 def evaluations(out: str) -> set[tuple[str, str]]:

@@ -18,6 +18,7 @@ from transforms import storage
 from transforms.core.errors import PairError, UsageError
 from transforms.core.imaging import images
 from transforms.core.records import Frame, Image
+from transforms.tables import runs
 
 PAIR_BYTES = 25_000
 """Of a picture, for each pair: six pairs are small enough for a repository."""
@@ -42,7 +43,7 @@ def draw_pairs(
     same picture.
 
     Args:
-      out: the folder of the tables; ``run_id``: a complete run, the last one to finish by default.
+      out: the folder of the tables; ``run_id``: a complete run, the one that was started last by default.
       where: a condition in SQL on the table explanations.
       access: what the images' addresses may name. An image that cannot be read, or is not the one that was audited, is
         a grey tile that says so.
@@ -54,7 +55,7 @@ def draw_pairs(
         raise UsageError(f"--count must be at least 1, not {count}")
     if picture.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UsageError(f"{picture} must end in .png, .jpg or .jpeg: the extension chooses the format")
-    run = _run(out, run_id)
+    run = runs.find(out, run_id).id
     pairs: list[dict[str, Any]] = sql.query(out, _selection(run, where, count, spread)).to_pylist()
     if not pairs:
         raise UsageError(f"no explanation of run {run} fulfils: {where or 'true'}")
@@ -95,15 +96,6 @@ def caption(pair: Mapping[str, Any]) -> list[CaptionLine]:
     says = {True: "has it, says the catalogue", False: "does NOT have it, says the catalogue", None: "not catalogued"}
     has = first["on_reference"]
     return [*lines, CaptionLine(f"reference: {says[has]}{model}", warning=has is False)]
-
-
-def _run(out: str, run_id: str | None) -> str:
-    finished = sql.query(out, "SELECT run_id FROM runs ORDER BY finished DESC, run_id DESC").column(0).to_pylist()
-    if run_id is None:
-        return str(finished[0])
-    if run_id not in finished:
-        raise UsageError(f"there is no complete run {run_id!r}; there are {', '.join(map(str, finished[:10]))}")
-    return run_id
 
 
 def _selection(run: str, where: str | None, count: int, spread: str | None) -> str:

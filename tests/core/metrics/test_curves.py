@@ -17,7 +17,7 @@ from transforms.core.imaging.fill import make_fill
 from transforms.core.metrics.curves import Curve, PixelSteps, curve, deletion, insertion, map_agreement
 from transforms.core.records import Float32, Float64
 from transforms.serving import bundle as bundles
-from transforms.serving.runtime import SimilarityModel
+from transforms.serving.similarity_model import SimilarityModel
 
 SHAPES = st.tuples(st.integers(1, 7), st.integers(1, 9))
 # few distinct values, so that ties are the rule

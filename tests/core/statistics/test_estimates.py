@@ -15,7 +15,7 @@ from transforms.core.records import Float64
 from transforms.core.statistics import estimates as module
 from transforms.core.statistics.bootstrap import Interval
 from transforms.core.statistics.collapsed_strata import CollapsedStrata, collapse_strata
-from transforms.core.statistics.estimates import estimate
+from transforms.core.statistics.estimates import Resampling, estimate
 
 # 2 of the 6 queries of a, 3 of the 30 of b
 HAND_STRATA = ["a", "a", "b", "b", "b"]
@@ -60,7 +60,9 @@ def test_the_width_is_that_of_the_textbooks_variance(finite: bool) -> None:
         part = (population[name] / total) ** 2 * rest * of.var(ddof=1) / size
         variance += part
         parts.append(part**2 / (size - 1))
-    found = estimate(values[:, None], np.ones((240, 1)), strata, population, finite=finite, resamples=40_000)[0]
+    found = estimate(
+        values[:, None], np.ones((240, 1)), strata, population, finite=finite, resampling=Resampling(resamples=40_000)
+    )[0]
     expected = sum(values[[one == name for one in strata]].mean() * population[name] for name in drawn) / total
     assert found.estimate == pytest.approx(expected)
     width = 2 * stats.t.ppf(0.975, variance**2 / sum(parts)) * math.sqrt(variance)
@@ -69,7 +71,9 @@ def test_the_width_is_that_of_the_textbooks_variance(finite: bool) -> None:
 
 def test_the_resampled_ratios_have_the_weights_of_rao_and_wu() -> None:
     # q = 2 of Q = 8 values 0 and 1: one is drawn, lambda^2 = 3/4, so w* / w is 1 - lambda (+ 2 lambda if drawn)
-    found = estimate(columns([0.0, 1.0]), np.ones((2, 1)), ["a", "a"], {"a": 8}, resamples=400, confidence=0.5)
+    found = estimate(
+        columns([0.0, 1.0]), np.ones((2, 1)), ["a", "a"], {"a": 8}, resampling=Resampling(resamples=400, confidence=0.5)
+    )
     shrunk = math.sqrt(3 / 4)
     assert ends(found)[0] == pytest.approx([0.5, (1 - shrunk) / 2, (1 + shrunk) / 2])
 
@@ -108,14 +112,14 @@ def some(queries: int = 40) -> tuple[Float64, Float64, list[str], dict[str, int]
 def test_the_order_of_rows_leaves_no_trace(order: list[int], named: bool) -> None:
     a, b, strata, population, ids = some()
     a[3:6], b[3:6] = a[7], b[7]  # equal rows, of one or another stratum
-    expected = estimate(a, b, strata, population, queries=ids if named else None, resamples=50)
+    expected = estimate(a, b, strata, population, queries=ids if named else None, resampling=Resampling(resamples=50))
     found = estimate(
         a[order],
         b[order],
         [strata[at] for at in order],
         dict(reversed(population.items())),
         queries=[ids[at] for at in order] if named else None,
-        resamples=50,
+        resampling=Resampling(resamples=50),
     )
     assert repr(found) == repr(expected)  # to the bit, NaN included
 
@@ -130,23 +134,31 @@ def test_with_ids_a_quantity_is_the_same_whatever_stands_beside_it() -> None:
 @pytest.mark.parametrize("counts", [1, 100])
 def test_the_memory_that_is_used_changes_nothing(monkeypatch: pytest.MonkeyPatch, counts: int) -> None:
     a, b, strata, population, ids = some()
-    expected = ends(estimate(a, b, strata, population, queries=ids, resamples=60))
+    expected = ends(estimate(a, b, strata, population, queries=ids, resampling=Resampling(resamples=60)))
     monkeypatch.setattr(module, "_COUNTS", counts)
-    np.testing.assert_allclose(ends(estimate(a, b, strata, population, queries=ids, resamples=60)), expected)
+    np.testing.assert_allclose(
+        ends(estimate(a, b, strata, population, queries=ids, resampling=Resampling(resamples=60))), expected
+    )
 
 
 def test_the_seed_decides_the_draws() -> None:
     a, b, strata, population, _ = some()
-    assert estimate(a, b, strata, population, seed=1) == estimate(a, b, strata, population, seed=1)
-    assert estimate(a, b, strata, population, seed=1) != estimate(a, b, strata, population, seed=2)
+    assert estimate(a, b, strata, population, resampling=Resampling(seed=1)) == estimate(
+        a, b, strata, population, resampling=Resampling(seed=1)
+    )
+    assert estimate(a, b, strata, population, resampling=Resampling(seed=1)) != estimate(
+        a, b, strata, population, resampling=Resampling(seed=2)
+    )
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.floats(-50, 50).filter(lambda one: abs(one) > 1e-3), st.floats(-20, 20))
 def test_an_interval_moves_with_its_values(scale: float, shift: float) -> None:
     a, b, strata, population, ids = some()
-    before = ends(estimate(a, b, strata, population, queries=ids, resamples=200))
-    after = ends(estimate(scale * a + shift * b, b, strata, population, queries=ids, resamples=200))
+    before = ends(estimate(a, b, strata, population, queries=ids, resampling=Resampling(resamples=200)))
+    after = ends(
+        estimate(scale * a + shift * b, b, strata, population, queries=ids, resampling=Resampling(resamples=200))
+    )
     np.testing.assert_allclose(after[:, 0], scale * before[:, 0] + shift, atol=1e-9)
     if scale > 0:
         np.testing.assert_allclose(after, scale * before + shift, atol=1e-7)
@@ -163,7 +175,7 @@ def test_the_quantiles_are_those_of_students_t(others: int) -> None:
     """Of symmetric values BCa corrects nothing; queries without the group tell nothing of its spread."""
     values = np.array([-7.0, -4.0, -2.0, -0.5, 0.5, 2.0, 4.0, 7.0])
     a, b = np.r_[values, np.zeros(others)][:, None], np.r_[np.ones(8), np.zeros(others)][:, None]
-    found = estimate(a, b, ["a"] * len(a), {"a": 99}, finite=False, resamples=40_000)[0]
+    found = estimate(a, b, ["a"] * len(a), {"a": 99}, finite=False, resampling=Resampling(resamples=40_000))[0]
     drawn = np.random.default_rng(7).integers(0, len(a), (40_000, len(a) - 1))
     tail = stats.norm.cdf(stats.t.ppf(0.025, 7))
     tops, bottoms = a[drawn].sum(axis=(1, 2)), b[drawn].sum(axis=(1, 2))
@@ -175,7 +187,9 @@ def test_the_quantiles_are_those_of_students_t(others: int) -> None:
 @pytest.mark.parametrize("confidence", [0.01, 0.1, 0.99])
 def test_an_interval_holds_its_estimate(confidence: float) -> None:
     values = np.random.default_rng(3).exponential(size=(12, 4)) ** 3
-    for one in estimate(values, np.ones((12, 4)), ["a"] * 12, {"a": 3000}, confidence=confidence):
+    for one in estimate(
+        values, np.ones((12, 4)), ["a"] * 12, {"a": 3000}, resampling=Resampling(confidence=confidence)
+    ):
         assert one.low <= one.estimate <= one.high
 
 
@@ -215,8 +229,10 @@ def test_resamples_without_the_group_count_for_nothing() -> None:
     a = b * columns([1.0, 2.0, 9.0] + [0.0] * 97)
     rows = a, b, ["a"] * 100
     for confidence in (0.02, 0.05, 0.1):
-        nearly = estimate(*rows, {"a": 10**12}, resamples=20_000, confidence=confidence)
-        endless = estimate(*rows, {"a": 10**12}, resamples=20_000, confidence=confidence, finite=False)
+        nearly = estimate(*rows, {"a": 10**12}, resampling=Resampling(resamples=20_000, confidence=confidence))
+        endless = estimate(
+            *rows, {"a": 10**12}, finite=False, resampling=Resampling(resamples=20_000, confidence=confidence)
+        )
         np.testing.assert_allclose(ends(nearly), ends(endless), rtol=1e-4)
 
 
@@ -228,7 +244,7 @@ def test_a_rate_without_a_case_has_the_exact_bound(confidence: float) -> None:
     tail = (1 - confidence) / 2
     b = np.ones((25, 2))
     a = np.column_stack([np.zeros(25), np.ones(25)])
-    none, all_ = estimate(a, b, ["a"] * 25, {"a": 10_000}, finite=False, confidence=confidence)
+    none, all_ = estimate(a, b, ["a"] * 25, {"a": 10_000}, finite=False, resampling=Resampling(confidence=confidence))
     assert (none.estimate, none.low) == (0.0, 0.0)
     assert none.high == pytest.approx(stats.beta.ppf(1 - tail, 1, 25))
     assert (all_.estimate, all_.high) == (1.0, 1.0)
@@ -288,7 +304,7 @@ def test_an_interval_over_queries_covers_the_catalogue_and_one_over_pairs_does_n
             b.append(pairs[kept])
             strata += [name] * drawn[name]
         tops, bottoms = np.concatenate(a)[:, None], np.concatenate(b)[:, None]
-        found = estimate(tops, bottoms, strata, sizes, resamples=300, seed=trial)[0]
+        found = estimate(tops, bottoms, strata, sizes, resampling=Resampling(resamples=300, seed=trial))[0]
         value = truth[0] / truth[1]
         weights = np.array([[sizes[name] / drawn[name]] for name in strata])
         squares = float((weights**2 * bottoms * (tops / bottoms - found.estimate) ** 2).sum())
@@ -345,7 +361,7 @@ def test_what_is_merged_leaves_the_estimate_alone(counts: dict[str, tuple[int, i
         merged.population(population),
         weights=[weight[name] for name in strata],
         finite=finite,
-        resamples=20,
+        resampling=Resampling(resamples=20),
     )
     w = np.array([[population[name] / sampled[name]] for name in strata])
     np.testing.assert_allclose(ends(found)[:, 0], (w * a).sum(axis=0) / (w * b).sum(axis=0), rtol=1e-9)
@@ -356,8 +372,20 @@ def test_without_merged_strata_their_weights_change_no_bit() -> None:
     a, b, strata, population, ids = some()
     weights = [population[name] / strata.count(name) for name in strata]
     for finite in (True, False):
-        expected = estimate(a, b, strata, population, queries=ids, finite=finite, resamples=50)
-        assert estimate(a, b, strata, population, weights=weights, queries=ids, finite=finite, resamples=50) == expected
+        expected = estimate(a, b, strata, population, queries=ids, finite=finite, resampling=Resampling(resamples=50))
+        assert (
+            estimate(
+                a,
+                b,
+                strata,
+                population,
+                weights=weights,
+                queries=ids,
+                finite=finite,
+                resampling=Resampling(resamples=50),
+            )
+            == expected
+        )
 
 
 def test_the_order_of_merged_rows_leaves_no_trace() -> None:
@@ -372,7 +400,7 @@ def test_the_order_of_merged_rows_leaves_no_trace() -> None:
 def test_a_resample_of_merged_strata_draws_queries_with_their_weights() -> None:
     # of weights 4 and 12, values 0 and 1, one is drawn: w* is w (1 - lambda_i), or w (1 + lambda_i) where it was
     arguments = columns([0.0, 1.0]), np.ones((2, 1)), ["g", "g"], {"g": 16}
-    found = estimate(*arguments, weights=[4.0, 12.0], resamples=400, confidence=0.5)
+    found = estimate(*arguments, weights=[4.0, 12.0], resampling=Resampling(resamples=400, confidence=0.5))
     one, other = math.sqrt(3 / 4), math.sqrt(11 / 12)
     low = 12 * (1 - other) / (12 * (1 - other) + 4 * (1 + one))
     high = 12 * (1 + other) / (12 * (1 + other) + 4 * (1 - one))
@@ -392,7 +420,7 @@ def test_the_width_of_merged_strata_is_that_of_collapsed_ones() -> None:
         [merged.names[name] for name in population],
         merged.population(population),
         weights=w.tolist(),
-        resamples=20_000,
+        resampling=Resampling(resamples=20_000),
     )[0]
     z = np.sqrt(1 - 1 / w) * w * (values - (w @ values) / w.sum())
     width = 2 * stats.t.ppf(0.975, 299) * math.sqrt(300 * z.var(ddof=1)) / w.sum()
@@ -487,7 +515,13 @@ def test_a_query_has_one_row_in_a_stratum(ids: list[str]) -> None:
 @pytest.mark.parametrize(("resamples", "confidence"), [(0, 0.95), (10, 0.0), (10, 1.0), (10, math.nan)])
 def test_what_is_no_bootstrap_is_refused(resamples: int, confidence: float) -> None:
     with pytest.raises(ValueError, match="0 < confidence < 1"):
-        estimate(HAND_A, HAND_B, HAND_STRATA, HAND_POPULATION, resamples=resamples, confidence=confidence)
+        estimate(
+            HAND_A,
+            HAND_B,
+            HAND_STRATA,
+            HAND_POPULATION,
+            resampling=Resampling(resamples=resamples, confidence=confidence),
+        )
 
 
 # merging

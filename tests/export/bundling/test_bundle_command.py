@@ -27,8 +27,9 @@ from transforms.core.imaging import images
 from transforms.core.imaging.images import Resize
 from transforms.core.saliency.sliding_window import sliding_window
 from transforms.serving import bundle as bundles
+from transforms.serving.attribute_model import AttributeModel
 from transforms.serving.bundle import Bundle
-from transforms.serving.runtime import AttributeModel, SimilarityModel
+from transforms.serving.similarity_model import SimilarityModel
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RGB = Preprocessing("nchw", "rgb", 1 / 255, MEAN, STD)

@@ -25,6 +25,8 @@ from transforms.core.errors import BundleError, UsageError
 from transforms.core.imaging.images import Resize
 from transforms.serving import bundle as bundles
 from transforms.serving import runtime
+from transforms.serving.attribute_model import AttributeModel
+from transforms.serving.similarity_model import SimilarityModel
 
 SIZE = (40, 24)
 NORMALISATION = Normalisation(1 / 255, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -112,7 +114,7 @@ def test_a_bundle_computes_what_torch_computes(checkpoints: Any, tmp_path: Path)
 
 def test_served_scores_are_the_sigmoid_of_the_maps_average(checkpoints: Any, tmp_path: Path) -> None:
     built = export_command(**checkpoints, out=tmp_path / "bundle", echo=lambda _: None)
-    model = runtime.AttributeModel(built, tmp_path / "bundle", "cpu", 1, 4)
+    model = AttributeModel(built, tmp_path / "bundle", "cpu", 1, 4)
     images = np.random.default_rng(0).integers(0, 256, (7, *SIZE, 3), dtype=np.uint8)
     scores, maps = model.predict(images)
     assert maps.shape == (7, 3, 5, 3)
@@ -131,7 +133,7 @@ def test_without_the_cosine_embeddings_keep_their_length(function: Any, checkpoi
     built = export_command(
         similarity=checkpoints["similarity"], out=tmp_path / "bundle", similarity_function=function, echo=lambda _: None
     )
-    model = runtime.SimilarityModel(built, tmp_path / "bundle", "cpu", 1, 4)
+    model = SimilarityModel(built, tmp_path / "bundle", "cpu", 1, 4)
     lengths = np.linalg.norm(model.embed(np.zeros((1, *SIZE, 3), np.uint8)), axis=1)
     assert abs(lengths[0] - 1) > 1e-3
     assert (built.similarity.parity or 1) < 1e-5

@@ -34,6 +34,7 @@ from transforms.core.similarity import SimilarityFunction
 from transforms.serving import bundle as bundles
 from transforms.serving import runtime
 from transforms.serving.bundle import Bundle, Network
+from transforms.serving.gradient_model import GradientModel
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -216,7 +217,7 @@ def build_double(module: nn.Module) -> nn.Module:
 def test_in_float32_the_file_is_torchs_gradient(name: str, served: Any) -> None:
     built, folder = served(name)
     drawn = draw(CASES[name].size, DRAWS, seed=5)
-    model = runtime.GradientModel(built, folder, "cpu", 1, 16)
+    model = GradientModel(built, folder, "cpu", 1, 16)
     scores, slope, embedding = model.at(drawn.images, drawn.fills)(drawn.masks, drawn.references)
     expected = by_torch(network(name), drawn)
     assert scores == pytest.approx(expected[0], abs=1e-5)
@@ -235,11 +236,9 @@ def test_a_row_is_the_same_in_whatever_batch(name: str, served: Any) -> None:
     built, folder = served(name)
     drawn = draw(CASES[name].size, 7, seed=6)
     shared = Drawn(drawn.images[:1], drawn.fills[:1], drawn.masks, drawn.references)
-    whole = runtime.GradientModel(built, folder, "cpu", 1, 7).at(shared.images, shared.fills)(
-        drawn.masks, drawn.references
-    )
+    whole = GradientModel(built, folder, "cpu", 1, 7).at(shared.images, shared.fills)(drawn.masks, drawn.references)
     for batch in (1, 2, 3, 16):
-        at = runtime.GradientModel(built, folder, "cpu", 1, batch).at(shared.images, shared.fills)
+        at = GradientModel(built, folder, "cpu", 1, batch).at(shared.images, shared.fills)
         for ours, theirs in zip(at(drawn.masks, drawn.references), whole, strict=True):
             np.testing.assert_array_equal(ours, theirs)
         for ours, theirs in zip(at(drawn.masks[::-1], drawn.references[::-1]), whole, strict=True):
@@ -267,7 +266,7 @@ def test_noise_and_images_and_fills_of_their_own(
     drawn = draw(size, 5, unit=function == "cosine")
     noise = np.random.default_rng(9).normal(0, 0.2, (1, *size, 3)).astype(np.float32)
     fills = np.random.default_rng(8).uniform(0, 255, (5, *size, 3)).astype(np.float32)
-    model = runtime.GradientModel(built, tmp_path, "cpu", 1, 2)
+    model = GradientModel(built, tmp_path, "cpu", 1, 2)
     for images, fill in (
         (drawn.images, fills),
         (drawn.images[:1], fills),
@@ -327,7 +326,7 @@ def test_zero_embeddings_and_distances_have_a_gradient_of_zero() -> None:
 def test_a_query_equal_to_its_reference(function: SimilarityFunction, smooth: nn.Module, tmp_path: Path) -> None:
     built = bundle_of(smooth, (9, 14), tmp_path, function)
     drawn = draw((9, 14), 1)
-    at = runtime.GradientModel(built, tmp_path, "cpu", 1, 4).at(drawn.images, drawn.fills)
+    at = GradientModel(built, tmp_path, "cpu", 1, 4).at(drawn.images, drawn.fills)
     masks = np.ones_like(drawn.masks)
     _, _, embedding = at(masks, drawn.references)
     scores, slope, _ = at(masks, embedding)
@@ -463,7 +462,7 @@ def test_an_exported_bundle_has_a_gradient(tmp_path: Path) -> None:
     assert b"site-packages" not in content
     assert str(Path(__file__).parents[3]).encode() not in content
     drawn = draw(SIZE, 3)
-    at = runtime.GradientModel(built, tmp_path / "bundle", "cpu", 1, 4).at(drawn.images, drawn.fills)
+    at = GradientModel(built, tmp_path / "bundle", "cpu", 1, 4).at(drawn.images, drawn.fills)
     assert at(drawn.masks, drawn.references)[1].shape == (3, *SIZE)
 
 
@@ -488,7 +487,7 @@ def test_a_network_without_a_gradient_is_exported_with_the_reason(
     assert built.missing["gradient"] in said[-1]
     assert not (tmp_path / "bundle" / "gradient.onnx").exists()
     with pytest.raises(BundleError, match="this bundle has no gradient, which mask"):
-        runtime.GradientModel(built, tmp_path / "bundle", "cpu", 1, 4)
+        GradientModel(built, tmp_path / "bundle", "cpu", 1, 4)
 
 
 def test_bundles_of_onnx_files_and_exports_without(tmp_path: Path) -> None:
@@ -508,7 +507,7 @@ def test_what_does_not_fit_and_what_fails(served: Any) -> None:
     built, folder = served("small")
     size = CASES["small"].size
     drawn = draw(size, 3)
-    model = runtime.GradientModel(built, folder, "cpu", 1, 2)
+    model = GradientModel(built, folder, "cpu", 1, 2)
     with pytest.raises(ValueError, match="expected an image"):
         model.at(drawn.images[:, 1:], drawn.fills)
     at = model.at(drawn.images, drawn.fills)

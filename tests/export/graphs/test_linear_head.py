@@ -23,7 +23,9 @@ from transforms.core.imaging.images import Resize
 from transforms.core.saliency.decomposition import decompose
 from transforms.core.similarity import similarities
 from transforms.serving.bundle import Bundle
-from transforms.serving.runtime import ProjectionModel, SimilarityModel, session
+from transforms.serving.projection_model import ProjectionModel
+from transforms.serving.runtime import session
+from transforms.serving.similarity_model import SimilarityModel
 
 H, W = SIZE
 SQUASH = Resize(SIZE, "squash")

@@ -30,7 +30,8 @@ from tests.support.bundles import small_bundle
 from tests.support.networks import SIZE, D, network
 from transforms.core.errors import BundleError, UsageError
 from transforms.serving import bundle
-from transforms.serving.runtime import SimilarityModel, session
+from transforms.serving.runtime import session
+from transforms.serving.similarity_model import SimilarityModel
 
 DEMO = Path(__file__).parents[3] / "pipeline" / "demo" / "bundles"
 H, W = SIZE

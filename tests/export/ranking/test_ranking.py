@@ -35,8 +35,9 @@ from transforms.core.imaging.images import Resize
 from transforms.core.metrics.removal import Oracle, Pool, Removal
 from transforms.core.records import Float64
 from transforms.serving import bundle as bundles
+from transforms.serving.attribute_model import AttributeModel
 from transforms.serving.bundle import Bundle
-from transforms.serving.runtime import AttributeModel, SimilarityModel
+from transforms.serving.similarity_model import SimilarityModel
 
 KINDS, COLOURS = ("dress", "skirt", "top"), ("blue", "green", "red")
 VOCABULARY = (*(f"kind={kind}" for kind in KINDS), *(f"colour={colour}" for colour in COLOURS))
@@ -258,7 +259,7 @@ def test_runs_are_chosen_and_must_fit(tmp_path: Path, world: World, shop: Path, 
     publish_run(tmp_path, "broken", world.bundle, rows, complete=False)
     assert collected(tmp_path, served, shop).run_id == "late"
     assert collected(tmp_path, served, shop, run_id="early").run_id == "early"
-    with pytest.raises(UsageError, match="no complete run 'broken'; there are early, late"):
+    with pytest.raises(UsageError, match="no complete run 'broken'; it holds early, late"):
         collected(tmp_path, served, shop, run_id="broken")
     publish_run(tmp_path, "model", replace(world.bundle, similarity_function="dot"), rows, minutes=20)
     with pytest.raises(UsageError, match="run model is of another similarity model"):

@@ -37,7 +37,7 @@ from transforms.core.records import Pair, Product
 from transforms.core.similarity import condition_name
 from transforms.inputs import manifest
 from transforms.serving import bundle as bundles
-from transforms.serving import runtime
+from transforms.serving.similarity_model import SimilarityModel
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -488,7 +488,7 @@ def test_a_bundle_has_the_plain_embedding_and_the_masks(tmp_path: Path) -> None:
     assert plain.conditions == {}
     assert built.model_id != plain.model_id
     images = np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3), dtype=np.uint8)
-    served = runtime.SimilarityModel(built, tmp_path / "similarity", "cpu", 1, 4).embed(images)
+    served = SimilarityModel(built, tmp_path / "similarity", "cpu", 1, 4).embed(images)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     with torch.no_grad():
         expected = made.eval()(NORMALISATION.apply(pixels)).numpy()

@@ -20,6 +20,7 @@ from export.bundling.preprocessing import Preprocessing
 from pipeline import cli
 from pipeline.audit import check_scores
 from pipeline.audit.options import AuditOptions
+from pipeline.audit.served_comparison import compare
 from tests.support.bundles import PREPROCESSING
 from tests.support.networks import SIZE, D, compute, network
 from transforms.core.imaging import images
@@ -307,9 +308,7 @@ def test_ids_are_resolved_by_the_catalogue_and_columns_have_other_names(shop: Sh
     manifest.write_text("sku,reference_id,likeness\n" + "\n".join(rows))
     mapped = {"query_id": "sku", "served_score": "likeness"}
     given = options(manifest, right, catalogue=str(catalogue), columns=mapped)
-    compared = check_scores.compare(
-        given, bundles.read(str(right)), [str(manifest)], Models(Serving(str(right))), print
-    )
+    compared = compare(given, bundles.read(str(right)), [str(manifest)], Models(Serving(str(right))), print)
     ambiguous = sum(0 in pair for pair in shop.pairs)
     assert ambiguous > 0
     assert compared.left_out.counts == {"ambiguous_product": ambiguous}
@@ -335,12 +334,12 @@ def test_only_the_first_pairs_are_read_and_each_image_is_embedded_once(
     monkeypatch.setattr(ImageLoader, "__call__", loaded)
     monkeypatch.setattr(manifests, "read", yielded)
     file = str(shop.folder / "served.csv")
-    compared = check_scores.compare(options(Path(file), right), models.bundle, [file, file], models, print, most=9)
+    compared = compare(options(Path(file), right), models.bundle, [file, file], models, print, most=9)
     assert compared.agreement.pairs == 9
     assert len(rows) == 9
     assert len(read) == len(set(read)) == len({number for pair in shop.pairs[:9] for number in pair})
     # a second file of the same pairs adds none
-    whole = check_scores.compare(options(Path(file), right), models.bundle, [file, file], models, print)
+    whole = compare(options(Path(file), right), models.bundle, [file, file], models, print)
     assert whole.agreement.pairs == len(shop.pairs)
 
 

@@ -23,7 +23,7 @@ from tests.support.bundles import PREPROCESSING, VOCABULARY
 from tests.support.networks import SIZE, D, attribute_network, network
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.imaging.images import ImageLimits, Resize
-from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, Pair
+from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, Pair, Side
 from transforms.core.saliency.contract import (
     ConfiguredMethod,
     Design,
@@ -35,7 +35,7 @@ from transforms.core.saliency.contract import (
     Saliency,
 )
 from transforms.core.saliency.decomposition import DecompositionMethod
-from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks, Side
+from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks
 from transforms.core.saliency.gradients import GradientMethod, IntegratedGradientsMethod
 from transforms.core.saliency.lime import LimeMethod
 from transforms.core.saliency.mask import MaskMethod
@@ -59,9 +59,9 @@ from transforms.inputs.sampling import check_condition
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
 from transforms.serving.embed import embed
+from transforms.serving.gradient_model import GradientModel
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
-from transforms.serving.runtime import GradientModel
 from transforms.storage import Access
 
 FUNCTIONS: tuple[SimilarityFunction, ...] = ("cosine", "dot", "euclidean")

@@ -142,8 +142,8 @@ def test_tables_are_about_as_large_as_was_said(drawn: Path, tmp_path: Path) -> N
 
 
 def test_the_text(small: Bundle) -> None:
-    found = replace(look(small, workers=2), graph=("Pairs", "  Files"))
-    assert list(lines(found)) == [
+    found, graph = look(small, workers=2), ("Pairs", "  Files")
+    assert list(lines(found, graph)) == [
         "rows       263, 3 of them without a query that can be read",
         "queries    30 of 60 are explained (50.00%), by category",
         "pairs      110 of 260 are explained (42.31%)",
@@ -162,8 +162,8 @@ def test_the_text(small: Bundle) -> None:
         "    Files",
     ]
     said: list[str] = []
-    print_forecast(found, said.append)
-    assert said == list(lines(found))
+    print_forecast(found, said.append, graph)
+    assert said == list(lines(found, graph))
 
 
 def test_the_text_of_a_run_elsewhere_says_whose_speed_it_is(small: Bundle) -> None:

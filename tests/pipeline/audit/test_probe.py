@@ -19,9 +19,11 @@ from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.gradients import GradientMethod
 from transforms.core.saliency.rise import RiseMethod
 from transforms.core.saliency.sliding_window import SlidingWindowMethod
+from transforms.serving.gradient_model import GradientAt
 from transforms.serving.load_image import ImageLoader
+from transforms.serving.mask_bank import MaskBank
 from transforms.serving.models import Models, Serving
-from transforms.serving.runtime import GradientAt, MaskBank, SimilarityModel
+from transforms.serving.similarity_model import SimilarityModel
 from transforms.storage import Access
 
 BATCH = 8

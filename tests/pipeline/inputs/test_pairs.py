@@ -20,7 +20,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from pipeline.inputs.manifest_files import SCHEMA
-from pipeline.inputs.pairs import _among_their_own, make_pairs, sample
+from pipeline.inputs.pairs import PairsSettings, make_pairs, sample
+from pipeline.inputs.recommend import Space, _among_their_own
 from tests.support.bundles import small_bundle
 from transforms.core.attributes.neighbours import search_bytes, top_k
 from transforms.core.errors import UsageError
@@ -187,9 +188,8 @@ def made(
 ) -> tuple[list[dict[str, str]], Any, list[str]]:
     said: list[str] = []
     out = shop / name
-    summary = make_pairs(
-        catalogue=str(shop / "catalogue.csv"), bundle=bundle, out=str(out), device="cpu", echo=said.append, **options
-    )
+    settings = PairsSettings(str(shop / "catalogue.csv"), bundle, str(out), device="cpu", **options)
+    summary = make_pairs(settings, said.append)
     rows = list(csv.DictReader(io.StringIO(out.read_bytes().decode(), newline=""))) if name.endswith("csv") else []
     return rows, summary, said
 
@@ -503,7 +503,7 @@ def test_among_their_own_is_a_search_in_each_label(labels: list[int], k: int, da
     vectors = np.random.default_rng(count).integers(-2, 3, (count, 3)).astype(np.float32)
     asked = np.array(sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1))), np.intp)
     groups = np.array(data.draw(st.lists(st.integers(0, count), min_size=count, max_size=count)))
-    found = {one.query: one for one in _among_their_own(vectors, k, "dot", groups, asked, 4, of)}
+    found = {one.query: one for one in _among_their_own(Space(vectors, groups, "dot", k), asked, 4, of)}
     assert found.keys() == set(asked.tolist())
     for query, one in found.items():
         others = [i for i in range(count) if of[i] == of[query] and groups[i] != groups[query]]

@@ -11,7 +11,6 @@ from transforms.core.saliency.contract import Method
 from transforms.core.saliency.rise import RiseMethod
 
 Perturb = Literal["query", "both"]
-Side = Literal["query", "reference"]
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ Clopper, E. Pearson, "The use of confidence or fiducial limits illustrated in th
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -45,12 +44,33 @@ from scipy import special
 
 from transforms.core.records import Float64
 from transforms.core.statistics.bootstrap import Interval
+from transforms.core.statistics.stratified_sample import StratifiedSample, sample_of
 
 _COUNTS = 1 << 20
 """Counts of drawn queries that are held at once, 8 MB; their number changes no draw."""
 
-_EMPTY = 0.05
-"""The share of resamples that may draw no query of a group; with three queries of many, e**-3 of them do."""
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals of ``confidence`` are found: from ``resamples`` draws by ``seed``. ValueError for what is none."""
+
+    resamples: int = 2000
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1 or not 0 < self.confidence < 1:
+            raise ValueError(
+                f"expected a resample at least and 0 < confidence < 1; got {self.resamples} and {self.confidence}"
+            )
+
+    @property
+    def tail(self) -> float:
+        """The probability beyond either end."""
+        return (1 - self.confidence) / 2
+
+
+DEFAULT = Resampling()
 
 
 def estimate(
@@ -62,9 +82,7 @@ def estimate(
     weights: Sequence[float] | None = None,
     queries: Sequence[str] | None = None,
     finite: bool = True,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling = DEFAULT,
 ) -> list[Interval]:
     """The ratios of T quantities in the population and their intervals, all of the same resamples.
 
@@ -79,42 +97,36 @@ def estimate(
       numerators: float64 [Q, T], sums over the pairs of each sampled query; 0 where the denominator is. A query whose
         pairs lie in two strata is a row in each.
       denominators: float64 [Q, T], 0 or more.
-      strata: [Q], the stratum of each row: a group of ``merging.merge``, which has two queries at least.
+      strata: [Q], the stratum of each row: a group of ``collapse_strata``, which has two queries at least.
       population: queries of each stratum, Q_h; every stratum that has any must have rows.
-      weights: [Q], how many queries each row's stands for, 1 or more: those of ``Merged.weights``. Q_h / q_h where not
-        given, which is right where no strata were merged.
+      weights: [Q], how many queries each row's stands for, 1 or more: those of ``CollapsedStrata.weights``. Q_h / q_h
+        where not given, which is right where no strata were merged.
       queries: [Q], the id of each row's query. With ids, what a resample draws depends on ids, strata and seed alone:
         a quantity has the same interval whatever others stand beside it. Without, rows are ordered by their numbers.
         Either way the order of rows leaves no trace.
       finite: whether the population itself is what is estimated; if not, it is seen as one more sample of queries of
         its kind, as where two months are compared, and to have taken it whole does not make it certain (W. Deming, "On
         the distinction between enumerative and analytic surveys", JASA 48, 1953).
-      seed: of the draws; equal arguments give equal intervals.
+      resampling: equal arguments give equal intervals.
 
     Raises:
       ValueError: for shapes that differ, numbers that are not finite, denominators below 0, numerators where the
         denominator is 0, a query twice in a stratum, strata that do not fit the population, weights under 1 or that
-        do not add up to it, or a stratum with one query beside others (``merging.merge`` puts it to another).
+        do not add up to it, or a stratum with one query beside others (``collapse_strata`` puts it to another).
     """
-    if resamples < 1 or not 0 < confidence < 1:
-        raise ValueError(f"expected a resample at least and 0 < confidence < 1; got {resamples} and {confidence}")
-    a, b = _checked(numerators, denominators, strata, queries)
-    each = _weights(strata, population, weights)
-    order = _order(a, b, each, strata, queries)
-    sample = _Sample.of(a[order], b[order], [strata[at] for at in order], each[order], population, finite)
-    tail = (1 - confidence) / 2
+    sample = sample_of(numerators, denominators, strata, population, weights=weights, queries=queries, finite=finite)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = sample.total(sample.a) / sample.total(sample.b)
     if not sample.partial.any():
         return [Interval(value, value, value) for value in ratio.tolist()]
     nothing = np.full((2, len(ratio)), math.nan)
-    if (sample.sizes[sample.partial] < 2).any():  # the only stratum: _Sample.of refuses it beside others
+    if (sample.sizes[sample.partial] < 2).any():  # the only stratum: a sample refuses it beside others
         low, high = nothing
     else:
-        low, high = np.where(sample.too_few(), nothing, _bca(sample, ratio, resamples, tail, seed))
+        low, high = np.where(sample.too_few(), nothing, _bca(sample, ratio, resampling))
         low, high = np.minimum(low, ratio), np.maximum(high, ratio)
     without, only = ~sample.a.any(axis=0), (sample.a == sample.b).all(axis=0)
-    bounds = _bounds(sample, tail)
+    bounds = _bounds(sample, resampling.tail)
     high = np.where(without, bounds, np.where(only, 1.0, high))
     low = np.where(only, 1 - bounds, np.where(without, 0.0, low))
     single = np.count_nonzero(sample.b, axis=0) < 2
@@ -122,124 +134,10 @@ def estimate(
     return [Interval(*ends) for ends in zip(ratio.tolist(), low.tolist(), high.tolist(), strict=True)]
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """The sampled queries, stratum after stratum, S of them."""
-
-    a: Float64  # [Q, T], of a query of merged strata times its own weight over that of the group
-    b: Float64  # [Q, T], likewise
-    starts: NDArray[np.int64]  # [S], where each stratum begins
-    sizes: NDArray[np.int64]  # [S], q_h
-    weights: Float64  # [S], Q_h / q_h
-    shares: Float64  # [Q], 1 / w_i, or 0 where the population is itself a sample
-
-    @classmethod
-    def of(
-        cls,
-        a: Float64,
-        b: Float64,
-        strata: Sequence[str],
-        each: Float64,
-        population: Mapping[str, int],
-        finite: bool,
-    ) -> _Sample:
-        """Of rows that lie in the order of ``strata`` and have the weights ``each`` [Q]."""
-        drawn: dict[str, int] = {}
-        for name in strata:
-            drawn[name] = drawn.get(name, 0) + 1
-        for name in sorted({*drawn, *population}):
-            own, whole = drawn.get(name, 0), population.get(name, 0)
-            if own > whole or own == 0 < whole:
-                raise ValueError(
-                    f"stratum {name!r} has {own} sampled queries and {whole} in all; merge strata of which nothing was "
-                    "sampled"
-                )
-            if own == 1 < len(drawn) and not (finite and whole == 1):
-                raise ValueError(f"stratum {name!r} has one sampled query, which has no spread: merge it with another")
-        sizes = np.array(list(drawn.values()))
-        weights, starts = np.array([population[name] for name in drawn]) / sizes, np.cumsum(sizes) - sizes
-        if not np.allclose(np.add.reduceat(each, starts), weights * sizes) or (each < 1).any():
-            raise ValueError("expected weights of 1 or more that add up to the population of each stratum")
-        relative = (each / np.repeat(weights, sizes))[:, None]  # exactly 1 where nothing was merged
-        return cls(a * relative, b * relative, starts, sizes, weights, 1 / each if finite else np.zeros(len(each)))
-
-    @property
-    def partial(self) -> NDArray[np.bool_]:
-        """Whether something of the stratum is unknown, [S]."""
-        unknown: NDArray[np.bool_] = np.logical_or.reduceat(self.shares < 1, self.starts)
-        return unknown
-
-    @property
-    def certain(self) -> Float64:
-        """1 for each query that stands for none but itself, else 0: [Q, 1]."""
-        return (self.shares >= 1).astype(np.float64)[:, None]
-
-    def sums(self, columns: Float64) -> Float64:
-        """Of ``columns`` [Q, C] within each stratum: [S, C]."""
-        return np.add.reduceat(columns, self.starts, axis=0)
-
-    def total(self, columns: Float64) -> Float64:
-        """The estimated total of ``columns`` [Q, C] in the population: [C]."""
-        total: Float64 = (self.weights[:, None] * self.sums(columns)).sum(axis=0)
-        return total
-
-    def each(self, values: Float64) -> Float64:
-        """``values`` [S] of the strata as a column of their queries: [Q, 1]."""
-        return np.repeat(values, self.sizes)[:, None]
-
-    def too_few(self) -> NDArray[np.bool_]:
-        """Whether more than ``_EMPTY`` of resamples would hold no query with a denominator: bool [T]."""
-        having = self.sums((self.b > 0).astype(np.float64))
-        empty = (1 - having / self.sizes[:, None]) ** (self.sizes[:, None] - 1)
-        # a resample holds all of a stratum that was taken whole
-        empty[self.sums((self.b > 0) * self.certain) > 0] = 0
-        fewer: NDArray[np.bool_] = empty.prod(axis=0) > _EMPTY
-        return fewer
-
-
-def _checked(
-    numerators: Float64, denominators: Float64, strata: Sequence[str], queries: Sequence[str] | None
-) -> tuple[Float64, Float64]:
-    """Numerators and denominators, float64 [Q, T]."""
-    a, b = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
-    if a.ndim != 2 or a.shape != b.shape or not len(a) or len(strata) != len(a):
-        raise ValueError(
-            f"expected numerators and denominators [Q, T], Q at least 1, and Q strata; got {a.shape}, {b.shape} and "
-            f"{len(strata)}"
-        )
-    if not (np.isfinite(a).all() and np.isfinite(b).all()) or (b < 0).any():
-        raise ValueError("expected finite numerators, and finite denominators of 0 or more")
-    if a[b == 0].any():
-        raise ValueError("a query without a denominator has a numerator: what does not count is 0 in both")
-    if queries is not None and (len(queries) != len(a) or len(set(zip(strata, queries, strict=True))) < len(a)):
-        raise ValueError(f"expected one row for each query of a stratum; got {len(a)} rows and {len(queries)} queries")
-    return a, b
-
-
-def _weights(strata: Sequence[str], population: Mapping[str, int], weights: Sequence[float] | None) -> Float64:
-    """The weight of each row, float64 [Q]."""
-    if weights is None:
-        sizes = Counter(strata)
-        return np.array([population.get(name, 0) / sizes[name] for name in strata])
-    each = np.asarray(weights, np.float64)
-    if each.shape != (len(strata),) or not np.isfinite(each).all():
-        raise ValueError(f"expected a finite weight for each of {len(strata)} rows; got {each.shape}")
-    return each
-
-
-def _order(
-    a: Float64, b: Float64, each: Float64, strata: Sequence[str], queries: Sequence[str] | None
-) -> NDArray[np.int64]:
-    """The rows by stratum, then by id, or by content: rows of equal content may change places unseen."""
-    if queries is not None:
-        return np.array(sorted(range(len(a)), key=lambda at: (strata[at], queries[at])))
-    places = {name: place for place, name in enumerate(sorted(set(strata)))}
-    return np.lexsort([each, *np.column_stack([a, b]).T, np.array([places[name] for name in strata])])
-
-
-def _bca(sample: _Sample, ratio: Float64, resamples: int, tail: float, seed: int) -> Float64:
+def _bca(sample: StratifiedSample, ratio: Float64, resampling: Resampling) -> Float64:
     """The low and the high end of each quantity's interval: [2, T]; the ratios are ``ratio`` [T]."""
-    drawn = _resampled(sample, resamples, seed)
+    resamples = resampling.resamples
+    drawn = _resampled(sample, resamples, resampling.seed)
     number = np.sum(~np.isnan(drawn), axis=0)
     # half of those that are equal, as many are where there are few cases, whatever their last bits
     apart = drawn - ratio
@@ -249,13 +147,13 @@ def _bca(sample: _Sample, ratio: Float64, resamples: int, tail: float, seed: int
     acceleration, freedom = _shape(sample, ratio)
     levels = []
     for side in (-1, 1):
-        shifted = bias - side * special.stdtrit(freedom, tail)
+        shifted = bias - side * special.stdtrit(freedom, resampling.tail)
         # past its pole the formula would turn back; the end is then the last resample
         levels.append(special.ndtr(bias + shifted / np.maximum(1 - acceleration * shifted, 0.05)))
     return _quantiles(drawn, number, np.array(levels))
 
 
-def _shape(sample: _Sample, ratio: Float64) -> tuple[Float64, Float64]:
+def _shape(sample: StratifiedSample, ratio: Float64) -> tuple[Float64, Float64]:
     """The acceleration and the degrees of freedom of each ratio, both [T].
 
     With l_i = lambda_i w_i (a_i - R^ b_i), less its mean in the stratum, the acceleration is
@@ -277,7 +175,7 @@ def _shape(sample: _Sample, ratio: Float64) -> tuple[Float64, Float64]:
     return (residuals**3).sum(axis=0) / (6 * safe**1.5), freedom
 
 
-def _resampled(sample: _Sample, resamples: int, seed: int) -> Float64:
+def _resampled(sample: StratifiedSample, resamples: int, seed: int) -> Float64:
     """The ratios of each resample, [resamples, T]; NaN where it holds no query with a denominator."""
     rng = np.random.default_rng(seed)
     columns = np.hstack([sample.a, sample.b])
@@ -319,7 +217,7 @@ def _quantiles(drawn: Float64, number: NDArray[np.int64], levels: Float64) -> Fl
     return found
 
 
-def _bounds(sample: _Sample, tail: float) -> Float64:
+def _bounds(sample: StratifiedSample, tail: float) -> Float64:
     """How large a rate may be of which the sample has no case, [T]: 0 to 1.
 
     That of the queries not taken whole is 1 - tail^(1/n), as they have none of n; times their share of the whole. n is

@@ -234,7 +234,7 @@ def test_a_condition_and_a_run_choose(shop: Path) -> None:
     assert [pair["query_id"] for pair in shown(shop)[0]] == ["later"]
     assert len(shown(shop, run_id="r1", count=2)[0]) == 2
     for options, message in [
-        ({"run_id": "r9"}, "no complete run 'r9'; there are r2, r1"),
+        ({"run_id": "r9"}, "no complete run 'r9'; it holds r1, r2"),
         ({"where": "similarity > 2"}, "fulfils: similarity > 2"),
         ({"where": "nonsense = 1"}, "nonsense"),
         ({"count": 0}, "--count must be at least 1"),

@@ -1,0 +1,76 @@
+"""Products by their ids: what of one goes with a pair, what never crosses the shuffle, and which cannot be told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from transforms.core.errors import BadRow
+from transforms.core.records import Failure, Pair, Product, Side
+from transforms.inputs.products import by_id, crossing, lacking_sides, product_id, resolve
+from transforms.inputs.region_files import source_of
+
+COLUMNS = frozenset(["colour"])
+BOXES = '{"logo": [[10, 20, 30, 40]]}'
+LABELLED = Product("1", "/c/1.jpg", (("colour", "red"), ("name", "One")), regions="/c/1.png", boxes=BOXES)
+BOXED = Product("2", "/c/2.jpg", (("colour", "blue"),), boxes=BOXES)
+BARE = Product("3", "/c/3.jpg")
+PRODUCTS = [LABELLED, BOXED, BARE]
+
+
+def pair(query_id: str, reference_id: str, query: str = "") -> Pair:
+    return Pair(f"p{query_id}{reference_id}", query_id, reference_id, query)
+
+
+@pytest.mark.parametrize("side", ["query", "reference"])
+def test_regions_go_with_the_side_that_asks(side: Side) -> None:
+    one = pair("1", "1")
+    found = resolve(one, [LABELLED], side, COLUMNS)
+    changes = {side: "/c/1.jpg", f"{side}_attributes": ("colour=red",), f"{side}_regions": "/c/1.png"}
+    assert found == replace(one, **changes)  # type: ignore[arg-type]
+    boxed = resolve(one, [BOXED], side, COLUMNS)
+    assert isinstance(boxed, Pair)
+    assert getattr(boxed, f"{side}_regions") == f"boxes:{BOXES}" == source_of(BOXED)
+
+
+def test_regions_are_those_of_the_catalogue_s_photograph() -> None:
+    """An address of the manifest is kept; where it is another one, the product's regions lie elsewhere in it."""
+    same = resolve(pair("1", "2", query="/c/1.jpg"), [LABELLED], "query", COLUMNS)
+    other = resolve(pair("1", "2", query="/c/other.jpg"), [LABELLED], "query", COLUMNS)
+    assert isinstance(same, Pair)
+    assert isinstance(other, Pair)
+    assert (same.query, same.query_regions) == ("/c/1.jpg", "/c/1.png")
+    assert (other.query, other.query_regions) == ("/c/other.jpg", None)
+    assert other.query_attributes == ("colour=red",)
+
+
+def test_what_cannot_be_resolved() -> None:
+    unknown = resolve(pair("9", "2"), [], "query", COLUMNS)
+    assert isinstance(unknown, Failure)
+    assert unknown.reason == "unknown_product"
+    twice = resolve(pair("1", "2"), [LABELLED, LABELLED], "query", COLUMNS)
+    assert isinstance(twice, Failure)
+    assert twice.reason == "ambiguous_product"
+    addressed = pair("9", "2", query="/m/9.jpg")
+    assert resolve(addressed, [], "query", COLUMNS) == addressed
+
+
+def test_unasked_no_regions_cross_the_shuffle() -> None:
+    for product in PRODUCTS:
+        assert crossing(product, True) == product
+        assert crossing(product, False) == replace(product, regions=None, boxes=None)
+
+
+def test_what_the_manifest_leaves_to_the_catalogue() -> None:
+    one = pair("1", "2", query="/c/1.jpg")
+    assert lacking_sides(one) == ("reference",)
+    assert lacking_sides(replace(one, reference="/c/2.jpg")) == ()
+    assert [product_id(one, side) for side in ("query", "reference")] == ["1", "2"]
+
+
+def test_products_by_id_are_those_that_are_wanted_and_two_at_most() -> None:
+    failed = Failure.of(pair("1", "2"), BadRow("no image"))
+    twice = replace(BARE, image="/c/twice.jpg")
+    found = by_id([BARE, failed, LABELLED, twice, BOXED, twice], {"3", "1", "9"})
+    assert found == {"3": [BARE, twice], "1": [LABELLED]}
