@@ -99,9 +99,9 @@ class Bundle:
         """
         photographs = Photographs()
         names = photographs.add_all(images)
-        found = list(embed(names, lambda name: photographs.load(name, self._models.bundle.resize), self._models))
-        rows = np.empty((len(found), self._models.similarity.dimension), np.float32)
-        for row, (_, outcome) in zip(rows, found, strict=True):
+        found = dict(embed(names, lambda name: photographs.load(name, self._models.bundle.resize), self._models))
+        rows = np.empty((len(names), self._models.similarity.dimension), np.float32)
+        for row, outcome in zip(rows, map(found.__getitem__, names), strict=True):
             if isinstance(outcome, LoadFailure):
                 raise UsageError(outcome.message)
             row[:] = outcome.embedding
