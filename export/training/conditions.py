@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from export.training.data import Echo, Indices, label_batches, label_ids
+from export.training.data.batches import label_batches
+from export.training.data.dataset import Echo, Indices
+from export.training.data.labels import label_ids
 from export.training.losses import conditional_anchors, conditional_triplets, embedding_penalty, mask_penalty
 from transforms.core.errors import UsageError
 from transforms.core.metrics.retrieval import average_precision

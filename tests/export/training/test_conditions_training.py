@@ -25,7 +25,8 @@ from export.training.conditions import (
     conditional_retrieval,
     find_conditions,
 )
-from export.training.data import Indices, label_ids
+from export.training.data.dataset import Indices
+from export.training.data.labels import label_ids
 from export.training.losses import conditional_triplets, cosine_distances, triplet_loss
 from export.training.networks.backbones import Normalisation
 from export.training.networks.checkpoint import Config, build_network, load, save

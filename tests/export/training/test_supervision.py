@@ -14,8 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.training.data import warp
-from export.training.supervision import SaliencyMaps, attribute_smooth_l1, read_saliency, saliency_loss
+from export.training.data.augmentation import warp
+from export.training.data.saliency_maps import SaliencyMaps, read_saliency
+from export.training.supervision import attribute_smooth_l1, saliency_loss
 from transforms import tables
 from transforms.core.errors import UsageError
 from transforms.core.imaging.images import Resize, frame_of

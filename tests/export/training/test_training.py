@@ -15,21 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from export.training.data import (
-    Augmentation,
-    Dataset,
-    augment,
-    label_batches,
-    label_ids,
-    load,
-    plain_batches,
-    to_pixels,
-)
-from export.training.fitting import Recipe, TrainingTask, fit, frozen_layers
+from export.training.data.augmentation import Augmentation, augment
+from export.training.data.batches import label_batches, plain_batches
+from export.training.data.dataset import Dataset, load_dataset, to_pixels
+from export.training.data.labels import attribute_targets, label_ids
+from export.training.fitting.loop import fit
+from export.training.fitting.optimiser import frozen_layers
+from export.training.fitting.task import TrainingTask
 from export.training.networks.backbones import Normalisation
 from export.training.networks.checkpoint import load as load_checkpoint
 from export.training.networks.small_network import network as small_network
-from export.training.train import attribute_targets, train_attributes, train_similarity
+from export.training.settings import AttributeTraining, Recipe, SimilarityTraining
+from export.training.train_attributes import train_attributes
+from export.training.train_similarity import train_similarity
 from tests.support.photographs import PATCH, SIZE, Photographs, take
 from transforms.core.errors import DeviceError, RunError, UsageError
 from transforms.core.imaging.images import Resize
@@ -53,13 +51,12 @@ def similarity(photographs: Photographs, out: Path, **changed: Any) -> Any:
     options: dict[str, Any] = {
         "catalogue": photographs.catalogue,
         "backbone": BACKBONE,
-        "similar_by": ["colour"],
+        "similar_by": ("colour",),
         "resize": RESIZE,
         "embedding": 16,
         "recipe": SHORT,
-        "echo": said.append,
     }
-    return train_similarity(out=out, **{**options, **changed}), said
+    return train_similarity(SimilarityTraining(out=out, **{**options, **changed}), said.append), said
 
 
 def attributes(photographs: Photographs, out: Path, **changed: Any) -> Any:
@@ -68,12 +65,11 @@ def attributes(photographs: Photographs, out: Path, **changed: Any) -> Any:
         "catalogue": photographs.catalogue,
         "backbone": BACKBONE,
         "resize": RESIZE,
-        "columns": ["colour"],
+        "columns": ("colour",),
         "min_count": 5,
         "recipe": SHORT,
-        "echo": said.append,
     }
-    return train_attributes(out=out, **{**options, **changed}), said
+    return train_attributes(AttributeTraining(out=out, **{**options, **changed}), said.append), said
 
 
 def state(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -124,7 +120,7 @@ def test_attributes_learn_where_they_are(photographs: Photographs, tmp_path: Pat
     assert trained.figures["test"]["map"] > 0.9 > 2 * trained.figures["test"]["chance"]
     config, network = load_checkpoint(trained.checkpoint, "attributes")
     assert config.vocabulary == ("colour=blue", "colour=green", "colour=red")
-    dataset = load(photographs.catalogue, RESIZE, echo=lambda _: None)
+    dataset = load_dataset(photographs.catalogue, RESIZE, echo=lambda _: None)
     with torch.inference_mode():
         logits, evidence = network(config.normalisation.apply(to_pixels(dataset.images)))
     assert torch.allclose(logits, evidence.mean(dim=(2, 3)), atol=1e-6)
@@ -141,7 +137,7 @@ def test_attributes_learn_where_they_are(photographs: Photographs, tmp_path: Pat
 
 def test_rare_attributes_are_left_out_and_said(photographs: Photographs, tmp_path: Path) -> None:
     trained, said = attributes(
-        photographs, tmp_path, columns=["colour", "maker"], min_count=11, recipe=Recipe(epochs=1, batch=16, threads=1)
+        photographs, tmp_path, columns=("colour", "maker"), min_count=11, recipe=Recipe(epochs=1, batch=16, threads=1)
     )
     record = json.loads(trained.record.read_text(encoding="utf-8"))
     assert record["vocabulary"] == ["colour=blue", "colour=green", "colour=red"]  # 13 or 14 of 40, makers have 10
@@ -166,14 +162,14 @@ def test_what_cannot_be_used_is_counted_and_said(tmp_path: Path) -> None:
             ]
         )
     said: list[str] = []
-    dataset = load(photographs.catalogue, RESIZE, echo=said.append)
+    dataset = load_dataset(photographs.catalogue, RESIZE, echo=said.append)
     assert len(dataset.products) == len(dataset.images) == 27
     assert sum(dataset.skipped.values()) == 6
     assert dataset.skipped["html_not_image"] == dataset.skipped["not_found"] == dataset.skipped["bad_row"] == 1
     assert dataset.skipped["address_refused"] == dataset.skipped["split 'holdout'"] == 1
     assert "6 rows left out" in said[-1]
     # The images behind a gap still belong to their products.
-    whole = load(take(tmp_path / "whole", products=30).catalogue, RESIZE, echo=said.append)
+    whole = load_dataset(take(tmp_path / "whole", products=30).catalogue, RESIZE, echo=said.append)
     expected = {product.id: image for product, image in zip(whole.products, whole.images, strict=True)}
     for product, image in zip(dataset.products, dataset.images, strict=True):
         assert np.array_equal(image, expected[product.id])
@@ -184,28 +180,28 @@ def test_a_catalogue_without_a_usable_image_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path / "catalogue" / "images").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UsageError, match=r"no image .* can be used: 3 empty"):
-        load(photographs.catalogue, RESIZE, echo=lambda _: None)
+        load_dataset(photographs.catalogue, RESIZE, echo=lambda _: None)
 
 
 def test_large_catalogues_lie_in_a_file(
     photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_memory = load(photographs.catalogue, RESIZE, echo=lambda _: None)
-    monkeypatch.setattr("export.training.data._IN_MEMORY_BYTES", 1000)
-    monkeypatch.setattr("export.training.data._DECODE_AT_ONCE", 7)
-    paged = load(photographs.catalogue, RESIZE, echo=lambda _: None, threads=2)
+    in_memory = load_dataset(photographs.catalogue, RESIZE, echo=lambda _: None)
+    monkeypatch.setattr("export.training.data.dataset._IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr("export.training.data.dataset._DECODE_AT_ONCE", 7)
+    paged = load_dataset(photographs.catalogue, RESIZE, echo=lambda _: None, threads=2)
     assert isinstance(paged.images, np.memmap)
     assert np.array_equal(paged.images, in_memory.images)
     assert paged.products == in_memory.products
 
 
 def test_splits_by_the_id_where_the_catalogue_has_none(tmp_path: Path) -> None:
-    dataset = load(take(tmp_path / "c", products=60, split=False).catalogue, RESIZE, echo=lambda _: None)
+    dataset = load_dataset(take(tmp_path / "c", products=60, split=False).catalogue, RESIZE, echo=lambda _: None)
     parts = {split: len(dataset.part(split)) for split in ("train", "valid", "test")}
     assert sum(parts.values()) == 60
     assert parts["train"] > 40
     assert min(parts.values()) > 0
-    fewer = load(take(tmp_path / "d", products=40, split=False).catalogue, RESIZE, echo=lambda _: None)
+    fewer = load_dataset(take(tmp_path / "d", products=40, split=False).catalogue, RESIZE, echo=lambda _: None)
     whole = {product.id: product.split for product in dataset.products}
     assert all(product.split == whole[product.id] for product in fewer.products)
 
@@ -369,7 +365,7 @@ def test_a_loss_that_is_not_finite_breaks_the_run() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"similar_by": ["maker", "size"]}, "no attribute column 'size'"),
+        ({"similar_by": ("maker", "size")}, "no attribute column 'size'"),
         ({"embedding": 0}, "embedding >= 1"),
         ({"mining": "easy"}, "no triplet mining 'easy'"),
         ({"catalogue": "absent.csv"}, "absent.csv"),
