@@ -17,19 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from export.training.data.dataset import Echo, load_dataset
 from export.training.fitting.loop import fit
 from export.training.fitting.state_file import StateFile
 from export.training.losses import attribute_bce, cosine_distances
-from export.training.networks.small_network import SmallNetwork
 from export.training.settings import AttributeTraining, Recipe, SaliencySupervision, SimilarityTraining
 from export.training.train_attributes import train_attributes
 from export.training.train_similarity import train_similarity
 from pipeline import cli
-from tests.export.training.test_supervision import row, write
 from tests.support.photographs import SIZE, Photographs, take
+from tests.support.saliency_tables import row, write
 from transforms.core.errors import RunError, UsageError
 from transforms.core.imaging.images import Resize, frame_of
 from transforms.core.metrics.retrieval import retrieval
@@ -43,13 +42,6 @@ STEPS = 4 * 5  # epochs, batches of 40 images
 ATTRIBUTE_LOSS = "export.training.attribute_objective.attribute_bce"
 DISTANCES = "export.training.similarity_objectives.cosine_distances"
 MASK_PENALTY = "export.training.conditions.mask_penalty"
-
-
-def with_dropout() -> nn.Module:
-    """A backbone that draws from torch's own generator in training."""
-    small = SmallNetwork()
-    small.layers.append(nn.Dropout2d(0.3))
-    return small
 
 
 def silent(_: str) -> None:
@@ -86,7 +78,7 @@ def attributes(
     options: dict[str, Any] = {"columns": ("colour",), "min_count": 5, "recipe": RECIPE}
     options |= {
         "catalogue": photographs.catalogue,
-        "backbone": "tests.export.training.test_resume:with_dropout",
+        "backbone": "tests.support.dropout_network:with_dropout",
         "resize": RESIZE,
     }
     options |= {"saliency": SaliencySupervision((audit,), 0.1), "checkpoint_seconds": 0.0}
@@ -99,7 +91,7 @@ def similarity(
     options: dict[str, Any] = {"similar_by": ("colour",), "embedding": 8, "recipe": RECIPE}
     options |= {
         "catalogue": photographs.catalogue,
-        "backbone": "tests.export.training.test_resume:with_dropout",
+        "backbone": "tests.support.dropout_network:with_dropout",
         "resize": RESIZE,
     }
     told = SimilarityTraining(out=out, checkpoint_seconds=0.0, **{**options, **changed})
