@@ -96,7 +96,7 @@ def _prepare(settings: SimilarityTraining, echo: Echo) -> _Prepared:
     conditions = None
     if settings.conditions is not None:
         conditions = find_conditions(dataset.products, settings.conditions, labels, train, least=settings.min_pairs)
-        conditions.say(echo)
+        conditions.print_summary(echo)
         network = typed = TypeSpecificNetwork(embedder, len(conditions.pairs))
         objective = ConditionalSimilarity(settings, labels, conditions, typed.masks, embed)
     return _Prepared(network, trunk, dataset, normalisation, labels, len(names), conditions, objective)

@@ -169,7 +169,7 @@ def test_what_is_no_condition_and_why() -> None:
         "left_out": {apart: 3, same: 1},
     }
     said: list[str] = []
-    conditions.say(said.append)
+    conditions.print_summary(said.append)
     assert said == [
         "2 conditions join the 2 types of kind",
         f"no condition for 3 pairs of types, {apart}: t+v, u+u, u+v",
