@@ -18,7 +18,7 @@ from export.bundling.build import build
 from export.bundling.gradient import trace_to_onnx
 from export.bundling.parity import attributes_parity, gradient_parity, similarity_parity
 from export.bundling.preprocessing import Preprocessing
-from export.training.data import Echo
+from export.training.data.dataset import Echo
 from export.training.networks.attribute_network import AttributeNetwork, ServedAttributes
 from export.training.networks.backbones import Normalisation
 from export.training.networks.checkpoint import Config, load

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from export.training.data import Echo, Indices, label_batches, label_ids
+from export.training.data.batches import label_batches
+from export.training.data.dataset import Echo, Indices
+from export.training.data.labels import label_ids
 from export.training.losses import conditional_anchors, conditional_triplets, embedding_penalty, mask_penalty
 from transforms.core.errors import UsageError
 from transforms.core.metrics.retrieval import average_precision
@@ -67,7 +69,7 @@ class Conditions:
             "left_out": dict(Counter(self.left_out.values())),
         }
 
-    def say(self, echo: Echo) -> None:
+    def print_summary(self, echo: Echo) -> None:
         """Says how many conditions there are, and which pairs of types are none, by reason."""
         present = len({of for pair in self.pairs for of in pair})
         echo(f"{len(self.pairs):,} conditions join the {present:,} types of {self.column}")
@@ -93,31 +95,43 @@ def find_conditions(
     shape = (len(types), int(labels.max(initial=-1)) + 1)
     ones = np.ones(len(known), dtype=np.int64)
     counts = sparse.csr_array((ones, (type_of[known], labels[known])), shape=shape)  # [T, L]
+    pairs, left_out = _choose_pairs(counts, types, least)
+    if not pairs:
+        present = np.count_nonzero(counts.sum(axis=1))
+        raise UsageError(
+            f"no two types of {column} make a condition: {len(known):,} training products with a type and a label, "
+            f"{present:,} types; {', '.join(sorted(set(left_out.values()))) or 'nothing to compare'}. "
+            "Name another column for the types, or other columns to be similar by."
+        )
+    if long := next((name for u, v in pairs if len(name := condition_name(types[u], types[v])) > MAX_ID), None):
+        raise UsageError(f"the type {long[:60]!r}… of {column} is too long for a condition's name")
+    joined = np.zeros((len(types), len(types)), dtype=np.int64)
+    for u, v in pairs:
+        joined[u, v] = joined[v, u] = 1
+    partners = (counts.T @ joined)[labels[known], type_of[known]] - np.diagonal(joined)[type_of[known]]
+    return Conditions(column, types, type_of, tuple(pairs), known[partners > 0], left_out)
+
+
+def _choose_pairs(
+    counts: sparse.csr_array, types: Sequence[str], least: int
+) -> tuple[list[tuple[int, int]], dict[str, str]]:
+    """The pairs of types u <= v that are conditions, and why the others are none, by their names.
+
+    ``counts`` [T, L] are the products of each type and label.
+    """
     sizes = np.asarray(counts.sum(axis=1))
     positives, everything = (counts @ counts.T).toarray(), np.multiply.outer(sizes, sizes)
     for pairs in (positives, everything):  # of one type: without a product and itself, and each pair once
         np.fill_diagonal(pairs, (np.diagonal(pairs) - sizes) // 2)
-    found, left_out = [], {}
+    chosen, left_out = [], {}
     present = np.flatnonzero(sizes)
     for place, u in enumerate(present.tolist()):
         for v in present[place:].tolist():
-            if why := _unfit(int(positives[u, v]), int(everything[u, v]), least):
+            if why := _why_no_condition(int(positives[u, v]), int(everything[u, v]), least):
                 left_out[condition_name(types[u], types[v])] = why
             else:
-                found.append((u, v))
-    if not found:
-        raise UsageError(
-            f"no two types of {column} make a condition: {len(known):,} training products with a type and a label, "
-            f"{len(present):,} types; {', '.join(sorted(set(left_out.values()))) or 'nothing to compare'}. "
-            "Name another column for the types, or other columns to be similar by."
-        )
-    if long := next((name for pair in found if len(name := condition_name(*(types[i] for i in pair))) > MAX_ID), None):
-        raise UsageError(f"the type {long[:60]!r}… of {column} is too long for a condition's name")
-    joined = np.zeros((len(types), len(types)), dtype=np.int64)
-    for u, v in found:
-        joined[u, v] = joined[v, u] = 1
-    partners = (counts.T @ joined)[labels[known], type_of[known]] - np.diagonal(joined)[type_of[known]]
-    return Conditions(column, types, type_of, tuple(found), known[partners > 0], left_out)
+                chosen.append((u, v))
+    return chosen, left_out
 
 
 def condition_batches(
@@ -179,7 +193,7 @@ def conditional_retrieval(
     for u, v in np.argwhere(table >= 0).tolist():
         queries, candidates = np.flatnonzero((types == u) & (labels >= 0)), np.flatnonzero(types == v)
         mask = masks[table[u, v]].astype(np.float64)
-        scores = _units(vectors[queries] * mask) @ _units(vectors[candidates] * mask).T
+        scores = _unit_vectors(vectors[queries] * mask) @ _unit_vectors(vectors[candidates] * mask).T
         for query, line in zip(queries, scores, strict=True):
             others = candidates != query
             relevant = labels[candidates[others]] == labels[query]
@@ -190,8 +204,8 @@ def conditional_retrieval(
     return {**dict(zip(("recall@1", "map", "chance"), means, strict=True)), "queries": float(len(figures))}
 
 
-def _unfit(positives: int, everything: int, least: int) -> str | None:
-    """Why two types are no condition, None where they are one."""
+def _why_no_condition(positives: int, everything: int, least: int) -> str | None:
+    """Why two types with so many pairs of their products are no condition; None where they are one."""
     if not positives:
         return "no two of their products share a label"
     if positives == everything:
@@ -199,6 +213,6 @@ def _unfit(positives: int, everything: int, least: int) -> str | None:
     return f"fewer than {least} pairs of their products share a label" if positives < least else None
 
 
-def _units(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+def _unit_vectors(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths: NDArray[np.float64] = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return vectors / lengths

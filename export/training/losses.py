@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -49,10 +49,17 @@ def semi_hard(distances: Tensor, labels: Tensor, margin: float) -> Tensor:
     return _mean(_semi_hardest(distances, positive, negative, margin), distances)
 
 
+def check_mining(mining: str) -> str:
+    """``mining``; UsageError where it names none."""
+    if mining not in (names := get_args(Mining)):
+        raise UsageError(f"there is no triplet mining {mining!r}; take one of {', '.join(names)}")
+    return mining
+
+
 def triplet_loss(mining: str) -> TripletLoss:
     """The loss by its name; UsageError for another."""
     losses: dict[str, TripletLoss] = {"semi-hard": semi_hard, "batch-hard": batch_hard}
-    return losses[_known(mining)]
+    return losses[check_mining(mining)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def conditional_triplets(
     a mask of ones gives just these losses. Shapes as in :func:`conditional_anchors` and :func:`conditional_distances`.
     """
     terms: dict[str, _Terms] = {"semi-hard": _semi_hardest, "batch-hard": _hardest}
-    mined = terms[_known(mining)]
+    mined = terms[check_mining(mining)]
     anchors = conditional_anchors(labels, types, condition_of)
     distances = conditional_distances(embeddings, masks, types, condition_of)
     return _mean(mined(distances[anchors.anchor], anchors.positive, anchors.negative, margin), distances)
@@ -154,13 +161,6 @@ def positive_weights(targets: Tensor, known: Tensor, limit: float) -> Tensor:
     positives = (targets * known).sum(dim=0).clamp(min=1)
     negatives = ((1 - targets) * known).sum(dim=0)
     return (negatives / positives).clamp(1, limit)
-
-
-def _known(mining: str) -> str:
-    names = ("semi-hard", "batch-hard")
-    if mining not in names:
-        raise UsageError(f"there is no triplet mining {mining!r}; take one of {', '.join(names)}")
-    return mining
 
 
 def _hardest(distances: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:

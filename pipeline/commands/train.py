@@ -136,18 +136,20 @@ def add(commands: Any) -> None:
 
 
 def _run_train_similarity(options: argparse.Namespace) -> int:
-    from export.training.train import train_similarity
+    from export.training.settings import SimilarityTraining
+    from export.training.train_similarity import train_similarity
 
     _need(options, "conditions", "min_pairs")
     own = {name: getattr(options, name) for name in ("similar_by", "conditions", "embedding", "margin", "mining")}
     if options.conditions is not None:
         own["min_pairs"] = _MIN_PAIRS if options.min_pairs is None else options.min_pairs
-    train_similarity(**_training(options), **own)
+    train_similarity(SimilarityTraining(**_training(options), **own))
     return 0
 
 
 def _run_train_attributes(options: argparse.Namespace) -> int:
-    from export.training.train import SaliencySupervision, train_attributes
+    from export.training.settings import AttributeTraining, SaliencySupervision
+    from export.training.train_attributes import train_attributes
 
     parts = ("weight", "temperature", "limit")
     _need(options, "saliency", *(f"saliency_{part}" for part in parts))
@@ -156,7 +158,7 @@ def _run_train_attributes(options: argparse.Namespace) -> int:
         given = {part: value for part in parts if (value := getattr(options, f"saliency_{part}")) is not None}
         saliency = SaliencySupervision(tuple(options.saliency), **given)
     own = {name: getattr(options, name) for name in ("columns", "min_count", "attribute_loss")}
-    train_attributes(**_training(options), **own, saliency=saliency)
+    train_attributes(AttributeTraining(**_training(options), **own, saliency=saliency))
     return 0
 
 
@@ -170,10 +172,10 @@ def _need(options: argparse.Namespace, parent: str, *names: str) -> None:
 
 
 def _training(options: argparse.Namespace) -> dict[str, Any]:
-    """What both trainings take."""
+    """The settings that both trainings have."""
     find_factories()
-    from export.training.fitting import Recipe
     from export.training.networks.backbones import Normalisation
+    from export.training.settings import Recipe
     from transforms.core.imaging.images import Resize
     from transforms.storage import Access
 

@@ -2,7 +2,7 @@
 the Ugly", TPAMI 2018 (arXiv 1707.00600), one of the two data sets of SANE (Plummer et al., ECCV 2020, section 4).
 
 A product is an image. Attributes are those of its class: a column for each predicate, ``yes`` or ``no``. Both are
-written, since the matrix says both: an empty cell means that a catalogue does not say (``export.training.train``,
+written, since the matrix says both: an empty cell means that a catalogue does not say (``export.training.data.labels``,
 ``transforms.core.metrics.removal``, ``on_reference`` in the tables), and with ``yes`` alone a training would see no
 image without an attribute. The names that SANE speaks of, which attributes an image has, are those that end in
 ``=yes``.

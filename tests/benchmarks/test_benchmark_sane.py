@@ -29,10 +29,10 @@ from benchmarks.sane.judging import (
 )
 from benchmarks.sane.study import RECORD, SEARCHED, UNSUPERVISED, Choice, Garments, Real, Record, Supervision, Tried
 from benchmarks.support.steps import Step, Steps
-from export.training.supervision import explanations
 from pipeline import cli
 from transforms.core.errors import RunError, UsageError
 from transforms.core.metrics.removal import judge
+from transforms.tables import runs
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -257,7 +257,8 @@ def test_a_small_study_of_real_photographs_from_nothing(tmp_path: Path) -> None:
     assert results.judged + results.unscored + results.not_above_zero == results.pairs
     assert sum(results.oracles.values()) == pytest.approx(1)
     assert len(results.by_seed) == 2
-    maps = sum(batch.num_rows for batch in explanations(str(plan.audit("train").makes), ["map"]))
+    audits = runs.complete(str(plan.audit("train").makes))
+    maps = sum(batch.num_rows for audit in audits for batch in audit.batches(["map"]))
     of_maps = json.loads((plan.train_attributes(supervision, 1).makes / "attributes.json").read_text())
     assert of_maps["training"]["saliency"]["maps"] == maps > 50
     page = report.rewritten(f"before\n{BEGIN}\nold\n{END}\nafter\n", results)

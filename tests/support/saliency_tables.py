@@ -1,4 +1,4 @@
-"""Tables of explanations from which a training learns."""
+"""Tables of an audit with saliency maps that supervise a training, without an audit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transforms.core.imaging.images import Resize, frame_of
 RESIZE = Resize((12, 8), "squash")
 
 
-def map_row(query: str, reference: str, *, value: float, side: str | None = "query", **changed: Any) -> tables.Row:
+def row(query: str, reference: str, *, value: float, side: str | None = "query", **changed: Any) -> tables.Row:
     frame = frame_of((30, 20), RESIZE)
     map_ = np.full(6, value, np.float32)
     names = ("border_share", "border_area", "background_share", "background_area", "entropy", "weight", "similarity")
@@ -46,7 +46,7 @@ def map_row(query: str, reference: str, *, value: float, side: str | None = "que
     }
 
 
-def write_maps(folder: Path, rows: list[tables.Row], run_id: str = "r1", finished: bool = True) -> str:
+def write(folder: Path, rows: list[tables.Row], run_id: str = "r1", finished: bool = True) -> str:
     for table in ("explanations", "runs")[: 2 if finished else 1]:
         place = Path(tables.folder(str(folder), table, run_id))
         place.mkdir(parents=True)

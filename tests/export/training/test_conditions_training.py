@@ -25,7 +25,8 @@ from export.training.conditions import (
     conditional_retrieval,
     find_conditions,
 )
-from export.training.data import Indices, label_ids
+from export.training.data.dataset import Indices
+from export.training.data.labels import label_ids
 from export.training.losses import conditional_triplets, cosine_distances, triplet_loss
 from export.training.networks.backbones import Normalisation
 from export.training.networks.checkpoint import Config, build_network, load, save
@@ -168,7 +169,7 @@ def test_what_is_no_condition_and_why() -> None:
         "left_out": {apart: 3, same: 1},
     }
     said: list[str] = []
-    conditions.say(said.append)
+    conditions.print_summary(said.append)
     assert said == [
         "2 conditions join the 2 types of kind",
         f"no condition for 3 pairs of types, {apart}: t+v, u+u, u+v",

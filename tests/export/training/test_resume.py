@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -18,15 +19,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.training import train as training
-from export.training.data import load
-from export.training.fitting import Recipe, fit
+from export.training.data.dataset import Echo, load_dataset
+from export.training.fitting.loop import fit
+from export.training.fitting.state_file import StateFile
 from export.training.losses import attribute_bce, cosine_distances
-from export.training.resume import Checkpoints
-from export.training.train import SaliencySupervision, train_attributes, train_similarity
+from export.training.settings import AttributeTraining, Recipe, SaliencySupervision, SimilarityTraining
+from export.training.train_attributes import train_attributes
+from export.training.train_similarity import train_similarity
 from pipeline import cli
 from tests.support.photographs import SIZE, Photographs, take
-from tests.support.saliency_tables import map_row, write_maps
+from tests.support.saliency_tables import row, write
 from transforms.core.errors import RunError, UsageError
 from transforms.core.imaging.images import Resize, frame_of
 from transforms.core.metrics.retrieval import retrieval
@@ -36,6 +38,14 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 RESIZE = Resize(SIZE, "squash")
 RECIPE = Recipe(epochs=4, batch=8, threads=1, seed=3)
 STEPS = 4 * 5  # epochs, batches of 40 images
+# what a step calls once
+ATTRIBUTE_LOSS = "export.training.attribute_objective.attribute_bce"
+DISTANCES = "export.training.similarity_objectives.cosine_distances"
+MASK_PENALTY = "export.training.conditions.mask_penalty"
+
+
+def silent(_: str) -> None:
+    """An echo that says nothing."""
 
 
 class Killed(BaseException):
@@ -56,31 +66,36 @@ def audit(photographs: Photographs, tmp_path_factory: pytest.TempPathFactory) ->
     box = dict(zip(("crop_top", "crop_left", "crop_height", "crop_width"), frame.box, strict=True))
     train = ids[:40]
     rows = [
-        map_row(one, other, value=0) | size | box | {"map": rng.random(6, np.float32)}
+        row(one, other, value=0) | size | box | {"map": rng.random(6, np.float32)}
         for one, other in zip(train, [*train[1:], train[0]], strict=True)
     ]
-    return write_maps(tmp_path_factory.mktemp("tables"), rows)
+    return write(tmp_path_factory.mktemp("tables"), rows)
 
 
-def attributes(photographs: Photographs, audit: str, out: Path, **changed: Any) -> dict[str, Tensor]:
-    options: dict[str, Any] = {"columns": ["colour"], "min_count": 5, "recipe": RECIPE, "echo": lambda _: None}
+def attributes(
+    photographs: Photographs, audit: str, out: Path, echo: Echo = silent, **changed: Any
+) -> dict[str, Tensor]:
+    options: dict[str, Any] = {"columns": ("colour",), "min_count": 5, "recipe": RECIPE}
     options |= {
         "catalogue": photographs.catalogue,
-        "backbone": "tests.support.backbones:with_dropout",
+        "backbone": "tests.support.dropout_network:with_dropout",
         "resize": RESIZE,
     }
     options |= {"saliency": SaliencySupervision((audit,), 0.1), "checkpoint_seconds": 0.0}
-    return state(train_attributes(out=out, **{**options, **changed}).checkpoint)
+    return state(train_attributes(AttributeTraining(out=out, **{**options, **changed}), echo).checkpoint)
 
 
-def similarity(photographs: Photographs, audit: str, out: Path, **changed: Any) -> dict[str, Tensor]:
-    options: dict[str, Any] = {"similar_by": ["colour"], "embedding": 8, "recipe": RECIPE, "echo": lambda _: None}
+def similarity(
+    photographs: Photographs, audit: str, out: Path, echo: Echo = silent, **changed: Any
+) -> dict[str, Tensor]:
+    options: dict[str, Any] = {"similar_by": ("colour",), "embedding": 8, "recipe": RECIPE}
     options |= {
         "catalogue": photographs.catalogue,
-        "backbone": "tests.support.backbones:with_dropout",
+        "backbone": "tests.support.dropout_network:with_dropout",
         "resize": RESIZE,
     }
-    return state(train_similarity(out=out, checkpoint_seconds=0.0, **{**options, **changed}).checkpoint)
+    told = SimilarityTraining(out=out, checkpoint_seconds=0.0, **{**options, **changed})
+    return state(train_similarity(told, echo).checkpoint)
 
 
 def conditional(photographs: Photographs, audit: str, out: Path, **changed: Any) -> dict[str, Tensor]:
@@ -107,7 +122,7 @@ def dies_at(step: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(
     ("train", "loss"),
-    [(attributes, "attribute_bce"), (similarity, "cosine_distances"), (conditional, "ConditionalLoss")],
+    [(attributes, ATTRIBUTE_LOSS), (similarity, DISTANCES), (conditional, MASK_PENALTY)],
 )
 def test_killed_after_five_random_steps_it_ends_with_the_same_weights(
     train: Callable[..., dict[str, Tensor]],
@@ -118,15 +133,15 @@ def test_killed_after_five_random_steps_it_ends_with_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = train(photographs, audit, tmp_path / "whole")
-    original = getattr(training, loss)
+    original = pkgutil.resolve_name(loss)
     # steps from one kill to the next; the last kill leaves something to do
     stops = np.random.default_rng(11).integers(0, STEPS // 5, 5).tolist()
     said: list[str] = []
     for stop in stops:
-        monkeypatch.setattr(training, loss, dies_at(stop, original))
+        monkeypatch.setattr(loss, dies_at(stop, original))
         with pytest.raises(Killed):
             train(photographs, audit, tmp_path / "killed", resume=True, echo=said.append)
-    monkeypatch.setattr(training, loss, original)
+    monkeypatch.setattr(loss, original)
     resumed = train(photographs, audit, tmp_path / "killed", resume=True, echo=said.append)
     done = sum(stops)
     assert f"going on at epoch {1 + done // 5}, batch {1 + done % 5}" in said
@@ -155,14 +170,14 @@ def test_a_state_of_other_settings_is_refused(
     photographs: Photographs, audit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(training, "attribute_bce", dies_at(3, attribute_bce))
+        patch.setattr(ATTRIBUTE_LOSS, dies_at(3, attribute_bce))
         with pytest.raises(Killed):
             attributes(photographs, audit, tmp_path)
     for changed in (
         {"recipe": replace(RECIPE, learning_rate=1e-4)},
         {"saliency": None},
         {"saliency": SaliencySupervision((audit,), 0.2)},
-        {"min_count": 4, "columns": ["colour", "maker"]},
+        {"min_count": 4, "columns": ("colour", "maker")},
     ):
         with pytest.raises(UsageError, match="a training with other settings or another catalogue"):
             attributes(photographs, audit, tmp_path, resume=True, **changed)
@@ -202,16 +217,16 @@ def test_a_killed_process_goes_on(photographs: Photographs, tmp_path: Path) -> N
     assert where.exists()
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "going on at epoch" in finished.stdout
-    train_similarity(
+    told = SimilarityTraining(
         catalogue=photographs.catalogue,
         out=tmp_path / "whole",
         backbone="export.training.networks.small_network:network",
-        similar_by=["colour"],
+        similar_by=("colour",),
         resize=RESIZE,
         embedding=8,
         recipe=Recipe(epochs=40, batch=8, threads=1, patience=40),
-        echo=lambda _: None,
     )
+    train_similarity(told, silent)
     whole, resumed = (state(tmp_path / name / "similarity.pt") for name in ("whole", "killed"))
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
@@ -221,7 +236,9 @@ def test_killed_during_validation_it_ends_with_the_same_weights(
 ) -> None:
     whole = similarity(photographs, audit, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "retrieval", dies_at(2, retrieval))  # once before the first epoch
+        patch.setattr(
+            "export.training.similarity_objectives.retrieval", dies_at(2, retrieval)
+        )  # once before the first epoch
         with pytest.raises(Killed):
             similarity(photographs, audit, tmp_path / "killed", resume=True)
     said: list[str] = []
@@ -245,7 +262,7 @@ def test_a_finished_training_is_not_trained_again(
     before = [path.read_bytes() for path in left]
     said: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(training, "fit", dies_at(0, fit))
+        patch.setattr("export.training.session.fit", dies_at(0, fit))
         train(photographs, audit, tmp_path, recipe=short, resume=True, echo=said.append)
         assert [path.read_bytes() for path in left] == before
         assert any("is there already, trained with the same settings on the same data" in line for line in said)
@@ -269,13 +286,12 @@ def test_a_finished_training_says_its_figures(photographs: Photographs, tmp_path
     options: dict[str, Any] = {"catalogue": photographs.catalogue, "out": tmp_path, "resize": RESIZE}
     options |= {
         "backbone": "export.training.networks.small_network:network",
-        "similar_by": ["colour"],
+        "similar_by": ("colour",),
         "embedding": 8,
-        "echo": lambda _: None,
     }
     options |= {"recipe": replace(RECIPE, epochs=1)}
-    first = train_similarity(**options)
-    again = train_similarity(**options, resume=True)
+    first = train_similarity(SimilarityTraining(**options), silent)
+    again = train_similarity(SimilarityTraining(**options, resume=True), silent)
     assert (again.checkpoint, again.record) == (first.checkpoint, first.record)
     assert again.figures.keys() == first.figures.keys()
     for split, figures in first.figures.items():
@@ -304,7 +320,7 @@ def test_a_state_of_another_machine_is_refused(
     recipe = replace(RECIPE, threads=0)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "attribute_bce", dies_at(3, attribute_bce))
+        patch.setattr(ATTRIBUTE_LOSS, dies_at(3, attribute_bce))
         with pytest.raises(Killed):
             attributes(photographs, audit, tmp_path, recipe=recipe)
     with monkeypatch.context() as patch:
@@ -323,7 +339,7 @@ def test_a_state_of_another_machine_is_refused(
 
 def test_what_a_kill_leaves_of_a_write_does_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a SIGKILL, when nothing is tidied up."""
-    kept = Checkpoints(tmp_path / "similarity.state.pt", resume=True, settings="s")
+    kept = StateFile(tmp_path / "similarity.state.pt", resume=True, settings="s")
     kept.write({"step": 1})
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", dies_at(0, os.replace))
@@ -341,21 +357,21 @@ def test_what_a_kill_leaves_of_a_write_does_not_pile_up(tmp_path: Path, monkeypa
 
 
 def test_a_full_disk_is_said_and_the_old_state_stays(tmp_path: Path) -> None:
-    kept = Checkpoints(tmp_path / "similarity.state.pt", resume=True, settings="s")
+    kept = StateFile(tmp_path / "similarity.state.pt", resume=True, settings="s")
     kept.write({"step": 1})
     (tmp_path / ".similarity.state.pt.next").symlink_to("/dev/full")
     with pytest.raises(RunError, match=r"cannot be written to .*state\.pt: No space left on device\. Make room"):
         kept.write({"tensor": torch.zeros(100_000)})
     assert (kept.read() or {})["step"] == 1
     with pytest.raises(RunError, match="cannot be written"):
-        Checkpoints(tmp_path / "similarity.state.pt" / "x.pt").write({})
+        StateFile(tmp_path / "similarity.state.pt" / "x.pt").write({})
 
 
 def test_a_state_without_its_fields_is_refused(
     photographs: Photographs, audit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(training, "cosine_distances", dies_at(2, cosine_distances))
+        patch.setattr(DISTANCES, dies_at(2, cosine_distances))
         with pytest.raises(Killed):
             similarity(photographs, audit, tmp_path)
     where = tmp_path / "similarity.state.pt"
@@ -370,7 +386,7 @@ def test_the_seconds_are_those_of_all_processes(
     photographs: Photographs, audit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(training, "cosine_distances", dies_at(7, cosine_distances))
+        patch.setattr(DISTANCES, dies_at(7, cosine_distances))
         with pytest.raises(Killed):
             similarity(photographs, audit, tmp_path)
     where = tmp_path / "similarity.state.pt"
@@ -417,7 +433,8 @@ def test_options_that_would_do_nothing_are_refused_before_images_are_decoded(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "load", dies_at(0, load))
+    for module in ("train_similarity", "train_attributes"):
+        monkeypatch.setattr(f"export.training.{module}.load_dataset", dies_at(0, load_dataset))
     own = ["--similar-by", "colour"] if kind == "similarity" else []
     command = ["train", kind, "--catalogue", photographs.catalogue, "--out", str(tmp_path / "out"), *own]
     command += ["--backbone", "export.training.networks.small_network:network", "--threads", "1"]
@@ -429,18 +446,18 @@ def test_options_that_would_do_nothing_are_refused_before_images_are_decoded(
 def test_the_command_s_defaults_are_those_of_the_supervision(
     photographs: Photographs, audit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[dict[str, Any]] = []
-    monkeypatch.setattr(training, "train_attributes", lambda **options: given.append(options))
-    monkeypatch.setattr(training, "train_similarity", lambda **options: given.append(options))
+    given: list[Any] = []
+    monkeypatch.setattr("export.training.train_attributes.train_attributes", given.append)
+    monkeypatch.setattr("export.training.train_similarity.train_similarity", given.append)
     command = ["--catalogue", photographs.catalogue, "--out", str(tmp_path / "out")]
     supervised = ["train", "attributes", *command, "--saliency", audit]
     for more in ([], ["--saliency-weight", "0.25", "--saliency-temperature", "2", "--saliency-limit", "7"]):
         assert cli.main([*supervised, *more]) == 0
-    assert [one["saliency"] for one in given] == [
+    assert [one.saliency for one in given] == [
         SaliencySupervision((audit,)),
         SaliencySupervision((audit,), 0.25, 2.0, 7),
     ]
     conditional = ["train", "similarity", *command, "--similar-by", "colour", "--conditions", "maker"]
     for more in ([], ["--min-pairs", "4"]):
         assert cli.main([*conditional, *more]) == 0
-    assert [one["min_pairs"] for one in given[2:]] == [20, 4]
+    assert [one.min_pairs for one in given[2:]] == [20, 4]

@@ -1,24 +1,18 @@
-"""Supervision by saliency maps: the losses by hand and against plain loops, and the maps as tables give them."""
+"""Supervision by saliency maps: the losses by hand and against plain loops."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.training.data import warp
-from export.training.supervision import SaliencyMaps, attribute_smooth_l1, read_saliency, saliency_loss
-from tests.support.saliency_tables import RESIZE, map_row, write_maps
-from transforms import tables
-from transforms.core.errors import UsageError
-from transforms.core.records import Product
+from export.training.data.augmentation import warp
+from export.training.supervision import attribute_smooth_l1, saliency_loss
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -118,148 +112,3 @@ def test_smooth_l1_by_hand() -> None:
     expected = np.mean([*first, *second])  # the third has no attribute
     assert attribute_smooth_l1(logits, targets, known).item() == pytest.approx(expected, rel=1e-6)
     assert attribute_smooth_l1(logits[2:], targets[2:], known[2:]).item() == 0
-
-
-PRODUCTS = tuple(
-    Product(name, f"{name}.png", (("colour", "red"),), split)
-    for name, split in (("a", "train"), ("b", "train"), ("c", "test"), ("d", "train"))
-)
-MORE = (*PRODUCTS, *(Product(f"r{at}", f"r{at}.png", (("colour", "red"),), "train") for at in range(30)))
-
-
-def quiet(*folders: str, **changed: Any) -> SaliencyMaps:
-    return read_saliency(folders, MORE, RESIZE, **{"echo": lambda _: None, **changed})
-
-
-def test_maps_come_to_the_products_that_they_explain(tmp_path: Path) -> None:
-    rows = [
-        map_row("a", "b", value=1),
-        map_row("a", "d", value=2, side=None),  # tables of version 1
-        map_row("a", "b", value=3, side="reference"),
-        map_row("c", "a", value=4),  # of the test split: not for training
-        map_row("z", "a", value=5),  # no product of the catalogue
-        map_row("a", "c", value=6),  # the map is what a test product's image makes of it
-        map_row("c", "b", value=7, side="reference"),
-        map_row("b", "z", value=8),
-    ]
-    said: list[str] = []
-    found = quiet(write_maps(tmp_path, rows), echo=said.append)
-    assert "3 were read; not used: 2 of products that do not train, 3 of pairs with one that does not" in said[0]
-    found = SaliencyMaps(found.maps, found.first[:5], found.source)
-    assert np.diff(found.first).tolist() == [2, 1, 0, 0]
-    assert sorted(found.maps[:2, 0, 0].tolist()) == [1, 2]
-    assert found.maps[2, 0, 0] == 3
-    maps, real = found.of(np.array([1, 3, 0]))
-    assert maps.shape == (3, 2, 3, 2)
-    assert real.tolist() == [[True, False], [False, False], [True, True]]
-    assert (maps[~real] == 0).all()
-    assert found.source == {
-        "maps": 3,
-        "products": 2,
-        "models": ["m1"],
-        "methods": ["rise"],
-        "explainers": ["e1"],
-        "runs": ["r1"],
-        "limit": 20,
-    }
-
-
-def test_of_many_maps_the_same_are_kept_in_whatever_order(tmp_path: Path) -> None:
-    rows = [map_row("a", f"r{at}", value=at) for at in range(30)]
-    first = quiet(write_maps(tmp_path / "one", rows), limit=7)
-    second = quiet(write_maps(tmp_path / "two", rows[::-1]), limit=7)
-    assert first.maps.shape == (7, 3, 2)
-    assert np.array_equal(first.maps, second.maps)
-    more = quiet(str(tmp_path / "one"), limit=8)
-    assert set(first.maps[:, 0, 0]) < set(more.maps[:, 0, 0])
-
-
-def test_an_explanation_that_is_there_twice_counts_once(tmp_path: Path) -> None:
-    rows = [map_row("a", f"r{at}", value=at) for at in range(9)]
-    one = write_maps(tmp_path / "one", rows)
-    expected = quiet(one)
-    for limit in (4, 20):
-        np.testing.assert_array_equal(quiet(one, one, limit=limit).maps, quiet(one, limit=limit).maps)
-    write_maps(tmp_path / "one", rows[::-1], run_id="r2")
-    again = quiet(one)
-    np.testing.assert_array_equal(again.maps, expected.maps)
-    np.testing.assert_array_equal(again.first, expected.first)
-    assert again.source["runs"] == ["r1", "r2"]
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"method": "sbsm"}, "several methods: rise, sbsm"),
-        ({"explainer_id": "e2"}, "several explainers of m1: e1, e2"),
-    ],
-)
-def test_what_was_made_in_several_ways_does_not_supervise_together(
-    changed: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    one = write_maps(tmp_path / "one", [map_row("a", "b", value=1)])
-    other = [map_row("b", "a", value=2, **changed)]
-    # who asks for two folders knows it; the record says it
-    both = quiet(one, write_maps(tmp_path / "two", other, run_id="r2")).source
-    assert len(both["methods"]) + len(both["explainers"]) == 3
-    assert both["runs"] == ["r1", "r2"]
-    write_maps(tmp_path / "one", other, run_id="r2")
-    with pytest.raises(UsageError, match=message):
-        quiet(one)
-    # of what does not supervise it does not matter
-    write_maps(tmp_path / "three", [map_row("a", "b", value=1), map_row("c", "a", value=1, **changed)])
-    assert quiet(str(tmp_path / "three")).source["methods"] == ["rise"]
-
-
-def test_maps_of_several_audits_come_together(tmp_path: Path) -> None:
-    write_maps(tmp_path, [map_row("a", "b", value=1)])
-    write_maps(tmp_path, [map_row("a", "b", value=2, model_id="m2")], run_id="r2")
-    write_maps(tmp_path, [map_row("a", "b", value=9, model_id="m3")], run_id="unfinished", finished=False)
-    found = quiet(str(tmp_path))
-    assert sorted(found.maps[:, 0, 0].tolist()) == [1, 2]
-    assert found.source["models"] == ["m1", "m2"]
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([map_row("c", "a", value=1)], "no map is of a pair .*: 1 of products that do not train"),
-        ([map_row("a", "c", value=1)], "no map is of a pair .* 1 of pairs with one that does not"),
-        (
-            [map_row("a", "b", value=1, map_height=2)],
-            "the map of pair pabquery in run r1 is none of 2x2 finite numbers",
-        ),
-        ([map_row("a", "b", value=1, map_height=-3, map_width=-2)], "is none of -3x-2 finite numbers"),
-        ([map_row("a", "b", value=1, map=[1.0, None, 1, 1, 1, 1])], "is none of 3x2 finite numbers"),
-        ([map_row("a", "b", value=1, input_height=24)], "an input frame of 24x8"),
-        ([map_row("a", "b", value=1, crop_height=20.0)], "this training's shows"),
-        ([map_row("a", "b", value=float("nan"))], "NaN"),
-        (
-            [map_row("a", "b", value=1), map_row("b", "a", value=1, map=np.zeros(4, np.float32), map_height=2)],
-            "several sizes",
-        ),
-    ],
-)
-def test_maps_that_cannot_supervise_are_refused(rows: list[tables.Row], message: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=message):
-        quiet(write_maps(tmp_path, rows))
-
-
-def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no complete run"):
-        quiet(write_maps(tmp_path, [map_row("a", "b", value=1)], finished=False))
-
-
-def test_tables_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    folder = write_maps(tmp_path, [map_row("a", "b", value=1), map_row("b", "a", value=1)])
-    (tmp_path / "runs" / "stray.parquet").write_bytes(b"")  # of no run
-    assert len(quiet(folder).maps) == 2
-    place = tmp_path / "explanations" / "run_id=r1" / tables.part(1)
-    whole = pq.read_table(place, partitioning=None)
-    for changed in (whole.drop_columns(["crop_top"]), whole.drop_columns(["map"])):
-        pq.write_table(changed, place)
-        with pytest.raises(UsageError, match=r"part-00001.parquet has 0 columns"):
-            quiet(folder)
-    place.write_bytes(b"PAR1 no table PAR1")
-    with pytest.raises(UsageError, match=r"part-00001.parquet cannot be read"):
-        quiet(folder)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.training.train import attribute_targets
+from export.training.data.labels import attribute_targets
 from pipeline import cli
 from pipeline.datasets import awa2, pair_lists, polyvore_outfits, reading
 from pipeline.datasets.writing import Dataset, Item, LeftOut, PairOf

@@ -1,4 +1,4 @@
-"""A torch backbone that users might name by its module, for tests of training."""
+"""A backbone with dropout, by ``tests.support.dropout_network:with_dropout``."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.training.data import Dataset
+from export.training.data.dataset import Dataset
 from export.training.networks.weights import load_plain
 from transforms.core.errors import RunError, UsageError
 
@@ -22,21 +20,18 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Checkpoints:
-    """Where a training keeps its state, and how often it writes it.
+class StateFile:
+    """The file in which a training keeps its state, and how often it writes it.
 
-    ``path`` is the state's file, written at most every ``seconds`` and at the end of every epoch, and removed when the
-    training is done. With ``resume`` a state that is there is gone on from; otherwise it is begun anew. ``settings``
-    is the digest of all that decides the result: a state of other settings is refused.
+    ``path`` is written at most every ``seconds`` and at the end of every epoch, and removed when the training is done.
+    With ``resume`` a state that is there is gone on from; otherwise it is begun anew. ``settings`` is the digest of
+    all that decides the result: a state of other settings is refused.
     """
 
     path: Path
     resume: bool = False
     seconds: float = 60.0
     settings: str = ""
-
-    def __post_init__(self) -> None:
-        check_seconds(self.seconds)
 
     @property
     def _next(self) -> Path:
@@ -85,24 +80,6 @@ class Checkpoints:
         """Forgets the state of a training that is done."""
         self.path.unlink(missing_ok=True)
         self._next.unlink(missing_ok=True)
-
-    def finished(self, checkpoint: Path, record: Path) -> dict[str, Any] | None:
-        """The record of a training of these settings that is done, to be taken as it is with ``resume``; else None."""
-        if not self.resume or not checkpoint.is_file():
-            return None
-        try:
-            content = json.loads(record.read_bytes())
-        except (OSError, ValueError):
-            return None
-        if not isinstance(content, dict) or content.get("settings") != self.settings:
-            return None
-        return content
-
-
-def check_seconds(seconds: float) -> None:
-    """UsageError where a state cannot be written every ``seconds``."""
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise UsageError(f"--checkpoint-seconds is a finite number of at least 0, not {seconds}")
 
 
 def settings_digest(settings: Mapping[str, Any], dataset: Dataset) -> str:
