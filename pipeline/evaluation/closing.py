@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.evaluation.options import EvaluateOptions
-from pipeline.evaluation.summary import EvaluationSummary, Measure, name_of, record, summarise
+from pipeline.evaluation.summary.findings import EvaluationSummary, Measure
+from pipeline.evaluation.summary.record import record
+from pipeline.evaluation.summary.summarise import summarise
+from pipeline.evaluation.summary.wording import name_of
 from pipeline.evaluation.text import lines, markdown
 from pipeline.text.tables import printable
 from transforms import storage, tables
 from transforms.core.errors import MissingDependency, NotScored, RunError, UsageError
-from transforms.evaluating.settings import CURVES
+from transforms.core.metrics.registry import CURVES, needing, requests
 from transforms.tables import runs
 
 Echo = Callable[[str], None]
@@ -106,10 +109,10 @@ def _report(options: EvaluateOptions, run_id: str, summary: EvaluationSummary, f
         (folder / "summary.md").write_text(markdown(summary), encoding="utf-8")
         (folder / "summary.json").write_text(json.dumps(record(summary), indent=2) + "\n", encoding="utf-8")
         try:
-            if options.asks(*CURVES):
+            if options.asks(*requests(CURVES)):
                 columns = (*_COLUMNS, "curve")
                 pictures.draw_curves(pictures.curves(_rows(options, "metrics", run_id, columns)), folder / "curves.png")
-            if options.asks("sanity"):
+            if options.asks(*needing("cascade")):
                 pictures.draw_sanity(summary, folder / "sanity.png")
         except MissingDependency as error:
             echo(f"(no pictures: {error})")

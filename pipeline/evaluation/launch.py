@@ -34,8 +34,10 @@ from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images
 from transforms.core.metrics.curves import STEPS
+from transforms.core.metrics.registry import CURVES, needing, requests
+from transforms.core.saliency.controls import UNRELATED
 from transforms.evaluating.gallery import columns_of, type_column
-from transforms.evaluating.settings import ATTRIBUTES, CURVES, REGIONS, UNRELATED, EvaluationSettings
+from transforms.evaluating.settings import EvaluationSettings
 from transforms.explaining.explain_image import ExplanationSettings
 from transforms.inputs import catalogue
 from transforms.inputs.region_files import RegionReader, read_legend
@@ -87,7 +89,7 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     run_ = runs.find(options.tables, options.run_id)
     bundle = bundle_of(options, run_)
     check_id(options, run_)
-    if options.catalogue and options.asks(*ATTRIBUTES):
+    if options.catalogue and options.asks(*needing("attributes")):
         catalogue.check_header(options.catalogue, columns=columns_of(bundle))
         check_attributes(options, run_, bundle, echo)
         check_split(options.catalogue, options.split)
@@ -111,12 +113,11 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     if remakes:
         check_bundle(audit, bundle)
     planned_memory, hold = plan_memory(audit, bundle, device)
+    randomises = options.asks(*needing("cascade"))
     needs = tuple(sorted({one.method.needs for one in explained})) if remakes else ()
-    serving = Serving(
-        options.bundle, device, options.threads, options.batch, hold and "sanity" not in options.metrics, needs
-    )
+    serving = Serving(options.bundle, device, options.threads, options.batch, hold and not randomises, needs)
     provider = Models(serving).similarity.provider  # what cannot run fails here, not in a worker
-    stages = make_stages(options, run_, bundle, cascade, held, needs) if "sanity" in options.metrics else ()
+    stages = make_stages(options, run_, bundle, cascade, held, needs) if randomises else ()
     controls = controls_of(options) if options.compares else ()
     needed = needed_bytes(options, bundle, planned_memory.total, len(stages), len(explained) + len(controls))
     if not local:
@@ -163,12 +164,12 @@ def _files(options: EvaluateOptions, run_: runs.Run, table: str) -> tuple[str, .
 
 
 def _regions(options: EvaluateOptions) -> tuple[RegionReader | None, frozenset[int]]:
-    if not options.asks(*REGIONS) or options.catalogue is None or options.region is None:
+    if not options.asks(*needing("regions")) or options.catalogue is None or options.region is None:
         return None, frozenset()
     if "regions" not in header(options.catalogue):
         raise UsageError(
             f"the catalogue {storage.shown(options.catalogue)} has no column 'regions', the address of each product's "
-            f"label image, which {', '.join(REGIONS)} need"
+            f"label image, which {', '.join(needing('regions'))} need"
         )
     legend = read_legend(options.legend or storage.resolve("regions.json", options.catalogue))
     return RegionReader(options.access(), options.limits(), legend), legend.labels(options.region)
@@ -196,7 +197,7 @@ def _say(
     )
     maps = "made again at the frame's size" if settings.full else "as stored, enlarged to the frame"
     echo(f"metrics {', '.join(options.metrics)}; maps {maps}")
-    curves = sum(name in options.metrics for name in CURVES) * len(options.fills) * (STEPS + 1)
+    curves = sum(name in options.metrics for name in requests(CURVES)) * len(options.fills) * (STEPS + 1)
     names = [one.method.name for one in settings.controls] + [UNRELATED] * settings.with_unrelated
     if names and options.compares:
         echo(f"controls {', '.join(names)}")

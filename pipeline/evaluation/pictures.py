@@ -9,15 +9,20 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.summary import LONGEST_NAME, EvaluationSummary, Measure, explained_product, unrelated_named
+from pipeline.evaluation.summary.findings import EvaluationSummary, Measure
+from pipeline.evaluation.summary.samples import explained_product
+from pipeline.evaluation.summary.wording import LONGEST_NAME, unrelated_named
 from pipeline.text.tables import cut, printable
 from transforms.core.errors import MissingDependency
 from transforms.core.metrics import curves as metrics
+from transforms.core.metrics.metric import CurveMetric
+from transforms.core.metrics.registry import AGREEMENTS, family_of, levels, needing, of_kind
 from transforms.core.records import Float64
 from transforms.core.statistics.bootstrap import Interval, means_by_query
 from transforms.tables import Row
@@ -27,18 +32,19 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (1, 1)), (0, (10, 3)), (0, (4, 1, 1, 1, 1, 1)))
 _GREYS = ("#444444", "#777777", "#999999")
-_LEVELS = (
-    ("seeds", "other seed of the masks: the ceiling", "#009E73", (0, (6, 2))),
-    ("noise", "a little noise on the query", "#56B4E9", (0, (1, 1))),
-    ("shuffled", "another query's reference", "#E69F00", (0, (6, 2, 1, 2))),
-    ("stranger", "another query's map", "#CC79A7", (0, (2, 2))),
+_LEVEL_COLOURS = ("#009E73", "#56B4E9", "#E69F00", "#CC79A7")
+_LEVEL_DASHES = ((0, (6, 2)), (0, (1, 1)), (0, (6, 2, 1, 2)), (0, (2, 2)))
+_LEVELS = tuple(
+    (level.name, level.label, colour, dashes)
+    for level, colour, dashes in zip(levels(), cycle(_LEVEL_COLOURS), cycle(_LEVEL_DASHES), strict=False)
 )
+_DRAWN = {metric.name: metric for metric in of_kind(CurveMetric) if metric.keeps_curve}
 _WIDTH, _DPI = 10.0, 100  # 1000 pixels
 _COLUMNS = 3
 
 
 class CurveKey(NamedTuple):
-    """What has one curve. ``metric`` is ``insertion`` or ``deletion``."""
+    """What has one curve. ``metric`` is one whose rows have curves."""
 
     metric: str
     method: str
@@ -85,7 +91,7 @@ def curves(rows: Iterable[Row], *, resamples: int = 10_000, seed: int = 0) -> di
     kept: dict[tuple[CurveKey, str | None], _Kept] = {}
     for row in rows:
         scores = row.get("curve")
-        if row["metric"] not in ("insertion", "deletion") or scores is None or row["value"] is None:
+        if row["metric"] not in _DRAWN or scores is None or row["value"] is None:
             continue
         line = CurveKey(row["metric"], row["method"] or "", bool(row["control"]), row.get("side"), row.get("fill"))
         one = kept.setdefault((line, row.get("map")), _Kept([], array("d"), array("f")))
@@ -119,9 +125,9 @@ def draw_curves(curves: Mapping[CurveKey, Curve], path: Path) -> bool:
     styles = _styles(curves)
     entries = max(Counter((line.metric, line.side, line.fill) for line in curves).values())
     figure = _figure(len(places) * (3.7 + 0.19 * entries))
-    panels = figure.subplots(len(places), 2, squeeze=False)
+    panels = figure.subplots(len(places), len(_DRAWN), squeeze=False)
     for (side, fill), row in zip(places, panels, strict=True):
-        for metric, axis in zip(("insertion", "deletion"), row, strict=True):
+        for metric, axis in zip(_DRAWN, row, strict=True):
             drawn = {
                 line: curve
                 for line, curve in curves.items()
@@ -142,7 +148,7 @@ def draw_sanity(summary: EvaluationSummary, path: Path) -> bool:
     """
     cascades: dict[tuple[Any, ...], list[Measure]] = {}
     for one in summary.measures:
-        if one.metric == "sanity" and one.depth is not None and np.isfinite(one.interval.estimate):
+        if one.metric in needing("cascade") and one.depth is not None and np.isfinite(one.interval.estimate):
             cascades.setdefault(_owner(one), []).append(one)
     if not cascades:
         return False
@@ -152,7 +158,7 @@ def draw_sanity(summary: EvaluationSummary, path: Path) -> bool:
     down = -(-len(owners) // across)
     figure = _figure((2.6 if down > 1 else 3.2) * down + 1.0)
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
-    low = min(0.0, *(_bounds(one.interval)[0] for one in summary.measures if one.metric in _agreements()))
+    low = min(0.0, *(_bounds(one.interval)[0] for one in summary.measures if family_of(one.metric) is AGREEMENTS))
     for owner, axis in zip(owners, panels.flat, strict=False):
         method, control, side, fill, map_ = owner
         _cascade(axis, cascades[owner], _levels(summary, owner), summary.sanity_limit)
@@ -231,7 +237,8 @@ def _styles(lines: Iterable[CurveKey]) -> dict[tuple[str, bool], dict[str, Any]]
 def _panel(
     axis: Any, metric: str, drawn: Mapping[CurveKey, Curve], styles: Mapping[tuple[str, bool], Mapping[str, Any]]
 ) -> None:
-    sign = -1 if metric == "insertion" else 1
+    more = _DRAWN[metric].better == "higher"
+    sign = -1 if more else 1
     for at, line in enumerate(sorted(drawn, key=lambda line: (line.control, sign * drawn[line].area.estimate, line))):
         curve, style = drawn[line], styles[line.method, line.control]
         steps = len(curve.mean) - 1
@@ -250,10 +257,10 @@ def _panel(
         if np.isfinite(curve.low).all():
             axis.fill_between(share, curve.low, curve.high, color=style["color"], alpha=0.13, linewidth=0, zorder=1)
     axis.set(xlim=(0, 1), ylim=(0, 1), ylabel="normalised similarity")
-    axis.set_xlabel(f"share of the pixels {'shown' if metric == 'insertion' else 'hidden'}, the most salient first")
+    axis.set_xlabel(f"share of the pixels {'shown' if _DRAWN[metric].shown else 'hidden'}, the most salient first")
     axis.grid(alpha=0.25)
     if drawn:
-        better = "more" if metric == "insertion" else "less"
+        better = "more" if more else "less"
         axis.legend(
             title=f"area (95 % interval), {better} is better", loc="upper center", bbox_to_anchor=(0.5, -0.16),
             fontsize=8, title_fontsize=8, frameon=False, handlelength=4,
@@ -296,10 +303,6 @@ def _levels(summary: EvaluationSummary, owner: tuple[Any, ...]) -> dict[str, Int
             )
             found[metric] = nearest.interval
     return found
-
-
-def _agreements() -> tuple[str, ...]:
-    return ("sanity", *(metric for metric, *_ in _LEVELS))
 
 
 def _owner(one: Measure) -> tuple[Any, ...]:

@@ -9,32 +9,20 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from pipeline.evaluation.summary import (
-    ATTRIBUTES,
-    AVERAGE_PRECISION,
-    CURVES,
-    JUDGED_ATTRIBUTES,
-    LEVELS,
+from pipeline.evaluation.summary.findings import Difference, EvaluationSummary, Measure, MeasurementSetting
+from pipeline.evaluation.summary.order import depth_order, key_order, metric_order, setting_of, sortable
+from pipeline.evaluation.summary.wording import (
     LONGEST_NAME,
-    REGIONS,
-    SHARE,
-    Difference,
-    EvaluationSummary,
-    Measure,
-    MeasurementSetting,
-    depth_order,
     described,
     interval_text,
-    key_order,
-    metric_order,
     name_of,
     percent,
-    setting_of,
-    sortable,
     unrelated_named,
 )
 from pipeline.text.tables import columns, cut, printable
 from transforms.core.errors import NotScored
+from transforms.core.metrics.metric import Family
+from transforms.core.metrics.registry import AGREEMENTS, BY_NAME, FAMILIES, RECOGNITION, family_of, needing, note
 
 FEW_QUERIES = 6
 """Of fewer, all differ in one direction by chance in more than 1 of 20 cases, and the interval excludes 0 then."""
@@ -42,39 +30,12 @@ WIDTH = 110
 """Columns of a terminal that :func:`lines` fills at most."""
 
 _INTERVALS = "Intervals are 95 % bootstraps over queries, on the reference side over references."
-_NAMES = {
-    "insertion_raw": "insertion, raw",
-    "deletion_raw": "deletion, raw",
-    "iou": "IoU",
-    "pixel_auc": "pixel AUC",
-    SHARE: "removal, share of the oracle's",
-    "oracle_first": "oracle's first",
-    "oracle_among_five": "oracle's among five",
-    "removal_oracle": "oracle's removal",
-    AVERAGE_PRECISION: "mean average precision",
-}
-_FAMILIES = {"Insertion and deletion": CURVES, "Regions": REGIONS, "Attributes": ATTRIBUTES}
-_LEVELS = {
-    "seeds": "other seed of the masks: the ceiling",
-    "noise": "a little noise on the query",
-    "shuffled": "another query's reference",
-    "stranger": "another query's map",
-}
-_NOTES = {
-    "Insertion and deletion": "Area under the curve of similarities, which is normalised to [0, 1] unless raw. "
-    "Insertion is better high, deletion low.",
-    "Regions": "How a map finds a known region: its peak lies in it (pointing), its highest pixels overlap it (IoU), a "
-    "pixel inside ranks above one outside (pixel AUC, 0.5 by chance). Higher is better.",
-    "Attributes": "Removal is the similarity lost with the explanation's first attribute; the oracle's is the largest "
-    "loss of any attribute. Higher is better. The control random names the query's attributes in any order, confidence "
-    "those that the attribute network is surest of, as if there were no map.",
-    "Not judged": "These are no failures: attribute removal has nothing to say about such pairs.",
-    "Sanity": "Rank correlation of a map with the pair's own. From the head down the network's blocks are made random: "
-    "agreement must fall. A network marked * is not judged: a linear head that is random alone nearly keeps cosines.",
-    "Differences": "Paired, over the pairs that both have. Better and worse: the first, where the interval excludes 0. "
-    "Each interval is for itself: of 20 differences between equals, one lies outside by chance. A ? stands where fewer "
-    f"than {FEW_QUERIES} queries speak, which agree by chance too often.",
-}
+_UNJUDGED_NOTE = "These are no failures: attribute removal has nothing to say about such pairs."
+_DIFFERENCES_NOTE = (
+    "Paired, over the pairs that both have. Better and worse: the first, where the interval excludes 0. Each interval "
+    "is for itself: of 20 differences between equals, one lies outside by chance. A ? stands where fewer than "
+    f"{FEW_QUERIES} queries speak, which agree by chance too often."
+)
 
 _Found = TypeVar("_Found", Measure, Difference)
 
@@ -127,7 +88,7 @@ class _Section:
 def lines(summary: EvaluationSummary) -> list[str]:
     """What the terminal shows, in lines of at most ``WIDTH`` columns: tables, verdicts, failures.
 
-    The differences of raw areas are left to :func:`markdown` and :func:`pipeline.evaluation.summary.record`.
+    The differences of raw areas are left to :func:`markdown` and :func:`pipeline.evaluation.summary.record.record`.
     """
     found, noted = [_INTERVALS], ""
     for section in _sections(summary, raw_differences=False):
@@ -160,19 +121,27 @@ def markdown(summary: EvaluationSummary) -> str:
 
 def _sections(summary: EvaluationSummary, raw_differences: bool) -> Iterator[_Section]:
     summary = _with_unrelated_named(summary)
-    for title, metrics in _FAMILIES.items():
-        yield from _family(title, metrics, summary)
-    if precisions := [one for one in summary.measures if one.metric == AVERAGE_PRECISION]:
-        yield _Section("Average precision of the attributes", "", items=tuple(map(_precision, precisions)))
-    yield from _sanity(summary)
-    known = {metric for metrics in _FAMILIES.values() for metric in metrics} | {AVERAGE_PRECISION, "sanity", *LEVELS}
-    others = _distinct(one.metric for one in summary.measures if one.metric not in known)
-    yield from _family("Other metrics", others, summary)
-    for metrics in (CURVES if raw_differences else CURVES[:2], REGIONS, JUDGED_ATTRIBUTES):
-        yield from _compared(metrics, summary)
+    for family in FAMILIES:
+        yield from _family(family, summary)
+    others = _distinct(one.metric for one in summary.measures if family_of(one.metric) is None)
+    yield from _methods("Other metrics", "", others, summary)
+    for family in FAMILIES:
+        yield from _compared(family, summary, raw_differences)
     if summary.verdicts:
         yield _Section("Sanity verdicts", "", items=tuple(printable(one.text) for one in summary.verdicts))
     yield from _without_a_value(summary)
+
+
+def _family(family: Family, summary: EvaluationSummary) -> Iterator[_Section]:
+    metrics = _distinct(one.metric for one in summary.measures if family_of(one.metric) is family)
+    if family is RECOGNITION:
+        precisions = [one for one in summary.measures if one.metric in metrics]
+        if precisions:
+            yield _Section(family.heading, note(family), items=tuple(map(_precision, precisions)))
+    elif family is AGREEMENTS:
+        yield from _sanity(summary)
+    else:
+        yield from _methods(family.heading, note(family), metrics, summary)
 
 
 def _with_unrelated_named(summary: EvaluationSummary) -> EvaluationSummary:
@@ -187,7 +156,7 @@ def _with_unrelated_named(summary: EvaluationSummary) -> EvaluationSummary:
     return replace(summary, measures=tuple(measures), differences=tuple(differences))
 
 
-def _family(title: str, metrics: Sequence[str], summary: EvaluationSummary) -> Iterator[_Section]:
+def _methods(title: str, remark: str, metrics: Sequence[str], summary: EvaluationSummary) -> Iterator[_Section]:
     """A section a place (side, fill, map): methods, then controls, against metrics."""
     measures = [one for one in summary.measures if one.metric in metrics]
     for place in _places(measures):
@@ -197,7 +166,7 @@ def _family(title: str, metrics: Sequence[str], summary: EvaluationSummary) -> I
         table = _Table(
             "method", _distinct(map(_row_label, ordered)), _distinct(_name(one.metric) for one in here), cells
         )
-        yield _Section(_titled(title, place), _NOTES.get(title, ""), (table,), tuple(_not_judged(here)))
+        yield _Section(_titled(title, place), remark, (table,), tuple(_not_judged(here)))
 
 
 def _not_judged(measures: Iterable[Measure]) -> Iterator[str]:
@@ -214,9 +183,9 @@ def _not_judged(measures: Iterable[Measure]) -> Iterator[str]:
 
 
 def _sanity(summary: EvaluationSummary) -> Iterator[_Section]:
-    agreements = [one for one in summary.measures if one.metric in ("sanity", *LEVELS)]
+    agreements = [one for one in summary.measures if family_of(one.metric) is AGREEMENTS]
     for place in _places(agreements):
-        yield _Section(_titled("Sanity", place), _NOTES["Sanity"], (_cascades(_at(agreements, place)),))
+        yield _Section(_titled(AGREEMENTS.heading, place), note(AGREEMENTS), (_cascades(_at(agreements, place)),))
 
 
 def _cascades(measures: Sequence[Measure]) -> _Table:
@@ -233,11 +202,15 @@ def _cascades(measures: Sequence[Measure]) -> _Table:
     )
 
 
-def _compared(metrics: Sequence[str], summary: EvaluationSummary) -> Iterator[_Section]:
-    differences = [one for one in summary.differences if one.metric in metrics]
+def _compared(family: Family, summary: EvaluationSummary, raw_differences: bool) -> Iterator[_Section]:
+    differences = [
+        one
+        for one in summary.differences
+        if family_of(one.metric) is family and (raw_differences or BY_NAME[one.metric].differences == "printed")
+    ]
     for place in _places(differences):
         table = _compared_table(_at(differences, place))
-        yield _Section(_titled("Differences", place), _NOTES["Differences"], (table,))
+        yield _Section(_titled("Differences", place), _DIFFERENCES_NOTE, (table,))
 
 
 def _compared_table(differences: Sequence[Difference]) -> _Table:
@@ -254,11 +227,11 @@ def _compared_table(differences: Sequence[Difference]) -> _Table:
 def _without_a_value(summary: EvaluationSummary) -> Iterator[_Section]:
     """What failed, and apart from it what cannot be judged."""
     counts = sorted(summary.reasons.items(), key=lambda item: (-item[1], item[0]))
-    for title, unjudged in (("Failures", False), ("Not judged", True)):
+    for title, remark, unjudged in (("Failures", "", False), ("Not judged", _UNJUDGED_NOTE, True)):
         chosen = [(reason, count) for reason, count in counts if (reason == NotScored.reason) is unjudged]
         items = tuple(_missing(reason, count, summary.examples.get(reason)) for reason, count in chosen)
         if items:
-            yield _Section(title, _NOTES.get(title, ""), items=items)
+            yield _Section(title, remark, items=items)
 
 
 def _missing(reason: str, count: int, example: str | None) -> str:
@@ -273,8 +246,8 @@ def _precision(one: Measure) -> str:
 
 def _network(one: Measure) -> str:
     """A row of the sanity table."""
-    if one.metric != "sanity":
-        return _LEVELS[one.metric]
+    if one.metric not in needing("cascade"):
+        return _name(one.metric)
     block = f", from {cut(printable(one.block), LONGEST_NAME)} up" if one.block else ""
     return f"{percent(one.depth)} random{block}{'' if one.judged else ' *'}" if one.depth is not None else "random"
 
@@ -285,7 +258,8 @@ def _row_label(one: Measure) -> str:
 
 
 def _name(metric: str) -> str:
-    return _NAMES.get(metric, printable(metric))
+    """A metric as it is shown: one that is not known by what its rows call it."""
+    return (BY_NAME[metric].label or metric) if metric in BY_NAME else printable(metric)
 
 
 def _cell(one: Measure) -> _Cell:

@@ -16,6 +16,7 @@ from transforms import storage
 from transforms.core.errors import PairError, UsageError
 from transforms.core.imaging import images
 from transforms.core.records import Frame, Image
+from transforms.core.since_audit import same_bytes
 
 PAIR_BYTES = 25_000
 """Of a picture, for each pair: six pairs are small enough for a repository."""
@@ -145,7 +146,7 @@ class _Reader:
     def __call__(self, address: str, sha256: str | None, original: tuple[int, int] | None = None) -> Image | str:
         try:
             data = storage.read_image(address, self._access)
-            if sha256 is not None and images.sha256(data) != sha256:
+            if not same_bytes(sha256, images.sha256(data)):
                 return "not shown: the file has changed since the audit"
             photograph = images.decode(data, self._limits)
         except PairError as error:

@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.evaluation import pictures
 from pipeline.evaluation.pictures import CurveKey, curves, draw_curves, draw_sanity
-from pipeline.evaluation.summary import EvaluationSummary, summarise
+from pipeline.evaluation.summary.findings import EvaluationSummary
+from pipeline.evaluation.summary.summarise import summarise
 from tests.pipeline.evaluation.test_evaluation_summary import row, sanity
 from transforms.core.errors import MissingDependency
 from transforms.core.metrics import curves as metrics

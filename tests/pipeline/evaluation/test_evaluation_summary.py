@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.summary import Difference, EvaluationSummary, Measure, record, summarise
+from pipeline.evaluation.summary.findings import Difference, EvaluationSummary, Measure
+from pipeline.evaluation.summary.record import record
+from pipeline.evaluation.summary.summarise import summarise
 from transforms.tables import Row
 
 

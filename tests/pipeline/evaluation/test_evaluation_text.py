@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.summary import summarise
+from pipeline.evaluation.summary.summarise import summarise
 from pipeline.evaluation.text import lines, markdown
 from pipeline.text.tables import columns
 from tests.pipeline.evaluation.test_evaluation_summary import difference, everything, row, sanity, summed
