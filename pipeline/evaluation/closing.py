@@ -12,7 +12,7 @@ from pipeline.evaluation.summary.findings import EvaluationSummary, Measure
 from pipeline.evaluation.summary.record import record
 from pipeline.evaluation.summary.summarise import summarise
 from pipeline.evaluation.summary.wording import name_of
-from pipeline.evaluation.text import lines, markdown
+from pipeline.evaluation.text.write import lines, markdown
 from pipeline.text.tables import printable
 from transforms import storage, tables
 from transforms.core.errors import MissingDependency, NotScored, RunError, UsageError
@@ -102,7 +102,9 @@ def _too_many_failures(own: list[Measure], most: float) -> Iterator[str]:
 
 def _report(options: EvaluateOptions, run_id: str, summary: EvaluationSummary, folder: Path, echo: Echo) -> None:
     """Writes the summary as Markdown and JSON, and the pictures, into ``folder``."""
-    from pipeline.evaluation import pictures
+    from pipeline.evaluation.pictures.draw_curves import draw_curves
+    from pipeline.evaluation.pictures.draw_sanity import draw_sanity
+    from pipeline.evaluation.pictures.mean_curves import curves
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,9 +113,9 @@ def _report(options: EvaluateOptions, run_id: str, summary: EvaluationSummary, f
         try:
             if options.asks(*requests(CURVES)):
                 columns = (*_COLUMNS, "curve")
-                pictures.draw_curves(pictures.curves(_rows(options, "metrics", run_id, columns)), folder / "curves.png")
+                draw_curves(curves(_rows(options, "metrics", run_id, columns)), folder / "curves.png")
             if options.asks(*needing("cascade")):
-                pictures.draw_sanity(summary, folder / "sanity.png")
+                draw_sanity(summary, folder / "sanity.png")
         except MissingDependency as error:
             echo(f"(no pictures: {error})")
     except OSError as error:

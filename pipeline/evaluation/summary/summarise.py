@@ -4,7 +4,7 @@ The unit is the explained product: its pairs share the masked passes of its imag
 every interval is a bootstrap over queries, or, of the reference's side, over references
 (:mod:`transforms.core.statistics.bootstrap`), and methods are compared on the pairs that both have.
 
-:mod:`pipeline.evaluation.text` puts a summary into words and tables.
+:mod:`pipeline.evaluation.text.write` puts a summary into words and tables.
 """
 
 from __future__ import annotations

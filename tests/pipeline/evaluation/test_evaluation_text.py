@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.evaluation.summary.summarise import summarise
-from pipeline.evaluation.text import lines, markdown
+from pipeline.evaluation.text.write import lines, markdown
 from pipeline.text.tables import columns
 from tests.pipeline.evaluation.test_evaluation_summary import difference, everything, row, sanity, summed
 from transforms.tables import Row
