@@ -15,7 +15,7 @@ from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.memory import CHUNK
 from transforms.core.messages import listed, quoted
-from transforms.core.metrics.registry import CURVES, needing, requests
+from transforms.core.metrics.registry import CURVES, REMOVAL, needing, requests
 from transforms.core.records import Product
 from transforms.core.saliency.controls import UNRELATED
 from transforms.inputs import catalogue
@@ -70,7 +70,7 @@ def check_attributes(options: EvaluateOptions, run_: runs.Run, bundle: Bundle, e
                 f"is {now}. Give the bundle that was audited, or audit again."
             )
     then, now = run_.row["ranking_id"], bundle.ranking_id
-    if "removal" in options.metrics and then is not None and then != now:
+    if options.asks(*requests(REMOVAL)) and then is not None and then != now:
         echo(
             f"run {run_.id} ranked its attributes otherwise than the bundle does now: removal measures the run's order"
         )

@@ -20,7 +20,7 @@ from transforms.beam.read_explanations import JoinImages, ReadExplanations
 from transforms.beam.write_tables import FinishRun, WriteTables
 from transforms.core.errors import RunError
 from transforms.core.memory import DEFAULT_BATCH
-from transforms.core.metrics.registry import needing, requests
+from transforms.core.metrics.registry import RECOGNITION, REMOVAL, needing, requests
 from transforms.core.records import Product
 from transforms.evaluating.attributes import EmbeddedCatalogue, precision_rows, removal_rows
 from transforms.evaluating.evaluate_image import BY_IMAGE
@@ -69,7 +69,7 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
     options, settings = plan.options, plan.settings
     load = ImageLoader(options.access(), options.limits(), plan.bundle.resize)
     handle = shared.Shared()
-    asks_removal = settings.asks("removal")
+    asks_removal = settings.asks(*requests(REMOVAL))
     read = pipeline | "Explanations" >> ReadExplanations(
         plan.files, plan.methods, options.sample, options.sampling_seed, attributes=asks_removal
     )
@@ -133,14 +133,14 @@ def _of_catalogue(pipeline: Any, plan: EvaluationPlan, explained: Any, catalogue
     def removed(group: tuple[str, Any], shown: EmbeddedCatalogue) -> Iterator[tables.Row]:
         yield from removal_rows(evaluation_id, shown, removal, sorted(group[1], key=_order))
 
-    if plan.settings.asks("removal"):
+    if plan.settings.asks(*requests(REMOVAL)):
         yield (
             explained
             | "ByQuery" >> beam.Map(lambda one: (one.target.pair.query_id, one))
             | "GroupQueries" >> beam.GroupByKey()
             | "Remove" >> beam.FlatMap(removed, shown=catalogue_view)
         )
-    if plan.settings.asks("average_precision"):
+    if plan.settings.asks(*requests(RECOGNITION)):
         yield (
             pipeline
             | "Once" >> beam.Create([None])

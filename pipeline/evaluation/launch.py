@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.audit.launch import versions
-from pipeline.audit.options import check_bundle, explaining, plan_memory
+from pipeline.audit.options import AuditOptions, check_bundle, explaining, plan_memory
 from pipeline.evaluation.cascade import Cascade, make_stages
 from pipeline.evaluation.checks import (
     bundle_of,
@@ -34,7 +34,7 @@ from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images
 from transforms.core.metrics.curves import STEPS
-from transforms.core.metrics.registry import CURVES, needing, requests
+from transforms.core.metrics.registry import CURVES, REMOVAL, needing, requests
 from transforms.core.saliency.controls import UNRELATED
 from transforms.evaluating.gallery import columns_of, type_column
 from transforms.evaluating.settings import EvaluationSettings
@@ -87,12 +87,7 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     local = options.runner == "local"
     device = resolve_device(options.device) if local else "cpu"
     run_ = runs.find(options.tables, options.run_id)
-    bundle = bundle_of(options, run_)
-    check_id(options, run_)
-    if options.catalogue and options.asks(*needing("attributes")):
-        catalogue.check_header(options.catalogue, columns=columns_of(bundle))
-        check_attributes(options, run_, bundle, echo)
-        check_split(options.catalogue, options.split)
+    bundle = _checked_bundle(options, run_, echo)
     explained = explained_with(options, run_)
     methods = tuple(one.method.name for one in explained)
     seeds = other_seeds(options, run_, explained)
@@ -101,14 +96,7 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     files = _files(options, run_, "explanations")
     found = scan_run(files, methods, options)
     remakes = explains_again(options)
-    audit = replace(
-        explaining(configuration_of(run_)),
-        device=options.device,
-        threads=options.threads,
-        batch=options.batch,
-        memory_limit=options.memory_limit,
-        max_pixels=options.max_pixels,
-    )
+    audit = _audit_of(options, run_)
     check_found(options, run_, bundle, found, audit.map_size)
     if remakes:
         check_bundle(audit, bundle)
@@ -123,25 +111,16 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     if not local:
         serving = replace(serving, device=options.device)
     regions, labels = _regions(options)
-    settings = EvaluationSettings(
-        options.evaluation_id,
-        frozenset(options.metrics),
-        ExplanationSettings(explained, audit.sides(), 1, audit.map_size),
+    settings = replace(
+        _settings_of(options, ExplanationSettings(explained, audit.sides(), 1, audit.map_size)),
         controls=controls,
-        with_unrelated=options.with_unrelated,
-        fills=options.fills,
-        full=options.maps == "full",
         seeds=seeds,
-        noise=options.noise,
         stages=stages,
         unrelated=found.unrelated,
         labels=labels,
-        tolerance=options.tolerance,
-        seed=options.seed,
     )
-    _say(options, run_, settings, found, provider if local else f"{options.runner}, device {options.device}", echo)
-    copies = f", {len(stages)} randomised copies of the network among it" if stages else ""
-    echo(f"memory: about {memory.megabytes(needed)} a worker beyond its libraries{copies}")
+    where = provider if local else f"{options.runner}, device {options.device}"
+    _say(options, run_, settings, found, where, needed, echo)
     return EvaluationPlan(
         options,
         run_.id,
@@ -155,6 +134,44 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
         _type_column(options, bundle, echo),
         expected=found.sampled,
         image_files=_files(options, run_, "images"),
+    )
+
+
+def _checked_bundle(options: EvaluateOptions, run_: runs.Run, echo: Echo) -> Bundle:
+    """The bundle; UsageError where it, the evaluation's id or the catalogue does not go with the run."""
+    bundle = bundle_of(options, run_)
+    check_id(options, run_)
+    if options.catalogue and options.asks(*needing("attributes")):
+        catalogue.check_header(options.catalogue, columns=columns_of(bundle))
+        check_attributes(options, run_, bundle, echo)
+        check_split(options.catalogue, options.split)
+    return bundle
+
+
+def _audit_of(options: EvaluateOptions, run_: runs.Run) -> AuditOptions:
+    """The run's audit, as this evaluation would do it again."""
+    return replace(
+        explaining(configuration_of(run_)),
+        device=options.device,
+        threads=options.threads,
+        batch=options.batch,
+        memory_limit=options.memory_limit,
+        max_pixels=options.max_pixels,
+    )
+
+
+def _settings_of(options: EvaluateOptions, explained_with: ExplanationSettings) -> EvaluationSettings:
+    """What ``options`` alone say."""
+    return EvaluationSettings(
+        options.evaluation_id,
+        frozenset(options.metrics),
+        explained_with,
+        with_unrelated=options.with_unrelated,
+        fills=options.fills,
+        full=options.maps == "full",
+        noise=options.noise,
+        tolerance=options.tolerance,
+        seed=options.seed,
     )
 
 
@@ -178,7 +195,7 @@ def _regions(options: EvaluateOptions) -> tuple[RegionReader | None, frozenset[i
 def _type_column(options: EvaluateOptions, bundle: Bundle, echo: Echo) -> str | None:
     """The column of the types that the bundle's conditions join, where the catalogue has it."""
     column = type_column(bundle)
-    if column is None or not options.asks("removal") or options.catalogue is None:
+    if column is None or not options.asks(*requests(REMOVAL)) or options.catalogue is None:
         return None
     if column in header(options.catalogue):
         return column
@@ -187,9 +204,15 @@ def _type_column(options: EvaluateOptions, bundle: Bundle, echo: Echo) -> str | 
 
 
 def _say(
-    options: EvaluateOptions, run_: runs.Run, settings: EvaluationSettings, found: RunInventory, where: str, echo: Echo
+    options: EvaluateOptions,
+    run_: runs.Run,
+    settings: EvaluationSettings,
+    found: RunInventory,
+    where: str,
+    needed: int,
+    echo: Echo,
 ) -> None:
-    """What will be measured, and the least number of forward passes that it takes."""
+    """What will be measured, the least number of forward passes that it takes, and the ``needed`` bytes a worker."""
     sampled = "" if options.sample == 1 else f", {options.sample:.0%} of the queries sampled"
     echo(
         f"evaluation {options.evaluation_id} of run {run_.id}: {found.sampled:,} of {found.explanations:,} "
@@ -206,3 +229,5 @@ def _say(
     if settings.stages:
         shares = ", ".join(f"{stage.depth:.0%}" for stage in settings.stages)
         echo(f"sanity: {len(settings.stages)} randomised networks, {shares} of the blocks from the top")
+    copies = f", {len(settings.stages)} randomised copies of the network among it" if settings.stages else ""
+    echo(f"memory: about {memory.megabytes(needed)} a worker beyond its libraries{copies}")

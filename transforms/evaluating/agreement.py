@@ -27,29 +27,29 @@ _NOTHING = 1e-6
 def agreement_rows(image: MeasuredImage) -> Iterator[tables.Row]:
     """Rows of the agreement of every explanation with what the explainer makes when something else has changed."""
     for metric in of_kind(AgreementMetric, image.settings.measures):
-        yield from ROWS[metric.name](image)
+        yield from ROWS[metric.name](image, metric.name)
 
 
-def _sanity(image: MeasuredImage) -> Iterator[tables.Row]:
+def _sanity(image: MeasuredImage, metric: str) -> Iterator[tables.Row]:
     """With the maps of networks whose blocks are random, from the head down; those of controls as well."""
     settings = image.settings
     for stage, models in zip(settings.stages, image.networks.stages, strict=True):
         varied = _remade(image, (*settings.explaining.explainers, *settings.controls), models)
         more = {**stage.columns, "model_id": models.bundle.model_id}
-        yield from _agreements(image, "sanity", varied, **more)
-        yield from _control_agreements(image, varied, **more)
+        yield from _agreements(image, metric, varied, **more)
+        yield from _control_agreements(image, metric, varied, **more)
 
 
-def _seeds(image: MeasuredImage) -> Iterator[tables.Row]:
-    yield from _agreements(image, "seeds", _remade(image, image.settings.seeds))
+def _seeds(image: MeasuredImage, metric: str) -> Iterator[tables.Row]:
+    yield from _agreements(image, metric, _remade(image, image.settings.seeds))
 
 
-def _noise(image: MeasuredImage) -> Iterator[tables.Row]:
+def _noise(image: MeasuredImage, metric: str) -> Iterator[tables.Row]:
     noisy = replace(image.image, pixels=_noisy(image))
-    yield from _agreements(image, "noise", _remade(image, image.settings.explaining.explainers, noisy=noisy))
+    yield from _agreements(image, metric, _remade(image, image.settings.explaining.explainers, noisy=noisy))
 
 
-def _shuffled(image: MeasuredImage) -> Iterator[tables.Row]:
+def _shuffled(image: MeasuredImage, metric: str) -> Iterator[tables.Row]:
     """With the maps of the same image against an image of another query's pair, in the role of its own.
 
     It is one for all pairs of a query, but for those that have it themselves.
@@ -68,22 +68,22 @@ def _shuffled(image: MeasuredImage) -> Iterator[tables.Row]:
             )
         else:
             targets.append(ExplanationTarget(replace(target.pair, query=unrelated_pair.image("query")), target.side))
-    yield from _agreements(image, "shuffled", varied | _remade(image, explainers, targets=targets))
+    yield from _agreements(image, metric, varied | _remade(image, explainers, targets=targets))
 
 
-def _unrelated(image: MeasuredImage) -> Iterator[tables.Row]:
+def _unrelated(image: MeasuredImage, metric: str) -> Iterator[tables.Row]:
     varied = {key_of(one): image.unrelated_map(one.target, one.method) for one in image.explained}
-    yield from _agreements(image, "stranger", varied)
+    yield from _agreements(image, metric, varied)
 
 
-ROWS: Mapping[str, Callable[[MeasuredImage], Iterator[tables.Row]]] = {
+ROWS: Mapping[str, Callable[[MeasuredImage, str], Iterator[tables.Row]]] = {
     "sanity": _sanity,
     "shuffled": _shuffled,
     "stranger": _unrelated,
     "seeds": _seeds,
     "noise": _noise,
 }
-"""How each metric of agreement is measured."""
+"""How each metric of agreement is measured, by its name."""
 
 
 def _remade(
@@ -109,12 +109,14 @@ def _agreements(
         yield image.row(one.target, metric, MapSource(one.method, one.explainer_id), value, **more)
 
 
-def _control_agreements(image: MeasuredImage, varied: Mapping[Key, Outcome], **more: object) -> Iterator[tables.Row]:
+def _control_agreements(
+    image: MeasuredImage, metric: str, varied: Mapping[Key, Outcome], **more: object
+) -> Iterator[tables.Row]:
     for control in image.settings.controls:
         for target in image.targets:
             key = map_key(target, control.method.name)
             value = _agreement(each(image.control_maps[key], image.comparable), varied[key])
-            yield image.row(target, "sanity", MapSource(control.method.name, control.id, control=True), value, **more)
+            yield image.row(target, metric, MapSource(control.method.name, control.id, control=True), value, **more)
 
 
 def _noisy(image: MeasuredImage) -> Image:

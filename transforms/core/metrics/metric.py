@@ -94,12 +94,16 @@ class CurveMetric(Metric):
     shown: bool = True
 
 
+RegionMeasure: TypeAlias = Callable[[Float64, NDArray[np.bool_], float], float]
+"""Of a map [H, W], a region bool [H, W] with pixels inside and outside, and the pixels that a peak may miss by."""
+
+
 @dataclass(frozen=True)
 class RegionMetric(Metric):
-    """How a map [H, W] finds a region, bool [H, W] with pixels inside and outside; a peak may miss by a tolerance."""
+    """How a map finds a known region."""
 
     _: KW_ONLY
-    measure: Callable[[Float64, NDArray[np.bool_], float], float]
+    measure: RegionMeasure
 
 
 @dataclass(frozen=True)

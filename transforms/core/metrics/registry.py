@@ -22,6 +22,7 @@ from transforms.core.metrics.metric import (
     Metric,
     Need,
     RatioMetric,
+    RegionMeasure,
     RegionMetric,
     RemovalMetric,
 )
@@ -51,7 +52,7 @@ AGREEMENTS = Family(
 )
 
 
-def _of_order(measure: Callable[[Float64, NDArray[np.bool_]], float]) -> Callable[..., float]:
+def _of_order(measure: Callable[[Float64, NDArray[np.bool_]], float]) -> RegionMeasure:
     """A measure of the order of all pixels, for which a peak's tolerance says nothing."""
 
     def tolerant(saliency: Float64, region: NDArray[np.bool_], tolerance: float) -> float:
