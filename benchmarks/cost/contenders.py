@@ -145,7 +145,8 @@ def evaluation(folder: Path, setting: Setting, photographs: Path, pairs: int, al
     from transforms.core.similarity import similarities
     from transforms.core.target import ExplanationTarget
     from transforms.evaluating.evaluate_image import measure
-    from transforms.evaluating.measured_image import ImageReaders, Networks, PassCounter
+    from transforms.evaluating.measured_image import ImageReaders, Networks
+    from transforms.evaluating.remake_maps import PassCounter
     from transforms.evaluating.settings import EvaluationSettings
     from transforms.explaining.settings import ExplanationSettings
     from transforms.serving.load_image import ImageLoader

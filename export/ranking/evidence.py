@@ -21,6 +21,7 @@ from transforms.core.attributes.ranking import match_scores
 from transforms.core.errors import UsageError
 from transforms.core.metrics.removal import Removal, attribute_drops
 from transforms.core.records import Float64
+from transforms.core.since_audit import same_similarity
 from transforms.core.statistics.calibration import Evidence
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
@@ -28,9 +29,6 @@ from transforms.serving.runtime import Device
 from transforms.tables import runs
 
 Echo = Callable[[str], None]
-
-_CHANGED = 1e-2
-"""A similarity that differs by more than this part from the audited one is of other images: devices differ by less."""
 
 
 # What an audit left in its tables
@@ -258,8 +256,7 @@ def _usable(run: _Run, seen: CatalogueEmbeddings) -> tuple[list[_Row], Counter[s
                 continue
             place = seen.gallery.places[query]
             similarity = seen.gallery.similarity(place, seen.gallery.places[reference], condition)
-            # the other way round a NaN would pass
-            if audited is None or not abs(similarity - audited) <= _CHANGED * max(1.0, abs(audited)):
+            if not same_similarity(audited, similarity):
                 left_out["similarity is not the audited one: an image has changed"] += 1
                 continue
             match = match_scores(seen.activations[place], saliency)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
+    from transforms.core.metrics.registry import told_requests
+
     parser = command(
         commands,
         "evaluate",
@@ -35,8 +37,7 @@ def add(commands: Any) -> None:
         type=values.names,
         default=("insertion", "deletion"),
         metavar="NAME,…",
-        help="insertion, deletion; pointing, iou, pixel_auc (need regions); removal, average_precision (need "
-        "attributes); sanity, shuffled, stranger, seeds, noise (default: insertion,deletion)",
+        help=f"{told_requests()} (default: insertion,deletion)",
     )
     what.add_argument("--method", type=values.names, default=(), dest="methods", metavar="NAME,…", help="whose maps")
     what.add_argument(

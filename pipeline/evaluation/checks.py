@@ -15,8 +15,9 @@ from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.memory import CHUNK
 from transforms.core.messages import listed, quoted
+from transforms.core.metrics.registry import CURVES, REMOVAL, needing, requests
 from transforms.core.records import Product
-from transforms.evaluating.settings import ATTRIBUTES, CURVES, UNRELATED
+from transforms.core.saliency.controls import UNRELATED
 from transforms.inputs import catalogue
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
@@ -35,9 +36,10 @@ def bundle_of(options: EvaluateOptions, run_: runs.Run) -> Bundle:
             f"run {run_.id} is of another similarity model than the bundle: its model_id is {run_.row['model_id']}, "
             f"the bundle's is {bundle.model_id}. Give the bundle that was audited, or choose a run with --run-id."
         )
-    if options.asks(*ATTRIBUTES) and bundle.attributes is None:
+    asking = needing("attributes")
+    if options.asks(*asking) and bundle.attributes is None:
         raise UsageError(
-            f"{storage.shown(options.bundle)} has no attribute network: {' and '.join(ATTRIBUTES)} judge what one says"
+            f"{storage.shown(options.bundle)} has no attribute network: {' and '.join(asking)} judge what one says"
         )
     return bundle
 
@@ -59,7 +61,7 @@ def check_id(options: EvaluateOptions, run_: runs.Run) -> None:
 
 def check_attributes(options: EvaluateOptions, run_: runs.Run, bundle: Bundle, echo: Echo) -> None:
     """UsageError where the run named other attributes than the bundle would; those of old runs are not known."""
-    asked = " and ".join(metric for metric in ATTRIBUTES if metric in options.metrics)
+    asked = " and ".join(metric for metric in needing("attributes") if metric in options.metrics)
     for name, what in (("attribute_model_id", "another attribute network"), ("vocabulary_id", "another vocabulary")):
         then, now = run_.row[name], getattr(bundle, name)
         if then is not None and then != now:
@@ -68,7 +70,7 @@ def check_attributes(options: EvaluateOptions, run_: runs.Run, bundle: Bundle, e
                 f"is {now}. Give the bundle that was audited, or audit again."
             )
     then, now = run_.row["ranking_id"], bundle.ranking_id
-    if "removal" in options.metrics and then is not None and then != now:
+    if options.asks(*requests(REMOVAL)) and then is not None and then != now:
         echo(
             f"run {run_.id} ranked its attributes otherwise than the bundle does now: removal measures the run's order"
         )
@@ -96,7 +98,7 @@ def check_report(options: EvaluateOptions, folder: Path, echo: Echo) -> None:
             pass
     except OSError as error:
         raise UsageError(f"--report: cannot write to {storage.shown(str(folder))}: {error.strerror}") from None
-    if options.asks(*CURVES, "sanity") and find_spec("matplotlib") is None:
+    if options.asks(*requests(CURVES), *needing("cascade")) and find_spec("matplotlib") is None:
         echo("the report will have no pictures: they need matplotlib. Run: pip install 'whymatch[report]'")
 
 
@@ -113,7 +115,7 @@ def check_found(
         raise UsageError(
             f"run {run_.id} has maps of {found.map_size} cells, and its record says {map_size}: audit again"
         )
-    needs: list[str] = [name for name in options.metrics if name in ("shuffled", "stranger")]
+    needs: list[str] = [name for name in options.metrics if name in needing("another query")]
     if options.with_unrelated:
         needs.append(f"--controls {UNRELATED}")
     if needs and len({unrelated_pair.query_id for unrelated_pair in found.unrelated}) < 2:

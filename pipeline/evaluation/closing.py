@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.evaluation.options import EvaluateOptions
-from pipeline.evaluation.summary import EvaluationSummary, Measure, name_of, record, summarise
-from pipeline.evaluation.text import lines, markdown
+from pipeline.evaluation.summary.findings import EvaluationSummary, Measure
+from pipeline.evaluation.summary.record import record
+from pipeline.evaluation.summary.summarise import summarise
+from pipeline.evaluation.summary.wording import name_of
+from pipeline.evaluation.text.write import lines, markdown
 from pipeline.text.tables import printable
 from transforms import storage, tables
 from transforms.core.errors import MissingDependency, NotScored, RunError, UsageError
-from transforms.evaluating.settings import CURVES
+from transforms.core.metrics.registry import CURVES, needing, requests
 from transforms.tables import runs
 
 Echo = Callable[[str], None]
@@ -99,18 +102,20 @@ def _too_many_failures(own: list[Measure], most: float) -> Iterator[str]:
 
 def _report(options: EvaluateOptions, run_id: str, summary: EvaluationSummary, folder: Path, echo: Echo) -> None:
     """Writes the summary as Markdown and JSON, and the pictures, into ``folder``."""
-    from pipeline.evaluation import pictures
+    from pipeline.evaluation.pictures.draw_curves import draw_curves
+    from pipeline.evaluation.pictures.draw_sanity import draw_sanity
+    from pipeline.evaluation.pictures.mean_curves import curves
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.md").write_text(markdown(summary), encoding="utf-8")
         (folder / "summary.json").write_text(json.dumps(record(summary), indent=2) + "\n", encoding="utf-8")
         try:
-            if options.asks(*CURVES):
+            if options.asks(*requests(CURVES)):
                 columns = (*_COLUMNS, "curve")
-                pictures.draw_curves(pictures.curves(_rows(options, "metrics", run_id, columns)), folder / "curves.png")
-            if options.asks("sanity"):
-                pictures.draw_sanity(summary, folder / "sanity.png")
+                draw_curves(curves(_rows(options, "metrics", run_id, columns)), folder / "curves.png")
+            if options.asks(*needing("cascade")):
+                draw_sanity(summary, folder / "sanity.png")
         except MissingDependency as error:
             echo(f"(no pictures: {error})")
     except OSError as error:

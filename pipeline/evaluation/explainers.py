@@ -11,10 +11,10 @@ from pipeline.evaluation.options import EvaluateOptions
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.messages import listed
+from transforms.core.metrics.registry import CURVES, needing, requests
 from transforms.core.saliency.contract import NO_FILL
-from transforms.core.saliency.controls import CONTROLS
+from transforms.core.saliency.controls import CONTROLS, UNRELATED
 from transforms.core.saliency.explainer import Explainer
-from transforms.evaluating.settings import AGREEMENTS, CURVES, UNRELATED
 from transforms.tables import runs
 
 
@@ -37,7 +37,7 @@ def explained_with(options: EvaluateOptions, run_: runs.Run) -> tuple[Explainer,
     names = [one.method.name for one in explainers]
     if unknown := sorted(set(options.methods) - set(names)):
         raise UsageError(f"run {run_.id} has no maps of {unknown[0]!r}; it has those of {listed(names)}")
-    asked = sorted(again(options) | set(CURVES) & set(options.metrics))
+    asked = sorted(again(options) | set(requests(CURVES)) & set(options.metrics))
     if asked and any(one.contrast for one in explainers):
         raise UsageError(
             f"run {run_.id} explains what is particular to a pair (--contrast), the similarity less a mean, and "
@@ -48,14 +48,14 @@ def explained_with(options: EvaluateOptions, run_: runs.Run) -> tuple[Explainer,
         raise UsageError(
             f"run {run_.id} was explained by another version of whymatch, whose maps this one does not make: "
             f"{', '.join(sorted(again(options)))} cannot be measured. Audit again, or measure its stored maps by "
-            f"{', '.join(CURVES)}."
+            f"{', '.join(requests(CURVES))}."
         )
     return tuple(one for one in explainers if not options.methods or one.method.name in options.methods)
 
 
 def again(options: EvaluateOptions) -> set[str]:
     """What of the metrics asks for maps to be made again."""
-    asked = set(options.metrics) & (set(AGREEMENTS) - {"stranger"})
+    asked = set(options.metrics) & set(needing("remade maps"))
     return asked | ({"--maps full"} if options.maps == "full" else set())
 
 

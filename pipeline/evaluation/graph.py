@@ -20,11 +20,13 @@ from transforms.beam.read_explanations import JoinImages, ReadExplanations
 from transforms.beam.write_tables import FinishRun, WriteTables
 from transforms.core.errors import RunError
 from transforms.core.memory import DEFAULT_BATCH
+from transforms.core.metrics.registry import RECOGNITION, REMOVAL, needing, requests
 from transforms.core.records import Product
 from transforms.evaluating.attributes import EmbeddedCatalogue, precision_rows, removal_rows
+from transforms.evaluating.evaluate_image import BY_IMAGE
 from transforms.evaluating.gallery import columns_of
 from transforms.evaluating.measured_image import ImageReaders
-from transforms.evaluating.settings import AGREEMENTS, ATTRIBUTES, CURVES, REGIONS, EvaluationSettings
+from transforms.evaluating.settings import EvaluationSettings
 from transforms.inputs import catalogue
 from transforms.inputs.region_files import RegionReader
 from transforms.serving.bundle import Bundle
@@ -59,7 +61,7 @@ class EvaluationPlan:
     @property
     def by_image(self) -> bool:
         """Whether something is asked that is measured image by image."""
-        return self.settings.asks(*CURVES, *REGIONS, *AGREEMENTS)
+        return self.settings.asks(*requests(*BY_IMAGE))
 
 
 def build(pipeline: Any, plan: EvaluationPlan) -> Any:
@@ -67,7 +69,7 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
     options, settings = plan.options, plan.settings
     load = ImageLoader(options.access(), options.limits(), plan.bundle.resize)
     handle = shared.Shared()
-    asks_removal = settings.asks("removal")
+    asks_removal = settings.asks(*requests(REMOVAL))
     read = pipeline | "Explanations" >> ReadExplanations(
         plan.files, plan.methods, options.sample, options.sampling_seed, attributes=asks_removal
     )
@@ -75,12 +77,12 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
     if plan.by_image and plan.image_files:
         explained = explained | "Audited" >> JoinImages(plan.image_files)
     products = None
-    if options.catalogue and settings.asks(*REGIONS, *ATTRIBUTES):
+    if options.catalogue and settings.asks(*needing("regions"), *needing("attributes")):
         named = pipeline | "Catalogue" >> beam.Create([options.catalogue])
         listed = named | "Products" >> beam.FlatMap(_products).with_outputs("counts", main="products")
         products = listed.products
         counts.append(listed.counts)
-    if settings.asks(*REGIONS):
+    if settings.asks(*needing("regions")):
         explained = (explained, products) | "Regions" >> JoinRegions()
     if plan.by_image:
         reading = ImageReaders(load, plan.regions)
@@ -88,7 +90,7 @@ def build(pipeline: Any, plan: EvaluationPlan) -> Any:
         measured = explained | "Queries" >> EvaluateQueries(evaluator)
         rows.append(measured.rows)
         counts.append(measured.counts)
-    if settings.asks(*ATTRIBUTES):
+    if settings.asks(*needing("attributes")):
         shown = _shown(plan, products, load)
         counts.append(shown["counts"])
         rows += list(_of_catalogue(pipeline, plan, explained, beam.pvalue.AsSingleton(shown["catalogue"])))
@@ -131,14 +133,14 @@ def _of_catalogue(pipeline: Any, plan: EvaluationPlan, explained: Any, catalogue
     def removed(group: tuple[str, Any], shown: EmbeddedCatalogue) -> Iterator[tables.Row]:
         yield from removal_rows(evaluation_id, shown, removal, sorted(group[1], key=_order))
 
-    if plan.settings.asks("removal"):
+    if plan.settings.asks(*requests(REMOVAL)):
         yield (
             explained
             | "ByQuery" >> beam.Map(lambda one: (one.target.pair.query_id, one))
             | "GroupQueries" >> beam.GroupByKey()
             | "Remove" >> beam.FlatMap(removed, shown=catalogue_view)
         )
-    if plan.settings.asks("average_precision"):
+    if plan.settings.asks(*requests(RECOGNITION)):
         yield (
             pipeline
             | "Once" >> beam.Create([None])
@@ -193,7 +195,7 @@ def evaluation_row(plan: EvaluationPlan) -> Callable[[dict[str, int]], tables.Ro
             "finished": datetime.now(UTC),
             **dict(zip(names, (read, measured, left_out), strict=True)),
             "images": counts.get("images", 0),
-            "products_left_out": counts.get("products_left_out", 0) if options.asks(*ATTRIBUTES) else None,
+            "products_left_out": counts.get("products_left_out", 0) if options.asks(*needing("attributes")) else None,
             "measurements": counts.get("rows:metrics", 0),
             "measurements_failed": counts.get("measurements_failed", 0),
             "forward_passes": counts.get("forward_passes", 0),

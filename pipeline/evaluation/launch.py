@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.audit.launch import versions
-from pipeline.audit.options import check_bundle, explaining, plan_memory
+from pipeline.audit.options import AuditOptions, check_bundle, explaining, plan_memory
 from pipeline.evaluation.cascade import Cascade, make_stages
 from pipeline.evaluation.checks import (
     bundle_of,
@@ -34,8 +34,10 @@ from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images
 from transforms.core.metrics.curves import STEPS
+from transforms.core.metrics.registry import CURVES, REMOVAL, needing, requests
+from transforms.core.saliency.controls import UNRELATED
 from transforms.evaluating.gallery import columns_of, type_column
-from transforms.evaluating.settings import ATTRIBUTES, CURVES, REGIONS, UNRELATED, EvaluationSettings
+from transforms.evaluating.settings import EvaluationSettings
 from transforms.explaining.settings import ExplanationSettings
 from transforms.inputs import catalogue
 from transforms.inputs.region_files import RegionReader, read_legend
@@ -85,12 +87,7 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     local = options.runner == "local"
     device = resolve_device(options.device) if local else "cpu"
     run_ = runs.find(options.tables, options.run_id)
-    bundle = bundle_of(options, run_)
-    check_id(options, run_)
-    if options.catalogue and options.asks(*ATTRIBUTES):
-        catalogue.check_header(options.catalogue, columns=columns_of(bundle))
-        check_attributes(options, run_, bundle, echo)
-        check_split(options.catalogue, options.split)
+    bundle = _checked_bundle(options, run_, echo)
     explained = explained_with(options, run_)
     methods = tuple(one.method.name for one in explained)
     seeds = other_seeds(options, run_, explained)
@@ -99,46 +96,31 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     files = _files(options, run_, "explanations")
     found = scan_run(files, methods, options)
     remakes = explains_again(options)
-    audit = replace(
-        explaining(configuration_of(run_)),
-        device=options.device,
-        threads=options.threads,
-        batch=options.batch,
-        memory_limit=options.memory_limit,
-        max_pixels=options.max_pixels,
-    )
+    audit = _audit_of(options, run_)
     check_found(options, run_, bundle, found, audit.map_size)
     if remakes:
         check_bundle(audit, bundle)
     planned_memory, hold = plan_memory(audit, bundle, device)
-    serving = Serving(options.bundle, device, options.threads, options.batch, hold and "sanity" not in options.metrics)
+    randomises = options.asks(*needing("cascade"))
+    serving = Serving(options.bundle, device, options.threads, options.batch, hold and not randomises)
     serving = serving.with_needs_of([one.method for one in explained] if remakes else [])
     provider = Models(serving).similarity.provider  # what cannot run fails here, not in a worker
-    stages = make_stages(options, run_, bundle, cascade, held, serving.graphs) if "sanity" in options.metrics else ()
+    stages = make_stages(options, run_, bundle, cascade, held, serving.graphs) if randomises else ()
     controls = controls_of(options) if options.compares else ()
     needed = needed_bytes(options, bundle, planned_memory.total, len(stages), len(explained) + len(controls))
     if not local:
         serving = replace(serving, device=options.device)
     regions, labels = _regions(options)
-    settings = EvaluationSettings(
-        options.evaluation_id,
-        frozenset(options.metrics),
-        ExplanationSettings(explained, audit.sides(), 1, audit.map_size),
+    settings = replace(
+        _settings_of(options, ExplanationSettings(explained, audit.sides(), 1, audit.map_size)),
         controls=controls,
-        with_unrelated=options.with_unrelated,
-        fills=options.fills,
-        full=options.maps == "full",
         seeds=seeds,
-        noise=options.noise,
         stages=stages,
         unrelated=found.unrelated,
         labels=labels,
-        tolerance=options.tolerance,
-        seed=options.seed,
     )
-    _say(options, run_, settings, found, provider if local else f"{options.runner}, device {options.device}", echo)
-    copies = f", {len(stages)} randomised copies of the network among it" if stages else ""
-    echo(f"memory: about {memory.megabytes(needed)} a worker beyond its libraries{copies}")
+    where = provider if local else f"{options.runner}, device {options.device}"
+    _say(options, run_, settings, found, where, needed, echo)
     return EvaluationPlan(
         options,
         run_.id,
@@ -155,18 +137,56 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     )
 
 
+def _checked_bundle(options: EvaluateOptions, run_: runs.Run, echo: Echo) -> Bundle:
+    """The bundle; UsageError where it, the evaluation's id or the catalogue does not go with the run."""
+    bundle = bundle_of(options, run_)
+    check_id(options, run_)
+    if options.catalogue and options.asks(*needing("attributes")):
+        catalogue.check_header(options.catalogue, columns=columns_of(bundle))
+        check_attributes(options, run_, bundle, echo)
+        check_split(options.catalogue, options.split)
+    return bundle
+
+
+def _audit_of(options: EvaluateOptions, run_: runs.Run) -> AuditOptions:
+    """The run's audit, as this evaluation would do it again."""
+    return replace(
+        explaining(configuration_of(run_)),
+        device=options.device,
+        threads=options.threads,
+        batch=options.batch,
+        memory_limit=options.memory_limit,
+        max_pixels=options.max_pixels,
+    )
+
+
+def _settings_of(options: EvaluateOptions, explained_with: ExplanationSettings) -> EvaluationSettings:
+    """What ``options`` alone say."""
+    return EvaluationSettings(
+        options.evaluation_id,
+        frozenset(options.metrics),
+        explained_with,
+        with_unrelated=options.with_unrelated,
+        fills=options.fills,
+        full=options.maps == "full",
+        noise=options.noise,
+        tolerance=options.tolerance,
+        seed=options.seed,
+    )
+
+
 def _files(options: EvaluateOptions, run_: runs.Run, table: str) -> tuple[str, ...]:
     """The run's files of ``table``."""
     return tuple(address for run_id, address in runs.files(options.tables, table) if run_id == run_.id)
 
 
 def _regions(options: EvaluateOptions) -> tuple[RegionReader | None, frozenset[int]]:
-    if not options.asks(*REGIONS) or options.catalogue is None or options.region is None:
+    if not options.asks(*needing("regions")) or options.catalogue is None or options.region is None:
         return None, frozenset()
     if "regions" not in header(options.catalogue):
         raise UsageError(
             f"the catalogue {storage.shown(options.catalogue)} has no column 'regions', the address of each product's "
-            f"label image, which {', '.join(REGIONS)} need"
+            f"label image, which {', '.join(needing('regions'))} need"
         )
     legend = read_legend(options.legend or storage.resolve("regions.json", options.catalogue))
     return RegionReader(options.access(), options.limits(), legend), legend.labels(options.region)
@@ -175,7 +195,7 @@ def _regions(options: EvaluateOptions) -> tuple[RegionReader | None, frozenset[i
 def _type_column(options: EvaluateOptions, bundle: Bundle, echo: Echo) -> str | None:
     """The column of the types that the bundle's conditions join, where the catalogue has it."""
     column = type_column(bundle)
-    if column is None or not options.asks("removal") or options.catalogue is None:
+    if column is None or not options.asks(*requests(REMOVAL)) or options.catalogue is None:
         return None
     if column in header(options.catalogue):
         return column
@@ -184,9 +204,15 @@ def _type_column(options: EvaluateOptions, bundle: Bundle, echo: Echo) -> str | 
 
 
 def _say(
-    options: EvaluateOptions, run_: runs.Run, settings: EvaluationSettings, found: RunInventory, where: str, echo: Echo
+    options: EvaluateOptions,
+    run_: runs.Run,
+    settings: EvaluationSettings,
+    found: RunInventory,
+    where: str,
+    needed: int,
+    echo: Echo,
 ) -> None:
-    """What will be measured, and the least number of forward passes that it takes."""
+    """What will be measured, the least number of forward passes that it takes, and the ``needed`` bytes a worker."""
     sampled = "" if options.sample == 1 else f", {options.sample:.0%} of the queries sampled"
     echo(
         f"evaluation {options.evaluation_id} of run {run_.id}: {found.sampled:,} of {found.explanations:,} "
@@ -194,7 +220,7 @@ def _say(
     )
     maps = "made again at the frame's size" if settings.full else "as stored, enlarged to the frame"
     echo(f"metrics {', '.join(options.metrics)}; maps {maps}")
-    curves = sum(name in options.metrics for name in CURVES) * len(options.fills) * (STEPS + 1)
+    curves = sum(name in options.metrics for name in requests(CURVES)) * len(options.fills) * (STEPS + 1)
     names = [one.method.name for one in settings.controls] + [UNRELATED] * settings.with_unrelated
     if names and options.compares:
         echo(f"controls {', '.join(names)}")
@@ -203,3 +229,5 @@ def _say(
     if settings.stages:
         shares = ", ".join(f"{stage.depth:.0%}" for stage in settings.stages)
         echo(f"sanity: {len(settings.stages)} randomised networks, {shares} of the blocks from the top")
+    copies = f", {len(settings.stages)} randomised copies of the network among it" if settings.stages else ""
+    echo(f"memory: about {memory.megabytes(needed)} a worker beyond its libraries{copies}")

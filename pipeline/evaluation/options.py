@@ -13,9 +13,9 @@ from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.imaging.fill import check_fill
 from transforms.core.imaging.images import ImageLimits
+from transforms.core.metrics.registry import CURVES, REGIONS, needing, requests
 from transforms.core.metrics.removal import Removal
-from transforms.core.saliency.controls import CONTROLS
-from transforms.evaluating.settings import ATTRIBUTES, CURVES, MEASURES, REGIONS, UNRELATED
+from transforms.core.saliency.controls import CONTROLS, UNRELATED
 from transforms.storage.addresses import is_local, local_path
 
 DEFAULT_METRICS = ("insertion", "deletion")
@@ -66,7 +66,7 @@ class EvaluateOptions:
     beam_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _among("metrics", self.metrics, MEASURES)
+        _among("metrics", self.metrics, requests())
         _among("controls", self.controls, CONTROL_NAMES, may_be_empty=True)
         for name in ("threads", "workers", "shards", "max_pixels", "max_bytes"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -95,16 +95,19 @@ class EvaluateOptions:
         object.__setattr__(self, "fills", tuple(fill.lower() for fill in self.fills))
         _differ("fills", self.fills)
         self.removal()
-        if self.asks(*REGIONS) and not (self.catalogue and self.region):
+        if self.asks(*needing("regions")) and not (self.catalogue and self.region):
+            asked = ", ".join(needing("regions"))
             raise UsageError(
-                f"{', '.join(REGIONS)} need --catalogue with a column 'regions', the address of each product's label "
+                f"{asked} need --catalogue with a column 'regions', the address of each product's label "
                 "image, and --region, the name of the region that a map should find"
             )
-        if self.asks(*ATTRIBUTES) and not self.catalogue:
-            raise UsageError(f"{' and '.join(ATTRIBUTES)} need --catalogue, which says what attributes products have")
-        if self.maps == "full" and "stranger" in self.metrics:
-            raise UsageError("stranger compares with another query's map of the table: leave --maps full out")
-        if "sanity" in self.metrics and self.runner != "local" and not self.scratch:
+        if self.asks(*needing("attributes")) and not self.catalogue:
+            asked = " and ".join(needing("attributes"))
+            raise UsageError(f"{asked} need --catalogue, which says what attributes products have")
+        if self.maps == "full" and self.asks(*needing("stored maps")):
+            asked = ", ".join(needing("stored maps"))
+            raise UsageError(f"{asked} compares with another query's map of the table: leave --maps full out")
+        if self.asks(*needing("cascade")) and self.runner != "local" and not self.scratch:
             raise UsageError(
                 f"--runner {self.runner}: sanity needs --scratch, a folder that its workers can read, for randomised "
                 "copies of the bundle"
@@ -117,12 +120,12 @@ class EvaluateOptions:
     @property
     def compares(self) -> bool:
         """Whether maps are measured one by one, so that controls can be measured beside them."""
-        return self.asks(*CURVES, *REGIONS, "sanity")
+        return self.asks(*requests(CURVES, REGIONS), *needing("cascade"))
 
     @property
     def with_unrelated(self) -> bool:
         """Whether another query's map is measured beside: a map of the table, so only beside those of the table."""
-        return UNRELATED in self.controls and self.maps == "stored" and self.asks(*CURVES, *REGIONS)
+        return UNRELATED in self.controls and self.maps == "stored" and self.asks(*requests(CURVES, REGIONS))
 
     def removal(self) -> Removal:
         """Which products stand for a query without an attribute; UsageError for numbers that cannot be."""

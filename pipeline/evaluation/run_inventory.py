@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.evaluation.options import EvaluateOptions
+from transforms.core.metrics.registry import needing
+from transforms.core.saliency.controls import UNRELATED
 from transforms.core.statistics.sampling import kept, position
-from transforms.evaluating.settings import UNRELATED, UnrelatedPair
+from transforms.evaluating.settings import UnrelatedPair
 from transforms.tables.explained import Explained, read
 
 UNRELATED_PAIRS = 64
@@ -44,7 +46,7 @@ def scan_run(files: Sequence[str], methods: Sequence[str], options: EvaluateOpti
     queries: set[str] = set()
     frame = map_size = None
     unrelated: defaultdict[str | None, _UnrelatedPairs] = defaultdict(lambda: _UnrelatedPairs(options.seed))
-    wants = UNRELATED in options.controls or options.asks("shuffled", "stranger")
+    wants = UNRELATED in options.controls or options.asks(*needing("another query"))
     for explained in _all(files, methods):
         count += 1
         pair = explained.target.pair

@@ -320,7 +320,8 @@ def measured(
     """By pair and method the values of ``REMOVAL``, or the reasons why there is none."""
     settings = Removal(**{"neighbours": 2, "least": 1, **more})
     found: dict[tuple[str, str], list[Any]] = {}
-    for row in removal_rows("e", catalogue or shown_catalogue(), settings, explained):
+    rows = removal_rows("e", catalogue or shown_catalogue(), settings, explained)
+    for row in sorted(rows, key=lambda row: REMOVAL.index(row["metric"])):
         assert row["metric"] == REMOVAL[len(found.setdefault((row["pair_id"], row["method"]), []))]
         assert row["control"] == (row["method"] in ("random", "confidence"))
         found[row["pair_id"], row["method"]].append(row["reason"] if row["value"] is None else row["value"])

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.evaluation.summary import Difference, EvaluationSummary, Measure, summarise
+from pipeline.evaluation.summary.findings import Difference, EvaluationSummary, Measure
+from pipeline.evaluation.summary.summarise import summarise
 from transforms.tables import Row
 
 

@@ -16,7 +16,8 @@ from transforms.beam.step_counters import StepCounters
 from transforms.core.memory import CHUNK
 from transforms.core.records import Product
 from transforms.evaluating.evaluate_image import measure
-from transforms.evaluating.measured_image import ImageReaders, Networks, PassCounter
+from transforms.evaluating.measured_image import ImageReaders, Networks
+from transforms.evaluating.remake_maps import PassCounter
 from transforms.evaluating.settings import EvaluationSettings
 from transforms.serving.models import Models, Serving
 from transforms.tables.explained import Explained

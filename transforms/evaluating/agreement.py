@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +10,15 @@ import numpy as np
 from transforms import tables
 from transforms.core.errors import NoMap
 from transforms.core.metrics.curves import map_agreement
+from transforms.core.metrics.metric import AgreementMetric
+from transforms.core.metrics.registry import of_kind
 from transforms.core.records import Image, LoadFailure, content_id
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.target import ExplanationTarget
-from transforms.evaluating.measured_image import Key, MapSource, MeasuredImage, Outcome, each, key_of
+from transforms.evaluating.measured_image import MapSource, MeasuredImage
+from transforms.evaluating.outcomes import Key, Outcome, each, key_of, map_key
+from transforms.serving.load_image import LoadedImage
+from transforms.serving.models import Models
 
 _NOTHING = 1e-6
 """A map whose values differ by no more than this part of the other's is one of rounding errors."""
@@ -20,27 +26,77 @@ _NOTHING = 1e-6
 
 def agreement_rows(image: MeasuredImage) -> Iterator[tables.Row]:
     """Rows of the agreement of every explanation with what the explainer makes when something else has changed."""
+    for metric in of_kind(AgreementMetric, image.settings.measures):
+        yield from ROWS[metric.name](image, metric.name)
+
+
+def _sanity(image: MeasuredImage, metric: str) -> Iterator[tables.Row]:
+    """With the maps of networks whose blocks are random, from the head down; those of controls as well."""
     settings = image.settings
-    if "sanity" in settings.measures:
-        for stage, models in zip(settings.stages, image.networks.stages, strict=True):
-            explainers = (*settings.explaining.explainers, *settings.controls)
-            varied = image.made(explainers, models, image.comparable)
-            more = {**stage.columns, "model_id": models.bundle.model_id}
-            yield from _agreements(image, "sanity", varied, **more)
-            yield from _control_agreements(image, varied, **more)
-    if "seeds" in settings.measures:
-        yield from _agreements(image, "seeds", image.made(settings.seeds, image.models, image.comparable))
-    if "noise" in settings.measures:
-        noisy = replace(image.image, pixels=_noisy(image))
-        explainers = settings.explaining.explainers
-        yield from _agreements(image, "noise", image.made(explainers, image.models, image.comparable, image=noisy))
-    if "shuffled" in settings.measures:
-        yield from _agreements(image, "shuffled", _shuffled(image))
-    if "stranger" in settings.measures:
-        unrelated: dict[Key, Outcome] = {
-            key_of(one): image.unrelated_map(one.target, one.method) for one in image.explained
-        }
-        yield from _agreements(image, "stranger", unrelated)
+    for stage, models in zip(settings.stages, image.networks.stages, strict=True):
+        varied = _remade(image, (*settings.explaining.explainers, *settings.controls), models)
+        more = {**stage.columns, "model_id": models.bundle.model_id}
+        yield from _agreements(image, metric, varied, **more)
+        yield from _control_agreements(image, metric, varied, **more)
+
+
+def _seeds(image: MeasuredImage, metric: str) -> Iterator[tables.Row]:
+    yield from _agreements(image, metric, _remade(image, image.settings.seeds))
+
+
+def _noise(image: MeasuredImage, metric: str) -> Iterator[tables.Row]:
+    noisy = replace(image.image, pixels=_noisy(image))
+    yield from _agreements(image, metric, _remade(image, image.settings.explaining.explainers, noisy=noisy))
+
+
+def _shuffled(image: MeasuredImage, metric: str) -> Iterator[tables.Row]:
+    """With the maps of the same image against an image of another query's pair, in the role of its own.
+
+    It is one for all pairs of a query, but for those that have it themselves.
+    """
+    explainers = image.settings.explaining.explainers
+    targets: list[ExplanationTarget] = []
+    varied: dict[Key, Outcome] = {}
+    for target in image.targets:
+        unrelated_pair = image.settings.unrelated_pair(target, but=(target.counterpart,))
+        if unrelated_pair is None:
+            failure = LoadFailure.of(NoMap("no other query of the run that compares alike has another image"))
+            varied |= {map_key(target, one.method.name): failure for one in explainers}
+        elif target.side == "query":
+            targets.append(
+                ExplanationTarget(replace(target.pair, reference=unrelated_pair.image("reference")), target.side)
+            )
+        else:
+            targets.append(ExplanationTarget(replace(target.pair, query=unrelated_pair.image("query")), target.side))
+    yield from _agreements(image, metric, varied | _remade(image, explainers, targets=targets))
+
+
+def _unrelated(image: MeasuredImage, metric: str) -> Iterator[tables.Row]:
+    varied = {key_of(one): image.unrelated_map(one.target, one.method) for one in image.explained}
+    yield from _agreements(image, metric, varied)
+
+
+ROWS: Mapping[str, Callable[[MeasuredImage, str], Iterator[tables.Row]]] = {
+    "sanity": _sanity,
+    "shuffled": _shuffled,
+    "stranger": _unrelated,
+    "seeds": _seeds,
+    "noise": _noise,
+}
+"""How each metric of agreement is measured, by its name."""
+
+
+def _remade(
+    image: MeasuredImage,
+    explainers: Sequence[Explainer],
+    models: Models | None = None,
+    *,
+    targets: Sequence[ExplanationTarget] | None = None,
+    noisy: LoadedImage | None = None,
+) -> dict[Key, Outcome]:
+    """:meth:`MeasuredImage.remade`, of every map what is compared: at the size of the maps that are measured."""
+    made = image.remade(explainers, models, targets=targets, image=noisy)
+    return {key: each(outcome, image.comparable) for key, outcome in made}
 
 
 def _agreements(
@@ -53,34 +109,14 @@ def _agreements(
         yield image.row(one.target, metric, MapSource(one.method, one.explainer_id), value, **more)
 
 
-def _control_agreements(image: MeasuredImage, varied: Mapping[Key, Outcome], **more: object) -> Iterator[tables.Row]:
+def _control_agreements(
+    image: MeasuredImage, metric: str, varied: Mapping[Key, Outcome], **more: object
+) -> Iterator[tables.Row]:
     for control in image.settings.controls:
         for target in image.targets:
-            key: Key = (target.pair.pair_id, target.side, control.method.name)
+            key = map_key(target, control.method.name)
             value = _agreement(each(image.control_maps[key], image.comparable), varied[key])
-            yield image.row(target, "sanity", MapSource(control.method.name, control.id, control=True), value, **more)
-
-
-def _shuffled(image: MeasuredImage) -> dict[Key, Outcome]:
-    """The maps of the same image against an image of another query's pair, in the role of its own.
-
-    It is one for all pairs of a query, but for those that have it themselves.
-    """
-    explainers = image.settings.explaining.explainers
-    targets: list[ExplanationTarget] = []
-    missing: dict[Key, Outcome] = {}
-    for target in image.targets:
-        unrelated_pair = image.settings.unrelated_pair(target, but=(target.counterpart,))
-        if unrelated_pair is None:
-            failure = LoadFailure.of(NoMap("no other query of the run that compares alike has another image"))
-            missing |= {(target.pair.pair_id, target.side, one.method.name): failure for one in explainers}
-        elif target.side == "query":
-            targets.append(
-                ExplanationTarget(replace(target.pair, reference=unrelated_pair.image("reference")), target.side)
-            )
-        else:
-            targets.append(ExplanationTarget(replace(target.pair, query=unrelated_pair.image("query")), target.side))
-    return missing | image.made(explainers, image.models, image.comparable, targets=targets)
+            yield image.row(target, metric, MapSource(control.method.name, control.id, control=True), value, **more)
 
 
 def _noisy(image: MeasuredImage) -> Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,8 @@ import numpy as np
 
 from transforms import tables
 from transforms.core.errors import NotScored, UnknownCondition, UnknownProduct
+from transforms.core.metrics.metric import RemovalMetric
+from transforms.core.metrics.registry import of_kind
 from transforms.core.metrics.removal import Judgement, Oracle, Removal, attribute_drops
 from transforms.core.metrics.retrieval import attribute_precision
 from transforms.core.records import Float32, Float64, LoadFailure, Pair, Product
@@ -18,10 +20,6 @@ from transforms.evaluating.changed_images import changed_since
 from transforms.evaluating.gallery import Gallery
 from transforms.serving.bundle import Bundle
 from transforms.tables.explained import Explained
-
-REMOVAL = ("removal", "removal_oracle", "oracle_first", "oracle_among_five")
-"""Metrics of attribute removal: the first attribute's drop, the largest drop of any, and where the oracle is ranked."""
-
 
 RANDOM = "random"
 """A control of attribute removal: a ranking that knows nothing of the pair."""
@@ -31,8 +29,8 @@ CONFIDENCE = "confidence"
 """A control of attribute removal: a ranking that knows nothing of the reference."""
 
 
-Measured = Mapping[str, float | LoadFailure]
-"""By metric of ``REMOVAL``: what one ranking of one pair is worth."""
+Measured = dict[str, float | LoadFailure]
+"""By name of the :class:`RemovalMetric`: what one ranking of one pair is worth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +83,7 @@ class EmbeddedCatalogue:
 def removal_rows(
     evaluation_id: str, catalogue: EmbeddedCatalogue, removal: Removal, explained: Sequence[Explained]
 ) -> Iterator[tables.Row]:
-    """The rows of ``REMOVAL`` of the explanations of one query, and of the controls, or why they have no value.
+    """Rows of attribute removal of the explanations of one query, and of the controls, or why they have no value.
 
     Which pairs are judged is read off their drops alone (:class:`transforms.core.metrics.removal.Oracle`), the same for
     all explainers and controls: one that names nothing that can be scored is worth nothing there, and not left out.
@@ -106,11 +104,11 @@ def removal_rows(
     oracles = {pair_id: oracle_of(line) for pair_id, line in zip(pairs, drops, strict=True)}
 
     def rows(of: Explained, method: str, measured: Measured | LoadFailure, **more: Any) -> Iterator[tables.Row]:
-        for metric in REMOVAL:
-            value = measured if isinstance(measured, LoadFailure) else measured[metric]
+        for metric in of_kind(RemovalMetric):
+            value = measured if isinstance(measured, LoadFailure) else measured[metric.name]
             yield tables.metric_row(
                 evaluation_id,
-                metric,
+                metric.name,
                 method,
                 of.target.pair,
                 value,
@@ -158,7 +156,7 @@ def of_named(oracle: Oracle, bundle: Bundle, top: Sequence[str]) -> Measured:
     if len(top) >= min(5, len(bundle.vocabulary)):
         return measured
     few = NotScored("the run keeps fewer than five attributes of a pair: audit with --top 5 or more")
-    return {**measured, "oracle_among_five": LoadFailure.of(few)}
+    return measured | {one.name: LoadFailure.of(few) for one in of_kind(RemovalMetric) if one.among_five}
 
 
 def of_random(oracle: Oracle, catalogue: EmbeddedCatalogue, query_id: str) -> Measured:
@@ -168,12 +166,7 @@ def of_random(oracle: Oracle, catalogue: EmbeddedCatalogue, query_id: str) -> Me
     """
     place, attributes = catalogue.gallery.places[query_id], len(catalogue.bundle.vocabulary)
     own = oracle.drops[0][oracle.ranked[0] & catalogue.gallery.has[place, :attributes]]
-    return {
-        "removal": float(own.mean()),
-        "removal_oracle": float(own.max()),
-        "oracle_first": 1 / len(own),
-        "oracle_among_five": min(1.0, 5 / len(own)),
-    }
+    return {metric.name: metric.of_random(own) for metric in of_kind(RemovalMetric)}
 
 
 def of_confidence(oracle: Oracle, catalogue: EmbeddedCatalogue, query_id: str) -> Measured | LoadFailure:
@@ -186,12 +179,7 @@ def of_confidence(oracle: Oracle, catalogue: EmbeddedCatalogue, query_id: str) -
 
 def _measured(judgement: Judgement) -> Measured:
     """``judgement`` of one judged pair, by metric."""
-    return {
-        "removal": float(judgement.first[0]),
-        "removal_oracle": float(judgement.oracle[0]),
-        "oracle_first": judgement.top1,
-        "oracle_among_five": judgement.top5,
-    }
+    return {metric.name: float(metric.of_ranking(judgement)) for metric in of_kind(RemovalMetric)}
 
 
 def _unusable(catalogue: EmbeddedCatalogue, explained: Explained) -> LoadFailure | None:

@@ -1,7 +1,4 @@
-"""Whether the images of explanations are still those that were audited.
-
-Without this an image that was replaced since would make a good map look bad, and a bad one sane.
-"""
+"""Whether the images of explanations are still those that were audited, or why they cannot be measured."""
 
 from __future__ import annotations
 
@@ -9,13 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from transforms.core.errors import ImageChanged, UnknownCondition
 from transforms.core.records import EmbeddedImage, Float32, LoadFailure
+from transforms.core.since_audit import same_bytes, same_similarity
 from transforms.evaluating.measured_image import similarities_of
 from transforms.serving.load_image import LoadedImage
 from transforms.serving.models import Models
 from transforms.tables.explained import Explained
-
-_CHANGED = 1e-2
-"""A similarity that differs by more than this part from the audited one is of other images: devices differ by less."""
 
 _REMEDY = "Audit again, or give the images that were audited."
 
@@ -47,15 +42,14 @@ def check(
 
 def _other_bytes(explained: Explained, *now: str) -> LoadFailure | None:
     for which, then, digest in zip(("explained", "other"), explained.audited, now, strict=True):
-        if then not in (None, digest):
+        if not same_bytes(then, digest):
             return LoadFailure.of(ImageChanged(f"the {which} image has other bytes than in the audit. {_REMEDY}"))
     return None
 
 
 def changed_since(then: float | None, now: float) -> LoadFailure | None:
     """Why a pair whose similarity was ``then`` in the audit and is ``now`` another cannot be measured, else None."""
-    # the other way round a NaN would pass
-    if then is not None and abs(now - then) <= _CHANGED * max(1.0, abs(then)):
+    if same_similarity(then, now):
         return None
     was = "none" if then is None else f"{then:.4f}"
     return LoadFailure.of(ImageChanged(f"the similarity is {now:.4f} and was {was} in the audit. {_REMEDY}"))

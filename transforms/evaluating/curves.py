@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 
 from transforms import tables
 from transforms.core.imaging.fill import make_fill
-from transforms.core.metrics.curves import curve, deletion, insertion
+from transforms.core.metrics.curves import PixelSteps, curve
+from transforms.core.metrics.metric import CurveMetric
+from transforms.core.metrics.registry import of_kind
 from transforms.core.records import Float32, LoadFailure
-from transforms.evaluating.measured_image import Candidate, MeasuredImage, Outcome, attempt
-from transforms.evaluating.settings import CURVES
+from transforms.evaluating.candidates import Candidate
+from transforms.evaluating.measured_image import MeasuredImage
+from transforms.evaluating.outcomes import attempt
 from transforms.serving.embed import finite
 
 
-def curve_rows(image: MeasuredImage) -> Iterator[tables.Row]:
-    """Rows of insertion and deletion, raw and normalised, for every candidate and fill."""
+def curve_rows(image: MeasuredImage, candidates: tuple[Candidate, ...]) -> Iterator[tables.Row]:
+    """Rows of the metrics of curves that are asked for, for every candidate and fill."""
+    asked = sorted(of_kind(CurveMetric, image.settings.measures), key=lambda metric: metric.request)
     for fill in image.settings.fills:
-        for candidate in image.candidates:
-            for metric in CURVES:
-                if metric in image.settings.measures:
-                    yield from _curve(image, metric, fill, candidate)
+        for candidate in candidates:
+            for _, metrics in groupby(asked, key=lambda metric: metric.request):
+                yield from _curve(image, list(metrics), fill, candidate)
 
 
-def _curve(image: MeasuredImage, metric: str, fill: str, candidate: Candidate) -> Iterator[tables.Row]:
-    """The passes depend on the map and not on the reference: one set of them serves all pairs of a control."""
-    embeddings = _embedded(image, metric, fill, candidate.map)
+def _curve(
+    image: MeasuredImage, metrics: Sequence[CurveMetric], fill: str, candidate: Candidate
+) -> Iterator[tables.Row]:
+    """Rows of ``metrics`` of one design.
+
+    The passes depend on the map and not on the reference: one set of them serves all pairs of a control.
+    """
+    if isinstance(candidate.map, LoadFailure):
+        embeddings: Float32 | LoadFailure = candidate.map
+    else:
+        embeddings = _embedded(image, metrics[0].design(candidate.map), fill)
     for target in candidate.of:
         if isinstance(embeddings, LoadFailure):
-            for name in (metric, f"{metric}_raw"):
-                yield image.row(target, name, candidate.map_source, embeddings, fill=fill)
+            for metric in metrics:
+                yield image.row(target, metric.name, candidate.map_source, embeddings, fill=fill)
             continue
         found = curve(image.scores(target, embeddings))
-        scores, count = found.scores.astype(np.float32), len(found.scores)
-        yield image.row(target, metric, candidate.map_source, found.area, curve=scores, count=count, fill=fill)
-        yield image.row(target, f"{metric}_raw", candidate.map_source, found.raw_area, count=count, fill=fill)
+        for metric in metrics:
+            more: dict[str, Any] = {"curve": found.scores.astype(np.float32)} if metric.keeps_curve else {}
+            more |= {"count": len(found.scores), "fill": fill}
+            yield image.row(target, metric.name, candidate.map_source, metric.area(found), **more)
 
 
-def _embedded(image: MeasuredImage, metric: str, fill: str, saliency: Outcome) -> Float32 | LoadFailure:
+def _embedded(image: MeasuredImage, design: PixelSteps, fill: str) -> Float32 | LoadFailure:
     """Embeddings of the image's masked versions, or why there are none."""
-    if isinstance(saliency, LoadFailure):
-        return saliency
-    design = insertion(saliency) if metric == "insertion" else deletion(saliency)
     colour = make_fill(fill, image.image.pixels, image.models.bundle.fill_mean)
     similarity = image.models.similarity
     image.passes.count += design.n

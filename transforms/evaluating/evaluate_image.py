@@ -10,16 +10,24 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transforms import tables
+from transforms.core.metrics.metric import Metric
+from transforms.core.metrics.registry import AGREEMENTS, CURVES, METRICS, REGIONS, requests
 from transforms.core.records import EmbeddedImage, LoadFailure
 from transforms.evaluating.agreement import agreement_rows
+from transforms.evaluating.candidates import candidates
 from transforms.evaluating.changed_images import check
 from transforms.evaluating.curves import curve_rows
-from transforms.evaluating.measured_image import ImageReaders, MeasuredImage, Networks, PassCounter, attempt
+from transforms.evaluating.measured_image import ImageReaders, MeasuredImage, Networks
+from transforms.evaluating.outcomes import attempt
 from transforms.evaluating.regions import region_rows
-from transforms.evaluating.settings import AGREEMENTS, CURVES, REGIONS, EvaluationSettings
+from transforms.evaluating.remake_maps import PassCounter
+from transforms.evaluating.settings import EvaluationSettings
 from transforms.serving.embed import embed, finite
 from transforms.serving.load_image import Remembered
 from transforms.tables.explained import Explained
+
+BY_IMAGE = (CURVES, REGIONS, AGREEMENTS)
+"""The families that are measured here."""
 
 
 def measure(
@@ -56,12 +64,18 @@ def measure(
         return
     known = {name: other for name, other in others.items() if isinstance(other, EmbeddedImage)}
     measured = MeasuredImage(image, tuple(usable), known, networks, settings, load, reading.regions, passes)
-    if settings.asks(*CURVES):
-        yield from curve_rows(measured)
-    if settings.asks(*REGIONS):
-        yield from region_rows(measured)
-    if settings.asks(*AGREEMENTS):
-        yield from agreement_rows(measured)
+    yield from _rows(measured)
+
+
+def _rows(image: MeasuredImage) -> Iterator[tables.Row]:
+    asks = image.settings.asks
+    compared = candidates(image) if asks(*requests(CURVES, REGIONS)) else ()
+    if asks(*requests(CURVES)):
+        yield from curve_rows(image, compared)
+    if asks(*requests(REGIONS)):
+        yield from region_rows(image, compared)
+    if asks(*requests(AGREEMENTS)):
+        yield from agreement_rows(image)
 
 
 def _failed(
@@ -87,15 +101,18 @@ def _failed(
 
 def _asked(settings: EvaluationSettings, networks: Networks) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is measured of each explanation: the metric, and the columns that tell its rows apart."""
+    for metric in METRICS:
+        if metric.family in BY_IMAGE and metric.request in settings.measures:
+            for columns in _columns(metric, settings, networks):
+                yield metric.name, columns
+
+
+def _columns(metric: Metric, settings: EvaluationSettings, networks: Networks) -> Iterator[dict[str, Any]]:
     own = {"model_id": networks.models.bundle.model_id}
-    for metric in CURVES:
-        if metric in settings.measures:
-            for fill in settings.fills:
-                yield metric, {**own, "fill": fill}
-                yield f"{metric}_raw", {**own, "fill": fill}
-    for metric in (*REGIONS, *AGREEMENTS):
-        if metric == "sanity" and metric in settings.measures:
-            for stage, models in zip(settings.stages, networks.stages, strict=True):
-                yield metric, {**stage.columns, "model_id": models.bundle.model_id}
-        elif metric in settings.measures:
-            yield metric, own
+    if metric.family is CURVES:
+        yield from ({**own, "fill": fill} for fill in settings.fills)
+    elif "cascade" in metric.needs:
+        for stage, models in zip(settings.stages, networks.stages, strict=True):
+            yield {**stage.columns, "model_id": models.bundle.model_id}
+    else:
+        yield own

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 
 from transforms import tables
-from transforms.core.errors import NoMap, PairError
+from transforms.core.errors import NoMap
 from transforms.core.imaging.images import restore
 from transforms.core.imaging.maps import area_average
-from transforms.core.records import EmbeddedImage, Float32, Float64, Frame, LoadFailure, Side
+from transforms.core.records import EmbeddedImage, Float32, Float64, Frame, LoadFailure
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.similarity import conditioned, similarities
 from transforms.core.target import ExplanationTarget
-from transforms.evaluating.settings import UNRELATED, EvaluationSettings
-from transforms.explaining.prepared_image import PreparedImage
+from transforms.evaluating.outcomes import Key, Outcome, key_of
+from transforms.evaluating.remake_maps import MapRemaker, PassCounter
+from transforms.evaluating.settings import EvaluationSettings
 from transforms.inputs.region_files import RegionReader
-from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader, Load, LoadedImage
 from transforms.serving.models import Models
 from transforms.tables.explained import Explained
-
-Key = tuple[str, Side, str]
-"""A pair's id, the side that is explained, and the method."""
-Outcome = Float64 | LoadFailure
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,13 +41,6 @@ class ImageReaders:
     regions: RegionReader | None = None
 
 
-@dataclass(eq=False)
-class PassCounter:
-    """Forward passes so far."""
-
-    count: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class MapSource:
     """Who made a map: an explainer of the run, or a control, by the name that its rows have."""
@@ -61,15 +48,6 @@ class MapSource:
     method: str
     explainer_id: str
     control: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A map [H, W] to be measured, and the pairs that it is of."""
-
-    map_source: MapSource
-    map: Outcome
-    of: tuple[ExplanationTarget, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,17 +88,17 @@ class MeasuredImage:
     @cached_property
     def full_maps(self) -> Mapping[Key, Outcome]:
         """The run's explainers' maps, made again at the frame's size."""
-        return self.made(self.settings.explaining.explainers, self.models, lambda saliency: saliency)
+        return dict(self.remade(self.settings.explaining.explainers))
 
     @cached_property
     def control_maps(self) -> Mapping[Key, Outcome]:
         """The controls' maps, which depend on no network."""
-        return self.made(self.settings.controls, self.models, lambda saliency: saliency)
+        return dict(self.remade(self.settings.controls))
 
     def map_of(self, explained: Explained) -> Outcome:
         """The map of an explanation: [h, w] as it is stored, or [H, W] made again."""
         if self.settings.full:
-            return self.full_maps[explained.target.pair.pair_id, explained.target.side, explained.method]
+            return self.full_maps[key_of(explained)]
         if explained.map is None:
             return LoadFailure.of(NoMap("the table has no map of finite numbers for this pair. Audit it again."))
         if explained.map.shape != (size := self.settings.explaining.map_size):
@@ -128,79 +106,23 @@ class MeasuredImage:
             return LoadFailure.of(NoMap(found))
         return explained.map.astype(np.float64)
 
-    def made(
+    def remade(
         self,
         explainers: Sequence[Explainer],
-        models: Models,
-        keep: Callable[[Float64], Float64],
+        models: Models | None = None,
+        *,
         targets: Sequence[ExplanationTarget] | None = None,
         image: LoadedImage | None = None,
-    ) -> dict[Key, Outcome]:
-        """What ``explainers`` make of ``tasks`` with ``models``; of every map what ``keep`` leaves is kept."""
-        targets = self.targets if targets is None else targets
-        explaining = replace(self.settings.explaining, explainers=tuple(explainers))
-        made: dict[Key, Outcome] = {}
+    ) -> Iterator[tuple[Key, Outcome]]:
+        """Maps [H, W] that ``explainers`` make of the image and its pairs, or of what stands for one of these."""
         if not explainers:
-            return made
-        masked = next((one.references for one in explainers if one.references), None)
-        addresses = list(dict.fromkeys(target.counterpart for target in targets))
-        others: Mapping[str, EmbeddedImage | LoadFailure] = self.others
-        if models is not self.models or targets is not self.targets or masked:
-            others = dict(embed(addresses, self.load, models, masked, addresses if masked else ()))
-            self.passes.count += len(addresses) * (1 + (masked.masks if masked else 0))
-        matched = []
-        for target in targets:
-            other = others[target.counterpart]
-            if isinstance(other, LoadFailure):
-                made |= {(target.pair.pair_id, target.side, one.method.name): other for one in explainers}
-            else:
-                matched.append((target, other))
-        if not matched:
-            return made
-        prepared = attempt(lambda: PreparedImage.of(image or self.image, explaining, models, self.load, matched))
-        if isinstance(prepared, LoadFailure):
-            return made | {
-                (target.pair.pair_id, target.side, one.method.name): prepared
-                for target, _ in matched
-                for one in explainers
-            }
-        for found in prepared.maps(matched):
-            for at, (target, _) in enumerate(found.matched):
-                key = (target.pair.pair_id, target.side, found.explainer.method.name)
-                made[key] = (
-                    LoadFailure.of(found.maps) if isinstance(found.maps, PairError) else keep(found.maps.saliency[at])
-                )
-        self.passes.count += prepared.passes
-        return made
-
-    @cached_property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """The maps that are compared with each other, [H, W]; a control's is one for all pairs of the image."""
-        found = [
-            Candidate(MapSource(one.method, one.explainer_id), each(self.map_of(one), self.enlarged), (one.target,))
-            for one in self.explained
-        ]
-        first = self.targets[0]
-        for control in self.settings.controls:
-            name = control.method.name
-            made = self.control_maps[first.pair.pair_id, first.side, name]
-            # through the same cells as the explanations' maps, so that none is sharper than another
-            alike = each(made, lambda saliency: self.enlarged(self.comparable(saliency)))
-            found.append(Candidate(MapSource(name, control.id, control=True), alike, self.targets))
-        if self.settings.with_unrelated:
-            found += list(self._unrelated_candidates())
-        return tuple(found)
-
-    def _unrelated_candidates(self) -> Iterator[Candidate]:
-        for explainer in self.settings.explaining.explainers:
-            method = explainer.method.name
-            targets = [one.target for one in self.explained if one.method == method]
-            # a query's pairs of one condition and side have one stranger, and so one set of passes
-            alike = {(target.pair.query_id, target.pair.condition, target.side): target for target in targets}
-            for key, first in alike.items():
-                of = tuple(one for one in targets if (one.pair.query_id, one.pair.condition, one.side) == key)
-                made = each(self.unrelated_map(first, method), self.enlarged)
-                yield Candidate(MapSource(f"{UNRELATED}_{method}", explainer.id, control=True), made, of)
+            return
+        explaining = replace(self.settings.explaining, explainers=tuple(explainers))
+        remaker = MapRemaker(explaining, models or self.models, self.load, self.passes)
+        known = models is None and targets is None and remaker.reference_masks is None
+        targets = self.targets if targets is None else targets
+        counterparts = self.others if known else remaker.counterparts(targets)
+        yield from remaker.maps(image or self.image, targets, counterparts)
 
     def unrelated_map(self, target: ExplanationTarget, method: str) -> Outcome:
         """Another query's stored map of ``method``, [h, w]."""
@@ -223,7 +145,7 @@ class MeasuredImage:
     def row(
         self, target: ExplanationTarget, metric: str, map_source: MapSource, value: float | LoadFailure, **more: object
     ) -> tables.Row:
-        """The row of one measure of a map of ``maker``; ``more`` are nullable columns."""
+        """The row of one measure of a map of ``map_source``; ``more`` are nullable columns."""
         named = {"explainer_id": map_source.explainer_id, "model_id": self.models.bundle.model_id, **more}
         return tables.metric_row(
             self.settings.evaluation_id,
@@ -245,19 +167,3 @@ def similarities_of(target: ExplanationTarget, embeddings: Float32, other: Embed
     rows = conditioned(other.embedding[None], mask, function)
     scores: Float64 = similarities(rows, conditioned(embeddings, mask, function), function)[0]
     return scores
-
-
-def key_of(explained: Explained) -> Key:
-    return explained.target.pair.pair_id, explained.target.side, explained.method
-
-
-def each(outcome: Outcome, change: Callable[[Float64], Float64]) -> Outcome:
-    return outcome if isinstance(outcome, LoadFailure) else change(outcome)
-
-
-def attempt(work: Callable[[], T]) -> T | LoadFailure:
-    """What ``work`` returns, or the failure that it raises as PairError."""
-    try:
-        return work()
-    except PairError as error:
-        return LoadFailure.of(error)

@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from transforms import tables
 from transforms.core.errors import NoRegion
-from transforms.core.metrics.regions import iou, pixel_auc, pointing
-from transforms.core.records import Float64, LoadFailure
-from transforms.evaluating.measured_image import MeasuredImage, attempt
-from transforms.evaluating.settings import REGIONS
+from transforms.core.metrics.metric import RegionMetric
+from transforms.core.metrics.registry import of_kind
+from transforms.core.records import LoadFailure, Side
+from transforms.core.target import ExplanationTarget
+from transforms.evaluating.candidates import Candidate
+from transforms.evaluating.measured_image import MeasuredImage
+from transforms.evaluating.outcomes import attempt
+
+Region = NDArray[np.bool_] | LoadFailure
 
 
-def region_rows(image: MeasuredImage) -> Iterator[tables.Row]:
-    """Rows of pointing game, IoU and pixel AUC for every candidate."""
-    regions = {one.regions: _region(image, one.regions) for one in image.explained}
-    region_of = {(one.target.pair.pair_id, one.target.side): regions[one.regions] for one in image.explained}
-    for candidate in image.candidates:
+def region_rows(image: MeasuredImage, candidates: tuple[Candidate, ...]) -> Iterator[tables.Row]:
+    """Rows of the metrics of regions that are asked for, for every candidate."""
+    regions = _regions(image)
+    for candidate in candidates:
         for target in candidate.of:
-            region = region_of[target.pair.pair_id, target.side]
-            for metric in REGIONS:
-                if metric not in image.settings.measures:
-                    continue
-                if isinstance(candidate.map, LoadFailure):
-                    yield image.row(target, metric, candidate.map_source, candidate.map)
-                elif isinstance(region, LoadFailure):
-                    yield image.row(target, metric, candidate.map_source, region)
-                else:
-                    value = _found(image, metric, candidate.map, region)
-                    count = int(region.sum())
-                    yield image.row(target, metric, candidate.map_source, value, count=count)
+            region = regions[target.pair.pair_id, target.side]
+            for metric in of_kind(RegionMetric, image.settings.measures):
+                yield _row(image, metric, candidate, target, region)
 
 
-def _found(image: MeasuredImage, metric: str, saliency: Float64, region: NDArray[np.bool_]) -> float:
-    if metric == "pointing":
-        return float(pointing(saliency, region, image.settings.tolerance))
-    return iou(saliency, region) if metric == "iou" else pixel_auc(saliency, region)
+def _row(
+    image: MeasuredImage, metric: RegionMetric, candidate: Candidate, target: ExplanationTarget, region: Region
+) -> tables.Row:
+    if isinstance(candidate.map, LoadFailure):
+        return image.row(target, metric.name, candidate.map_source, candidate.map)
+    if isinstance(region, LoadFailure):
+        return image.row(target, metric.name, candidate.map_source, region)
+    value = float(metric.measure(candidate.map, region, image.settings.tolerance))
+    return image.row(target, metric.name, candidate.map_source, value, count=int(region.sum()))
 
 
-def _region(image: MeasuredImage, address: str | None) -> NDArray[np.bool_] | LoadFailure:
+def _regions(image: MeasuredImage) -> Mapping[tuple[str, Side], Region]:
+    """The region of every pair's explained side; each label image is read once."""
+    regions = {address: _region(image, address) for address in dict.fromkeys(one.regions for one in image.explained)}
+    return {(one.target.pair.pair_id, one.target.side): regions[one.regions] for one in image.explained}
+
+
+def _region(image: MeasuredImage, address: str | None) -> Region:
     reader = image.regions
     if address is None or reader is None:
         return LoadFailure.of(NoRegion("the catalogue gives no label image for this product"))

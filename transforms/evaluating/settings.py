@@ -11,15 +11,6 @@ from transforms.core.saliency.explainer import Explainer
 from transforms.core.target import ExplanationTarget
 from transforms.explaining.settings import ExplanationSettings
 
-CURVES = ("insertion", "deletion")
-REGIONS = ("pointing", "iou", "pixel_auc")
-AGREEMENTS = ("sanity", "shuffled", "stranger", "seeds", "noise")
-ATTRIBUTES = ("removal", "average_precision")
-MEASURES = (*CURVES, *REGIONS, *ATTRIBUTES, *AGREEMENTS)
-
-UNRELATED = "stranger"
-"""The control that is another query's map of the same method; its rows are of the method ``stranger_<method>``."""
-
 
 @dataclass(frozen=True)
 class CascadeStage:
@@ -59,7 +50,7 @@ class EvaluationSettings:
 
     Attributes:
       evaluation_id: goes into every row.
-      measures: some of ``MEASURES``.
+      measures: what ``--metrics`` asks for (:func:`transforms.core.metrics.registry.requests`).
       explaining: the run's explainers, those that are measured.
       controls: maps that explain nothing, as explainers; ``unrelated`` is one more where ``with_unrelated`` says so.
       fills: what hides pixels for insertion and deletion.

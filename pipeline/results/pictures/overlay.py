@@ -18,6 +18,7 @@ from transforms import storage
 from transforms.core.errors import PairError, UsageError
 from transforms.core.imaging import images
 from transforms.core.records import Frame, Image
+from transforms.core.since_audit import same_bytes
 from transforms.tables import runs
 
 PAIR_BYTES = 25_000
@@ -140,7 +141,7 @@ class PhotographReader:
     def __call__(self, address: str, sha256: str | None, original: tuple[int, int] | None = None) -> Image | str:
         try:
             data = self.read(address)
-            if sha256 is not None and images.sha256(data) != sha256:
+            if not same_bytes(sha256, images.sha256(data)):
                 return "not shown: the file has changed since the audit"
             photograph = images.decode(data, self.limits)
         except PairError as error:

@@ -12,9 +12,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline.evaluation import pictures
-from pipeline.evaluation.pictures import CurveKey, curves, draw_curves, draw_sanity
-from pipeline.evaluation.summary import EvaluationSummary, summarise
+from pipeline.evaluation.pictures.draw_curves import draw_curves, styles_of
+from pipeline.evaluation.pictures.draw_sanity import JUDGED, UNJUDGED, draw_sanity
+from pipeline.evaluation.pictures.mean_curves import CurveKey, curves
+from pipeline.evaluation.summary.findings import EvaluationSummary
+from pipeline.evaluation.summary.summarise import summarise
 from tests.support.metric_rows import row, sanity
 from transforms.core.errors import MissingDependency
 from transforms.core.metrics import curves as metrics
@@ -141,7 +143,7 @@ def test_equal_rows_give_equal_bytes_in_any_order(tmp_path: Path) -> None:
 
 def test_what_the_panels_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("pipeline.evaluation.pictures.draw_curves.save", lambda figure, path: drawn.append(figure))
     found = curves(several(), resamples=50)
     draw_curves(found, tmp_path / "curves.png")
     (figure,) = drawn
@@ -164,7 +166,7 @@ def test_what_the_panels_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_ten_methods_look_different() -> None:
-    styles = pictures._styles([CurveKey("insertion", f"m{at}", False, None, None) for at in range(20)])
+    styles = styles_of([CurveKey("insertion", f"m{at}", False, None, None) for at in range(20)])
     assert len({(style["color"], style["marker"]) for style in styles.values()}) == 20
 
 
@@ -177,7 +179,7 @@ def test_the_cascade(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         picture.load()
         assert (picture.format, picture.width) == ("PNG", 1000)
     drawn: list[Any] = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("pipeline.evaluation.pictures.draw_sanity.save", lambda figure, path: drawn.append(figure))
     draw_sanity(summary, tmp_path / "none.png")
     panels = {axis.get_title(): axis for axis in drawn[0].axes}
     assert list(panels) == ["lime", "rise", "edges (control)"]
@@ -185,7 +187,7 @@ def test_the_cascade(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "another query's map" in labels["rise"]
     assert "another query's map" not in labels["lime"]
     handles = dict(zip(*reversed(panels["rise"].get_legend_handles_labels()), strict=True))
-    hollow, full = (handles[name][0] for name in (pictures._UNJUDGED, pictures._JUDGED))
+    hollow, full = (handles[name][0] for name in (UNJUDGED, JUDGED))
     assert (list(hollow.get_xdata()), hollow.get_markerfacecolor()) == ([0.06], "white")
     assert list(full.get_xdata()) == [0.5, 1.0]
     np.testing.assert_allclose(list(full.get_ydata()), [0.4 - 0.13 / 4, -0.1 - 0.13 / 4])
@@ -213,7 +215,7 @@ def test_strangers_are_named_by_their_method(
     rows = [curved([0.0, 0.5, 1.0], method=method) for method in methods]
     rows += [curved([0.0, 0.4, 1.0], method=f"stranger_{method}", control=True) for method in methods]
     drawn: list[Any] = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr("pipeline.evaluation.pictures.draw_curves.save", lambda figure, path: drawn.append(figure))
     draw_curves(curves(rows), tmp_path / "curves.png")
     shown = {text.get_text().split("  ")[0] for text in drawn[0].axes[0].get_legend().get_texts()}
     assert shown == {*methods, *expected}

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.summary import summarise
-from pipeline.evaluation.text import lines, markdown
+from pipeline.evaluation.summary.summarise import summarise
+from pipeline.evaluation.text.write import lines, markdown
 from pipeline.text.tables import columns
 from tests.support.metric_rows import difference, everything, row, sanity, summed
 from transforms.tables import Row
@@ -149,7 +149,9 @@ def test_strangers_are_named_by_their_method_where_there_are_several() -> None:
         return [*(row("iou", method, query, 0.5) for query in range(2)), *unrelated_pair]
 
     one = lines(summed(strange("rise")))
-    assert [line.split("  ")[0] for line in section(one, "Regions")[5:-1]] == ["rise", "stranger (control)"]
+    shown = section(one, "Regions")
+    rule = next(at for at, line in enumerate(shown) if line.startswith("---"))  # below a note of any length
+    assert [line.split("  ")[0] for line in shown[rule + 1 : -1]] == ["rise", "stranger (control)"]
     assert any(line.startswith("rise − stranger (control)") for line in one)
     two = lines(summed(strange("rise") + strange("integrated_gradients")))
     assert any(line.startswith("stranger of rise (control)") for line in section(two, "Regions"))

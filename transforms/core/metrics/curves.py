@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from transforms.core.records import Float32, Float64
 
@@ -116,6 +115,8 @@ def map_agreement(one: Float64, other: Float64) -> MapAgreement:
     Equal values share their mean rank. A constant map says nothing of where, so it agrees with no map, itself included:
     0.
     """
+    from scipy.stats import rankdata  # takes a second to import, which --help of the registry's names should not cost
+
     if one.shape != other.shape or not one.size:
         raise ValueError(f"two maps agree or not where both have the same pixels, got {one.shape} and {other.shape}")
     flat = _finite(one).ravel(), _finite(other).ravel()

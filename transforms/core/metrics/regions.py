@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from transforms.core.metrics.curves import _finite
 from transforms.core.records import Float64
@@ -55,6 +54,8 @@ def pixel_auc(saliency: Float64, region: NDArray[np.bool_]) -> float:
     That is the area under the ROC curve of the map as a classifier of the region's pixels: 1 where all inside are
     above all outside, 0.5 for a constant map. ValueError where ``region`` has no pixel inside, or none outside.
     """
+    from scipy.stats import rankdata  # as in transforms.core.metrics.curves.map_agreement
+
     inside = int(region.sum())
     outside = region.size - inside
     if region.shape != saliency.shape or not inside or not outside:

@@ -137,3 +137,6 @@ def _upsampling(side: int, cells: int) -> Float64:
 
 CONTROLS: dict[str, type[Any]] = {control.name: control for control in (RandomControl, CentreControl, EdgeControl)}
 """The controls by name."""
+
+UNRELATED = "stranger"
+"""The control that is another query's map of the same method; its rows are of the method ``stranger_<method>``."""

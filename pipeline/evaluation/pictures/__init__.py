@@ -1,0 +1,1 @@
+"""The pictures of an evaluation: mean curves, and how maps change as blocks become random."""
