@@ -27,21 +27,28 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """What a file gives: options by field, and where in it each stands."""
+    """What a file gives: options by field, where in it each stands, and where each METHOD.PARAMETER does."""
 
     options: type
     address: str
     text: str
     values: Mapping[str, Any]
     keys: Mapping[str, Path]
+    parameters: Mapping[str, Path]
 
     def located(self, error: UsageError, names: Collection[str]) -> UsageError:
-        """``error`` with the file and line of the first option that it speaks of, where that is one of ``names``."""
+        """``error`` with the file and line of what it speaks of, where that is one of the options ``names``."""
+        message = str(error)
         flags = {one.flag: one.name for one in declared(self.options)}
-        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", str(error)):
-            if flags.get(flag) in names:
-                return UsageError(f"{_place(self.address, self.text, self.keys[flags[flag]])}: {error}")
-        return error
+        told = [flags.get(flag) for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", message)]
+        places = [path for name, path in self.parameters.items() if _speaks_of(message, name)]
+        places += [self.keys[name] for name in told if name in names]
+        return UsageError(f"{_place(self.address, self.text, places[0])}: {message}") if places else error
+
+
+def _speaks_of(message: str, parameter: str) -> bool:
+    """Whether a message has the method and the parameter, as in "rise has no parameter 'sells'"."""
+    return all(re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", message) for word in parameter.split(".", 1))
 
 
 def read_config(address: str, options: type) -> ConfigFile:
@@ -58,13 +65,24 @@ def read_config(address: str, options: type) -> ConfigFile:
         raise UsageError(_syntax(address, str(error))) from None
     values: dict[str, Any] = {}
     keys: dict[str, Path] = {}
+    parameters: dict[str, Path] = {}
     for path, value in _entries(table, options):
         option = _option(path, options, address, text)
         if option.name in values:
             raise UsageError(f"{_place(address, text, path)}: {quoted(path[-1])} is given twice")
         values[option.name] = _value(option, value, path, address, text)
         keys[option.name] = path
-    return ConfigFile(options, address, text, values, keys)
+        if option.flag == "--set":
+            parameters.update(_parameters(value, path))
+    return ConfigFile(options, address, text, values, keys, parameters)
+
+
+def _parameters(table: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Path]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{inner}", (*path, key, inner)) for inner in value)
+        else:
+            yield key, (*path, key)
 
 
 def _entries(table: Mapping[str, Any], options: type) -> Iterator[tuple[Path, Any]]:

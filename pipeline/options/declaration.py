@@ -108,7 +108,7 @@ class Declared:
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
-        annotated: Any = Annotated[(self.field.annotation, *self.field.metadata)]
+        annotated: Any = Annotated[(self.field.annotation, self.option, *self.field.metadata)]
         return TypeAdapter(annotated, config=CONFIG)
 
     def check(self, value: Any) -> Any:
