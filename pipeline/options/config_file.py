@@ -47,8 +47,10 @@ class ConfigFile:
 
 
 def _speaks_of(message: str, parameter: str) -> bool:
-    """Whether a message has the method and the parameter, as in "rise has no parameter 'sells'"."""
-    return all(re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", message) for word in parameter.split(".", 1))
+    """Whether a message is of that METHOD.PARAMETER, by its name or as one that the method does not have."""
+    method, _, name = parameter.partition(".")
+    named = re.search(rf"(?<![\w.-]){re.escape(method)}\.{re.escape(name)}(?![\w-])", message)
+    return named is not None or f"{method} has no parameter {name!r}" in message
 
 
 def read_config(address: str, options: type) -> ConfigFile:
@@ -72,12 +74,13 @@ def read_config(address: str, options: type) -> ConfigFile:
             raise UsageError(f"{_place(address, text, path)}: {quoted(path[-1])} is given twice")
         values[option.name] = _value(option, value, path, address, text)
         keys[option.name] = path
-        if option.flag == "--set":
+        if isinstance(value, dict):
             parameters.update(_parameters(value, path))
     return ConfigFile(options, address, text, values, keys, parameters)
 
 
 def _parameters(table: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Path]]:
+    """Where the keys of a table stand, those of a table within it as METHOD.PARAMETER."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from ((f"{key}.{inner}", (*path, key, inner)) for inner in value)

@@ -36,11 +36,11 @@ def test_a_file_audits_as_the_flags_do(
     config = tmp_path / "elsewhere" / "audit.toml"
     config.parent.mkdir()
     config.write_text(CONFIG.format(bundle=bundle))
-    flags = [
-        "--manifest", "pairs.csv", "--catalogue", "catalogue.csv", "--bundle", str(bundle), "--run-id", "july", "--keep",
-        "likeness", "--method", "rise,sliding_window", "--masks", "40", "--set", "sliding_window.stride=4", "--map-size",
-        "6x8", "--sample", "0.5", "--max-failure-rate", "0.5", "--shards", "2", "--device", "cpu",
-    ]  # fmt: skip
+    flags = (
+        f"--manifest pairs.csv --catalogue catalogue.csv --bundle {bundle} --run-id july --keep likeness "
+        "--method rise,sliding_window --masks 40 --set sliding_window.stride=4 --map-size 6x8 --sample 0.5 "
+        "--max-failure-rate 0.5 --shards 2 --device cpu"
+    ).split()
     monkeypatch.chdir(drawn)  # a relative path is one of the current folder, as on the command line
     assert cli.main(["audit", "--config", str(config), "--out", str(tmp_path / "file")]) == 0
     assert cli.main(["audit", *flags, "--out", str(tmp_path / "flags")]) == 0
