@@ -13,7 +13,7 @@ from dataclasses import field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
 from pipeline.options import shared
@@ -166,7 +166,7 @@ class AuditOptions(Options):
         HOW,
     ] = False
     false_alarm_rate: Annotated[
-        float,
+        FiniteFloat,
         Option(
             "share of shuffled pairs that may be called explained; it sets what `explained` asks for", metavar="RATE"
         ),
@@ -205,7 +205,7 @@ class AuditOptions(Options):
         shared.LIMITS,
     ] = 0.05
     score_tolerance: Annotated[
-        float,
+        FiniteFloat,
         Option(
             "exit with 2 before anything is explained where over 1% of the first 512 served scores, and three at "
             "least or all, are further off"
@@ -301,7 +301,7 @@ def _believed(option: Declared, value: Any) -> Any:
     most = math.inf if option.option.most_recorded is None else option.option.most_recorded
     with suppress(UsageError):
         checked = option.check(value)
-        if all(one <= most for one in _numbers(checked)):
+        if all(math.isfinite(one) and one <= most for one in _numbers(checked)):
             return checked
     raise UsageError(f"its {option.name.replace('_', ' ')} is {quoted(repr(value))}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
 from pipeline.commands.common import say
@@ -39,7 +39,7 @@ class CheckOptions(Options):
     ] = ()
     allow_http: Annotated[bool, Option("let the manifest name http(s) addresses of public hosts")] = False
     score_tolerance: Annotated[
-        float,
+        FiniteFloat,
         Option(
             "largest difference of a score; over 1% of the pairs may not be further off, where these are three or "
             "more, or all"

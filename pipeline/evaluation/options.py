@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
 from pipeline.options import shared
@@ -107,7 +107,7 @@ class EvaluateOptions(Options):
         HOW,
     ] = ("#ffffff",)
     noise: Annotated[
-        float,
+        FiniteFloat,
         Option("noise: its standard deviation, in levels of 255", expected="above 0, in levels of 255"),
         Field(gt=0),
         HOW,
@@ -131,7 +131,7 @@ class EvaluateOptions(Options):
         str | None, Option("JSON file that names labels; regions.json beside the catalogue when left out"), KNOWN
     ] = None
     tolerance: Annotated[
-        float,
+        FiniteFloat,
         Option("pointing: pixels that a peak may miss by", expected="at least 0 pixels"),
         Field(ge=0),
         KNOWN,
@@ -143,7 +143,7 @@ class EvaluateOptions(Options):
     max_distance: Annotated[int, Option("removal: other columns in which these may differ from the query"), KNOWN] = 0
 
     max_agreement: Annotated[
-        float,
+        FiniteFloat,
         Option(
             "sanity: exit with 1 where maps agree more with those of a network half of whose blocks are random",
             expected="a correlation, from -1 to 1",

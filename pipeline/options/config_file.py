@@ -40,7 +40,7 @@ class ConfigFile:
         """``error`` with the file and line of what it speaks of, where that is one of the options ``names``."""
         message = str(error)
         flags = {one.flag: one.name for one in declared(self.options)}
-        told = [flags.get(flag) for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", message)]
+        told = [flags.get(flag, "") for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", message)]
         places = [path for name, path in self.parameters.items() if _speaks_of(message, name)]
         places += [self.keys[name] for name in told if name in names]
         return UsageError(f"{_place(self.address, self.text, places[0])}: {message}") if places else error

@@ -17,7 +17,7 @@ from pipeline.options.formats import FORMATS, Format
 from transforms.core.errors import UsageError
 from transforms.core.redaction import redact
 
-CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+CONFIG = ConfigDict(strict=True, extra="forbid", defer_build=True)
 """Of every dataclass of options: no value is taken for another type's, so that "5" is no number and True no 1. What is
 checked by is made with the first options, not with the class: ``--help`` needs none of it."""
 

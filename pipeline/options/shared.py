@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from pipeline.options.declaration import Group, Option
 from pipeline.options.formats import Bytes, Repeated, Size
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 WHERE = Group("where to run")
 LIMITS = Group("limits")
@@ -32,7 +32,9 @@ BeamArgs = Annotated[Repeated, Option("Arguments after -- go to Beam's runner.",
 MaxPixels = Annotated[AtLeastOne, Option("of an image")]
 MaxBytes = Annotated[AtLeastOne, Option("of an image file")]
 MemoryLimit = Annotated[Bytes, Option("of a worker, such as 4G", metavar="SIZE")]
-SampleRate = Annotated[float, Option("share of the queries, drawn whole by a hash", metavar="RATE"), Field(gt=0, le=1)]
+SampleRate = Annotated[
+    FiniteFloat, Option("share of the queries, drawn whole by a hash", metavar="RATE"), Field(gt=0, le=1)
+]
 WhichRun = Annotated[str | None, Option("which run; the one that was started last when left out")]
 AllowHttp = Annotated[bool, Option("let images lie at http(s) addresses of public hosts")]
 Tables = Annotated[str, Option("the --out of the audits", metavar="DIR", positional=True)]

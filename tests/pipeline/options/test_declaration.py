@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
 from pipeline import cli
@@ -100,7 +100,7 @@ def test_help_tells_what_the_methods_do() -> None:
 @dataclass(frozen=True, config=CONFIG)
 class Small(Options):
     name: Annotated[str, Option("a name", expected="short", metavar="N"), Field(max_length=3), Group("first")]
-    share: Annotated[float, Option("a share, 5% say"), Field(gt=0, lt=1), Group("second")] = 0.5
+    share: Annotated[FiniteFloat, Option("a share, 5% say"), Field(gt=0, lt=1), Group("second")] = 0.5
     among: Annotated[Names, Option("some"), Group("first")] = ("a", "b")
     few: Annotated[NamesOrNone | None, Option("few", flag="--fewer")] = None
     count: Annotated[int | None, Option("how many", left_out=lambda values: len(values["name"])), Field(ge=1)] = None
