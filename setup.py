@@ -61,6 +61,7 @@ setup(
         # be asked for it
         "pillow>=12.1.1",
         "pyarrow>=18,<26",
+        "pydantic>=2.11,<3",
         "scipy>=1.15",
         "threadpoolctl>=3.5",
     ],

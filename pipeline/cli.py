@@ -30,7 +30,30 @@ from pipeline.commands import (
     summary,
     train,
 )
+from pipeline.options.command_line import add_commands, options_of
 from transforms.core.errors import RunError, UsageError
+
+COMMANDS = tuple(
+    module.COMMAND
+    for module in (
+        demo,
+        catalogue,
+        train,
+        export,
+        bundle,
+        priors,
+        calibrate,
+        pairs,
+        check,
+        plan,
+        audit,
+        evaluate,
+        summary,
+        sql,
+        show,
+        erase,
+    )
+)
 
 DESCRIPTION = (
     "Explains, for every pair of a recommendation catalogue, why an image-similarity model says that they match."
@@ -43,14 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
     given, beam_args = _split(given)
-    options = build_parser().parse_args(given)
-    if beam_args and options.command not in ("audit", "plan", "evaluate"):
-        return _complain(
-            UsageError("arguments after -- go to Beam's runner; only `audit`, `plan` and `evaluate` take them")
-        )
-    options.beam_args = tuple(beam_args)
     try:
-        done: int = options.run(options)
+        words = build_parser().parse_args(given)
+        command = words.command
+        if beam_args and not command.takes_more:
+            raise UsageError("arguments after -- go to Beam's runner; only `audit`, `plan` and `evaluate` take them")
+        done: int = command.run(options_of(words, beam_args))
         return done
     except UsageError as error:
         return _complain(error)
@@ -60,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # whoever read the answer has enough of it; a command that was still at work has not done it
         sys.stderr.close()
-        return 0 if options.command in ("sql", "summary") else 3
+        return 0 if command.name in ("sql", "summary") else 3
     except KeyboardInterrupt:
         print("whymatch: interrupted; nothing of an unfinished run counts", file=sys.stderr)
         return 3
@@ -96,26 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="whymatch", description=DESCRIPTION)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (
-        demo,
-        catalogue,
-        train,
-        export,
-        bundle,
-        priors,
-        calibrate,
-        pairs,
-        check,
-        plan,
-        audit,
-        evaluate,
-        summary,
-        sql,
-        show,
-        erase,
-    ):
-        command.add(commands)
+    add_commands(parser, COMMANDS)
     return parser
 
 

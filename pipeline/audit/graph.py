@@ -11,7 +11,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.utils import shared
 
-from pipeline.audit.options import AuditOptions, redacted
+from pipeline.audit.options import AuditOptions
+from pipeline.options.declaration import redacted
 from transforms import tables
 from transforms.beam.embed_images import EmbedImages
 from transforms.beam.explain_queries import DrawReferences, ExplainQueries, Worker

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.audit import sources
+from pipeline.audit.bundle_fit import check_bundle, plan_memory
 from pipeline.audit.check_scores import check_served
 from pipeline.audit.forecast import RunForecast, check_resources, forecast, graph_of, resources_here
 from pipeline.audit.forecast_text import print_forecast
-from pipeline.audit.options import AuditOptions, check_bundle, plan_memory
+from pipeline.audit.options import AuditOptions
 from pipeline.audit.probe import probe
 from pipeline.runs.progress import Watch
 from pipeline.runs.runners import check_reach, submit

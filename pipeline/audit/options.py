@@ -1,115 +1,242 @@
-"""What a run is asked to do: one frozen dataclass, validated before anything runs."""
+"""What a run is asked to do: one frozen dataclass, validated before anything runs.
+
+Nothing else is imported with it, so that ``--help`` answers at once.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from contextlib import suppress
+from dataclasses import field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from transforms import storage
-from transforms.core import memory
+from pydantic import Field, FiniteFloat
+from pydantic.dataclasses import dataclass
+
+from pipeline.options import shared
+from pipeline.options.declaration import CONFIG, Declared, Group, Option, Options, declared
+from pipeline.options.formats import Columns, Names, Repeated, Settings, Size, Words
 from transforms.core.errors import UsageError
 from transforms.core.imaging.fill import check_fill
 from transforms.core.imaging.images import ImageLimits
-from transforms.core.memory import CHUNK
-from transforms.core.messages import listed, quoted
+from transforms.core.messages import quoted
 from transforms.core.records import Side
-from transforms.core.saliency.contract import NO_FILL
-from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMasks
-from transforms.core.saliency.mask import PAIRS
-from transforms.core.saliency.methods import METHODS, make_method
-from transforms.core.saliency.rise import RiseMethod
+from transforms.core.saliency.explainer import Explainer, ReferenceMasks
 from transforms.inputs import manifest
-from transforms.serving.bundle import Bundle
 from transforms.storage.addresses import is_local, local_path
 
-Runner = Literal["local", "spark", "flink", "dataflow"]
+if TYPE_CHECKING:
+    from transforms import storage
+    from transforms.core.imaging.images import ImageLimits
+    from transforms.core.records import Side
+    from transforms.core.saliency.explainer import Explainer, ReferenceMasks
+
+DATA = Group("what to explain")
+QUERIES = Group("which queries")
+HOW = Group("how to explain")
+
+_MOST_MASKS = 10**7
+_LARGEST_SEED = 2**63 - 1
+_LONGEST_SIDE = 4096  # of a stored map
 
 
-@dataclass(frozen=True)
-class AuditOptions:
-    """The options of ``whymatch audit``. Each is described by ``whymatch audit --help``."""
+def _named_by_time(_: Mapping[str, Any]) -> str:
+    return f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
 
-    manifest: tuple[str, ...]
-    bundle: str
-    out: str
-    run_id: str
-    catalogue: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    keep: tuple[str, ...] = ()
-    period: str | None = None
-    methods: tuple[str, ...] = ("rise",)
-    masks: int | None = None
-    sampling: str | None = None
-    converge: float | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
-    explain: Literal["query", "reference", "both"] = "query"
-    perturb: Perturb = "query"
-    reference_masks: int = 30
-    fill: str | None = None
-    seed: int = 0
-    top: int = 5
-    map_size: tuple[int, int] = (28, 28)
-    contrast: bool = False
-    false_alarm_rate: float = 0.05
-    legend: str | None = None
-    sample: float = 1.0
-    sampling_seed: int = 0
-    stratify: str | None = None
-    min_queries: int = 0
-    budget_passes: int | None = None
-    score_tolerance: float = 0.01
-    device: Literal["cpu", "cuda", "auto"] = "auto"
-    threads: int = 1
-    batch: int | None = None
-    workers: int = 1
-    memory_limit: int = 6 * 2**30
-    max_pixels: int = 64_000_000
-    max_bytes: int = 32 * 2**20
-    image_roots: tuple[str, ...] = ()
-    allow_http: bool = False
-    shards: int = 8
-    store_embeddings: bool = False
-    max_failure_rate: float = 0.05
-    runner: Runner = "local"
-    beam_args: tuple[str, ...] = ()
+
+@dataclass(frozen=True, config=CONFIG)
+class AuditOptions(Options):
+    """The options of ``whymatch audit``."""
+
+    manifest: Annotated[
+        Words,
+        Option("CSV, JSONL or Parquet files or globs of pairs", expected="at least one address"),
+        Field(min_length=1),
+        DATA,
+    ]
+    bundle: Annotated[str, Option("model bundle"), DATA]
+    out: Annotated[str, Option("folder of the tables; many runs share one"), DATA]
+    run_id: Annotated[
+        str,
+        Option("name of this run; the time when left out", expected=shared.A_NAME, left_out=_named_by_time),
+        Field(pattern=shared.NAME),
+        DATA,
+    ]
+    period: Annotated[
+        str | None, Option("what the manifest covers, such as 2026-10; goes into the table runs"), DATA
+    ] = None
+    catalogue: Annotated[
+        str | None, Option("resolves ids to images, and says which attributes a product has"), DATA
+    ] = None
+    columns: Annotated[Columns, Option("such as query_id=anchor_sku", metavar="OURS=YOURS,…"), DATA] = field(
+        default_factory=dict
+    )
+    keep: Annotated[Names, Option("manifest columns to keep, as JSON in `extra`", metavar="COLUMN,…"), DATA] = ()
+    image_roots: Annotated[
+        Repeated,
+        Option(
+            "local folder that images may lie in, besides the manifest's and the catalogue's",
+            flag="--image-root",
+            metavar="FOLDER",
+        ),
+        DATA,
+    ] = ()
+    allow_http: Annotated[bool, Option("let the manifest name http(s) addresses of public hosts"), DATA] = False
+
+    sample: Annotated[shared.SampleRate, QUERIES] = 1.0
+    sampling_seed: Annotated[shared.NotNegative, Option("seed of that draw; keep it from month to month"), QUERIES] = 0
+    stratify: Annotated[
+        str | None,
+        Option("draw by the values of this column of the manifest, or of the catalogue", metavar="COLUMN"),
+        QUERIES,
+    ] = None
+    min_queries: Annotated[
+        shared.NotNegative, Option("queries of each stratum at least, where it has them", metavar="N"), QUERIES
+    ] = 0
+    budget_passes: Annotated[
+        int | None,
+        Option("lower the rate until so many forward passes are enough", metavar="N"),
+        Field(ge=1),
+        QUERIES,
+    ] = None
+
+    methods: Annotated[
+        Names,
+        Option(
+            "saliency methods, a row each: rise, sliding_window, sbsm, lime, mask, gradient_x_input, "
+            "integrated_gradients, decomposition",
+            flag="--method",
+            metavar="NAME,…",
+            explains=True,
+        ),
+        HOW,
+    ] = ("rise",)
+    masks: Annotated[
+        int | None,
+        Option("RISE: masks an image (default: 512)", explains=True, most_recorded=_MOST_MASKS),
+        HOW,
+    ] = None
+    sampling: Annotated[
+        Literal["independent", "sobol", "hadamard"] | None,
+        Option("RISE: how masks are drawn (default: hadamard)", explains=True),
+        HOW,
+    ] = None
+    converge: Annotated[
+        float | None,
+        Option(
+            "RISE: stop where two halves of the masks give maps that correlate R, for all references of the image",
+            metavar="R",
+            explains=True,
+        ),
+        HOW,
+    ] = None
+    settings: Annotated[
+        Settings,
+        Option(
+            "any other parameter of a method; docs/methods.md has them all",
+            flag="--set",
+            metavar="METHOD.PARAMETER=VALUE",
+            explains=True,
+        ),
+        HOW,
+    ] = field(default_factory=dict)
+    explain: Annotated[
+        Literal["query", "reference", "both"], Option("which of a pair's images", explains=True), HOW
+    ] = "query"
+    perturb: Annotated[
+        Literal["query", "both"],
+        Option("the explained image only, or the one that it is compared with too", explains=True),
+        HOW,
+    ] = "query"
+    reference_masks: Annotated[
+        shared.AtLeastOne,
+        Option("with --perturb both: masked versions of the other image", explains=True, most_recorded=_MOST_MASKS),
+        HOW,
+    ] = 30
+    fill: Annotated[
+        str | None,
+        Option(
+            "what hides a pixel: auto (the image's border colour), mean, blur, #rrggbb (default: auto; blur for mask)",
+            explains=True,
+        ),
+        HOW,
+    ] = None
+    contrast: Annotated[
+        bool,
+        Option(
+            "explain the similarity less its mean over 64 random references: what is particular to the pair",
+            explains=True,
+        ),
+        HOW,
+    ] = False
+    false_alarm_rate: Annotated[
+        FiniteFloat,
+        Option(
+            "share of shuffled pairs that may be called explained; it sets what `explained` asks for", metavar="RATE"
+        ),
+        Field(gt=0, lt=1),
+        HOW,
+    ] = 0.05
+    legend: Annotated[
+        str | None,
+        Option("JSON file that names the labels of label images; regions.json beside the catalogue when left out"),
+        HOW,
+    ] = None
+    seed: Annotated[
+        shared.NotNegative,
+        Option("seed of every random draw", explains=True, most_recorded=_LARGEST_SEED),
+        HOW,
+    ] = 0
+    top: Annotated[shared.AtLeastOne, Option("attributes kept a pair"), HOW] = 5
+    map_size: Annotated[
+        Size,
+        Option(
+            "size of the stored maps",
+            metavar="HxW",
+            expected="at least 1x1",
+            explains=True,
+            most_recorded=_LONGEST_SIDE,
+        ),
+        HOW,
+    ] = (28, 28)
+
+    max_failure_rate: Annotated[
+        shared.Share,
+        Option(
+            "exit with 1 where more pairs fail, of the catalogue as estimated, or of a stratum's sampled pairs; of "
+            "fewer than 20 of these two at least must fail"
+        ),
+        shared.LIMITS,
+    ] = 0.05
+    score_tolerance: Annotated[
+        FiniteFloat,
+        Option(
+            "exit with 2 before anything is explained where over 1% of the first 512 served scores, and three at "
+            "least or all, are further off"
+        ),
+        Field(ge=0),
+        shared.LIMITS,
+    ] = 0.01
+    max_pixels: Annotated[shared.MaxPixels, shared.LIMITS] = 64_000_000
+    max_bytes: Annotated[shared.MaxBytes, shared.LIMITS] = 32 * 2**20
+    memory_limit: Annotated[shared.MemoryLimit, shared.LIMITS] = 6 * 2**30
+
+    runner: Annotated[shared.Runner, shared.WHERE] = "local"
+    workers: Annotated[shared.Workers, shared.WHERE] = 1
+    batch: Annotated[shared.Batch, Field(ge=1), shared.WHERE] = None
+    shards: Annotated[shared.Shards, shared.WHERE] = 8
+    store_embeddings: Annotated[bool, Option("keep embeddings in the table images"), shared.WHERE] = False
+    device: Annotated[shared.Device, shared.WHERE] = "auto"
+    threads: Annotated[shared.AtLeastOne, Option(shared.THREADS, left_out=shared.shared_threads), shared.WHERE] = 1
+    beam_args: shared.BeamArgs = ()
 
     def __post_init__(self) -> None:
-        for name in (
-            "reference_masks",
-            "top",
-            "threads",
-            "workers",
-            "shards",
-            "max_pixels",
-            "max_bytes",
-        ):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(0 <= self.max_failure_rate <= 1, "max_failure_rate", self.max_failure_rate, "from 0 to 1")
-        _require(0 < self.false_alarm_rate < 1, "false_alarm_rate", self.false_alarm_rate, "between 0 and 1")
-        _require(0 < self.sample <= 1, "sample", self.sample, "above 0 and at most 1")
-        _require(self.sampling_seed >= 0, "sampling_seed", self.sampling_seed, "at least 0")
-        _require(self.min_queries >= 0, "min_queries", self.min_queries, "at least 0")
-        _require(
-            self.budget_passes is None or self.budget_passes >= 1, "budget_passes", self.budget_passes, "at least 1"
-        )
-        _require(self.score_tolerance >= 0, "score_tolerance", self.score_tolerance, "at least 0")
-        _require(self.batch is None or self.batch >= 1, "batch", self.batch, "at least 1")
-        _require(self.seed >= 0, "seed", self.seed, "at least 0")
-        _require(min(self.map_size) >= 1, "map_size", self.map_size, "at least 1x1")
-        _require(bool(self.manifest), "manifest", self.manifest, "at least one address")
-        _require(
-            re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,99}", self.run_id) is not None,
-            "run_id",
-            self.run_id,
-            "a letter, then at most 99 letters, digits, '.', '_' or '-'",
-        )
-        unknown = sorted(self.columns.keys() - set(manifest.COLUMNS))
-        _require(not unknown, "columns", unknown, f"among {', '.join(manifest.COLUMNS)}")
+
+        if unknown := sorted(self.columns.keys() - set(manifest.COLUMNS)):
+            raise UsageError(f"--columns must be among {', '.join(manifest.COLUMNS)}, not {unknown!r}")
         try:
             check_fill(self.fill or "auto")
         except ValueError as error:
@@ -118,37 +245,9 @@ class AuditOptions:
 
     def explainers(self) -> tuple[Explainer, ...]:
         """The methods with their parameters, fills, and what they perturb; UsageError for values they cannot have."""
-        _require(bool(self.methods), "method", self.methods, f"among {', '.join(METHODS)}")
-        if repeated := [name for name in self.methods if self.methods.count(name) > 1]:
-            raise UsageError(f"--method names {repeated[0]} twice; a run has one setting of each method")
-        values = self._values()
-        if unused := sorted(set(values) - set(self.methods)):
-            raise UsageError(
-                f"{', '.join(f'{unused[0]}.{name}' for name in values[unused[0]])} is set, but --method is "
-                f"{','.join(self.methods)}: name {unused[0]} there too, or leave the setting out"
-            )
-        made = []
-        for name in self.methods:
-            try:
-                method = make_method(name, values.get(name, {}), self.seed)
-            except ValueError as error:
-                raise UsageError(f"--method {name}: {error}") from None
-            fill = method.fill if self.fill is None or method.fill == NO_FILL else self.fill
-            if self.contrast and not method.needs.image_first:
-                raise UsageError(
-                    f"--contrast needs a method that compares with any vector at no passes of its own: {name} follows "
-                    "the gradient of one pair. Take rise, sliding_window, sbsm, lime or decomposition."
-                )
-            if self.contrast and self.perturb == "both":
-                raise UsageError("--contrast compares with random references as they are: leave --perturb both out")
-            masked = None if method.needs.optimises else self.masked()
-            made.append(Explainer(method, fill, self.perturb, masked, self.contrast))
-        if self.explain == "both" and any(explainer.converges for explainer in made):
-            raise UsageError(
-                "--converge stops where the maps of all pairs of an image have converged, and --explain both would mix "
-                "pairs of both sides: run --explain query and --explain reference apart"
-            )
-        return tuple(made)
+        from pipeline.audit.explainers import explainers_of
+
+        return explainers_of(self)
 
     def sides(self) -> tuple[Side, ...]:
         """Which of a pair's images are explained."""
@@ -156,23 +255,9 @@ class AuditOptions:
 
     def masked(self) -> ReferenceMasks | None:
         """How the image that another is compared with is perturbed, None where it is not."""
-        if self.perturb == "query" or all(name == "mask" for name in self.methods):
-            return None
-        return ReferenceMasks(self.reference_masks, self.fill or RiseMethod.fill, self.seed)
+        from pipeline.audit.explainers import masked
 
-    def _values(self) -> dict[str, dict[str, str]]:
-        """The text of every parameter that is set, by method."""
-        values: dict[str, dict[str, str]] = {}
-        for key, value in self.settings.items():
-            method, dot, parameter = key.partition(".")
-            _require(bool(dot and parameter), "set", key, "METHOD.PARAMETER=VALUE, such as lime.samples=500")
-            values.setdefault(method, {})[parameter] = value
-        for parameter in ("masks", "sampling", "converge"):
-            if (given := getattr(self, parameter)) is not None:
-                if parameter in values.get("rise", {}):
-                    raise UsageError(f"--{parameter} and --set rise.{parameter} say the same: leave one of them out")
-                values.setdefault("rise", {})[parameter] = str(given)
-        return values
+        return masked(self)
 
     def sampling_design(self) -> str:
         """How queries are sampled, in words, for the run's row."""
@@ -188,35 +273,18 @@ class AuditOptions:
 
     def limits(self) -> ImageLimits:
         """What is decoded at most."""
+        from transforms.core.imaging.images import ImageLimits
+
         return ImageLimits(max_pixels=self.max_pixels)
 
     def access(self, files: tuple[str, ...]) -> storage.Access:
         """What image addresses may name: local files beside ``files`` and the catalogue, and in ``image_roots``."""
+        from transforms import storage
+
         named = filter(is_local, (*files, *filter(None, [self.catalogue])))
         beside = (os.path.dirname(os.path.abspath(local_path(address))) for address in named)
         roots = (os.path.abspath(local_path(root)) for root in self.image_roots)
         return storage.Access((*roots, *beside), allow_http=self.allow_http, max_bytes=self.max_bytes)
-
-    def recorded(self) -> dict[str, Any]:
-        """The options as they go into the run's row: every address without its credentials."""
-        return {name: redacted(value) for name, value in asdict(self).items() if name != "beam_args"}
-
-
-EXPLAINING = (
-    "methods",
-    "masks",
-    "sampling",
-    "converge",
-    "settings",
-    "explain",
-    "perturb",
-    "reference_masks",
-    "fill",
-    "contrast",
-    "seed",
-    "map_size",
-)
-"""The options that say how a run explains, and nothing of what."""
 
 
 def explaining(configuration: Mapping[str, Any], **changes: Any) -> AuditOptions:
@@ -224,156 +292,23 @@ def explaining(configuration: Mapping[str, Any], **changes: Any) -> AuditOptions
 
     UsageError, and nothing else, where the record holds what no audit can be asked for: tables may be of anybody.
     """
-    recorded = {name: configuration[name] for name in EXPLAINING if name in configuration}
+    recorded = [one for one in declared(AuditOptions) if one.option.explains and one.name in configuration]
     try:
-        for name, value in recorded.items():
-            if not _is_recorded(name, value):
-                raise UsageError(f"its {name.replace('_', ' ')} is {quoted(repr(value))}")
-        given = {**recorded, **changes}
-        given |= {name: tuple(given[name]) for name in ("methods", "map_size") if name in given}
-        return AuditOptions(("none",), "none", "none", "none", **given)
+        given = {one.name: _believed(one, configuration[one.name]) for one in recorded}
+        return AuditOptions(("none",), "none", "none", "none", **{**given, **changes})
     except (TypeError, ValueError, OverflowError, UsageError) as error:
         raise UsageError(f"the run's record does not say how it explained: {error}. Audit again.") from None
 
 
-def _is_recorded(name: str, value: Any) -> bool:
-    """Whether an audit may have recorded ``value`` as its option ``name``, one of ``EXPLAINING``, as JSON."""
-
-    def whole(value: Any, most: int) -> bool:
-        return type(value) is int and 0 <= value <= most  # True is an int, too
-
-    if value is None:
-        return name in ("masks", "sampling", "converge", "fill")
-    match name:
-        case "methods":
-            return isinstance(value, list) and all(isinstance(one, str) for one in value)
-        case "settings":
-            return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
-        case "map_size":
-            return isinstance(value, list) and len(value) == 2 and all(whole(side, _LONGEST_SIDE) for side in value)
-        case "masks" | "reference_masks":
-            return whole(value, _MOST_MASKS)
-        case "seed":
-            return whole(value, _LARGEST_SEED)
-        case "converge":
-            return type(value) in (int, float) and math.isfinite(value)
-        case "explain":
-            return value in ("query", "reference", "both")
-        case "perturb":
-            return value in get_args(Perturb)
-        case "contrast":
-            return isinstance(value, bool)
-        case _:
-            return isinstance(value, str)
+def _believed(option: Declared, value: Any) -> Any:
+    """The ``value`` that a run recorded of an option; UsageError where no audit can have recorded it."""
+    most = math.inf if option.option.most_recorded is None else option.option.most_recorded
+    with suppress(UsageError):
+        checked = option.check(value)
+        if all(math.isfinite(one) and one <= most for one in _numbers(checked)):
+            return checked
+    raise UsageError(f"its {option.name.replace('_', ' ')} is {quoted(repr(value))}")
 
 
-_LONGEST_SIDE = 4096  # of a stored map
-_MOST_MASKS = 10**7
-_LARGEST_SEED = 2**63 - 1
-
-
-def check_bundle(options: AuditOptions, bundle: Bundle) -> None:
-    """UsageError where a method asks for what the bundle does not have, or cannot do what the options ask with it."""
-    for explainer in options.explainers():
-        method = explainer.method
-        if bundle.conditions and explainer.converges:
-            raise UsageError(
-                "--converge stops where the maps of all pairs of an image have converged, but the conditions of this "
-                f"bundle ({listed(tuple(bundle.conditions), 5)}) share an image's passes, and one needs more of them "
-                "than another: leave --converge out, and say how many with --masks"
-            )
-        graph = method.needs.graph
-        if graph and getattr(bundle, graph) is None:
-            raise UsageError(
-                f"--method {method.name} needs the bundle's {graph}, and it has none: "
-                f"{bundle.missing.get(graph, 'it is not known why')}"
-            )
-        if explainer.contrast and bundle.similarity_function == "euclidean":
-            raise UsageError(
-                "--contrast subtracts a mean similarity, and a negative Euclidean distance has no such mean"
-            )
-        if method.needs.linear and bundle.similarity_function == "euclidean":
-            raise UsageError(
-                f"--method {method.name}: a negative Euclidean distance is no sum over positions; take another method"
-            )
-
-
-def plan_memory(
-    options: AuditOptions, bundle: Bundle, device: Literal["cpu", "cuda"]
-) -> tuple[memory.MemoryPlan, bool]:
-    """The memory that one worker needs, and whether it may keep its mask banks; UsageError where it cannot fit."""
-    explainers = options.explainers()
-    for hold in (True, False):
-        planned = _planned(explainers, options, bundle, device, hold)
-        if planned.total <= options.memory_limit:
-            return planned, hold
-    raise UsageError(
-        f"this configuration needs {memory.megabytes(planned.total)} a worker, more than --memory-limit "
-        f"{memory.megabytes(options.memory_limit)}: {memory.megabytes(planned.decode)} for decoding images of up to "
-        f"{options.max_pixels:,} pixels, {memory.megabytes(planned.embeddings)} for embeddings of masked images, "
-        f"{memory.megabytes(planned.estimate)} for maps. Take fewer masks, methods or --max-pixels, or raise the limit."
-    )
-
-
-def _planned(
-    explainers: tuple[Explainer, ...],
-    options: AuditOptions,
-    bundle: Bundle,
-    device: Literal["cpu", "cuda"],
-    hold: bool,
-) -> memory.MemoryPlan:
-    """One method is estimated after the other, but the banks that are kept are kept at once, and so are embeddings."""
-    plans = [_plan_of(explainer, options, bundle, device, hold) for explainer in explainers]
-    others = options.reference_masks if options.masked() else 0
-    return memory.MemoryPlan(
-        bank=(sum if hold else max)(plan.bank for plan in plans),
-        embeddings=sum(plan.embeddings for plan in plans)
-        + memory.reference_bytes(
-            others, bundle.embedding_size, CHUNK, bundle.similarity_function, len(bundle.conditions)
-        ),
-        estimate=max(plan.estimate for plan in plans),
-        decode=max(plan.decode for plan in plans),
-    )
-
-
-def _plan_of(
-    explainer: Explainer, options: AuditOptions, bundle: Bundle, device: Literal["cpu", "cuda"], hold: bool
-) -> memory.MemoryPlan:
-    method = explainer.method
-    batch = options.batch or memory.DEFAULT_BATCH[device]
-    try:
-        cost = method.cost(bundle.resize.size)
-    except ValueError as error:
-        raise UsageError(f"--method {method.name}: this bundle's frame and the options do not fit: {error}") from None
-    load = memory.Workload(
-        masks=cost.masks or batch,
-        banks=cost.banks,
-        size=bundle.resize.size,
-        batch=batch,
-        dimension=bundle.embedding_size,
-        chunk=CHUNK,
-        grid=cost.coefficients,
-        max_pixels=options.max_pixels,
-        hold=hold and cost.banks > 0,
-        conditions=bool(bundle.conditions),
-    )
-    planned = memory.plan(load)
-    if cost.steps:
-        planned = replace(planned, estimate=planned.estimate + memory.gradient_bytes(bundle.resize.size, PAIRS))
-    return planned
-
-
-def _require(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds or (isinstance(value, float) and not math.isfinite(value)):
-        raise UsageError(f"--{name.replace('_', '-')} must be {expected}, not {value!r}")
-
-
-def redacted(value: Any) -> Any:
-    """``value`` as it may stand in a table: texts in it, however deep in lists and mappings, without credentials."""
-    if isinstance(value, (str, Path)):
-        return storage.redact(str(value))
-    if isinstance(value, (tuple, list)):
-        return [redacted(item) for item in value]
-    if isinstance(value, Mapping):
-        return {redacted(key): redacted(item) for key, item in value.items()}
-    return value
+def _numbers(value: Any) -> list[float]:
+    return [one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, (int, float))]

@@ -2,76 +2,68 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from pipeline.commands import values
-from pipeline.commands.common import INTERPOLATIONS, command
+from pydantic.dataclasses import dataclass
 
-
-def add(commands: Any) -> None:
-    parser = command(
-        commands,
-        "bundle",
-        _run_bundle,
-        "make a model bundle of your own ONNX files, without torch (needs the extra 'onnx')",
-        "Nothing is guessed: settings come from these options or from a preprocessor_config.json beside the file, "
-        "and what was used is printed.",
-    )
-    parser.add_argument("--similarity-onnx", required=True, type=Path, metavar="FILE", help="the embedding network")
-    parser.add_argument("--attributes-onnx", type=Path, metavar="FILE", help="the attribute network: scores and maps")
-    parser.add_argument("--vocabulary", type=Path, metavar="FILE", help="attribute names, column=value, one a line")
-    parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="folder to write")
-    parser.add_argument("--input", help="name of the network's input, where it has several")
-    parser.add_argument("--output", help="name of the embedding output, where it has several")
-    parser.add_argument("--layout", choices=("nchw", "nhwc"), help="order of the input's axes")
-    parser.add_argument("--channels", choices=("rgb", "bgr"), help="order of the input's channels")
-    parser.add_argument("--scale", type=float, help="pixels 0…255 are multiplied by this first, such as 0.00392156863")
-    parser.add_argument(
-        "--mean", type=values.three, metavar="R,G,B", help="subtracted after scaling, in the network's channel order"
-    )
-    parser.add_argument("--std", type=values.three, metavar="R,G,B", help="divided by, in the network's channel order")
-    parser.add_argument("--size", type=values.size, metavar="HxW", help="input size")
-    parser.add_argument("--resize", choices=("squash", "crop", "pad"), help="how an image is fitted")
-    parser.add_argument(
-        "--shorter", type=int, metavar="PIXELS", help="with crop: the shorter side before the centre crop"
-    )
-    parser.add_argument("--interpolation", choices=INTERPOLATIONS, help="of the resize")
-    parser.add_argument(
-        "--similarity-function", choices=("cosine", "dot", "euclidean"), default="cosine", help="of embeddings"
-    )
-    parser.add_argument(
-        "--attributes-input", metavar="NAME", help="the attribute network's input, where it has several"
-    )
-    parser.add_argument("--scores-output", metavar="NAME", help="its scores [B,A], where they cannot be told")
-    parser.add_argument(
-        "--maps-output", metavar="NAME", help="its activation maps [B,A,h,w], where they cannot be told"
-    )
-    parser.add_argument(
-        "--activation", choices=("none", "sigmoid", "softmax"), default="none", help="from scores to 0…1"
-    )
-    parser.add_argument("--preprocessor-config", type=Path, metavar="FILE", help="where it is not beside the ONNX file")
-    parser.add_argument(
-        "--check",
-        nargs=2,
-        type=Path,
-        metavar=("IMAGE", "EMBEDDING.npy"),
-        help="compare with your own pipeline's embedding",
-    )
-    parser.add_argument("--check-tolerance", type=float, default=1e-3, help="largest difference allowed, at length 1")
+from pipeline.options import shared
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
+from pipeline.options.formats import Three, TwoPaths
 
 
-def _run_bundle(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, config=CONFIG)
+class BundleOptions(Options):
+    """The options of ``whymatch bundle``."""
+
+    similarity_onnx: Annotated[Path, Option("the embedding network", metavar="FILE")]
+    out: shared.NewBundle
+    attributes_onnx: Annotated[Path | None, Option("the attribute network: scores and maps", metavar="FILE")] = None
+    vocabulary: Annotated[Path | None, Option("attribute names, column=value, one a line", metavar="FILE")] = None
+    input: Annotated[str | None, Option("name of the network's input, where it has several")] = None
+    output: Annotated[str | None, Option("name of the embedding output, where it has several")] = None
+    layout: Annotated[Literal["nchw", "nhwc"] | None, Option("order of the input's axes")] = None
+    channels: Annotated[Literal["rgb", "bgr"] | None, Option("order of the input's channels")] = None
+    scale: Annotated[float | None, Option("pixels 0…255 are multiplied by this first, such as 0.00392156863")] = None
+    mean: Annotated[
+        Three | None, Option("subtracted after scaling, in the network's channel order", metavar="R,G,B")
+    ] = None
+    std: Annotated[Three | None, Option("divided by, in the network's channel order", metavar="R,G,B")] = None
+    size: shared.InputSize | None = None
+    resize: shared.Fitting | None = None
+    shorter: shared.Shorter = None
+    interpolation: shared.Interpolation | None = None
+    similarity_function: Annotated[Literal["cosine", "dot", "euclidean"], Option("of embeddings")] = "cosine"
+    attributes_input: Annotated[
+        str | None, Option("the attribute network's input, where it has several", metavar="NAME")
+    ] = None
+    scores_output: Annotated[str | None, Option("its scores [B,A], where they cannot be told", metavar="NAME")] = None
+    maps_output: Annotated[
+        str | None, Option("its activation maps [B,A,h,w], where they cannot be told", metavar="NAME")
+    ] = None
+    activation: Annotated[Literal["none", "sigmoid", "softmax"], Option("from scores to 0…1")] = "none"
+    preprocessor_config: Annotated[Path | None, Option("where it is not beside the ONNX file", metavar="FILE")] = None
+    check: Annotated[
+        TwoPaths | None,
+        Option("compare with your own pipeline's embedding", metavar=("IMAGE", "EMBEDDING.npy")),
+    ] = None
+    check_tolerance: Annotated[float, Option("largest difference allowed, at length 1")] = 1e-3
+
+
+def _run(options: BundleOptions) -> int:
     from export.bundling.from_onnx import bundle_command
 
-    names = (
-        "similarity_onnx attributes_onnx vocabulary out input output layout channels scale mean std size resize "
-        "shorter interpolation similarity_function preprocessor_config attributes_input scores_output maps_output "
-        "activation"
-    )
-    check = tuple(options.check) if options.check else None
-    bundle_command(
-        **{name: getattr(options, name) for name in names.split()}, check=check, tolerance=options.check_tolerance
-    )
+    given = {name: value for name, value in vars(options).items() if name != "check_tolerance"}
+    bundle_command(**given, tolerance=options.check_tolerance)
     return 0
+
+
+COMMAND = Command(
+    "bundle",
+    BundleOptions,
+    _run,
+    "make a model bundle of your own ONNX files, without torch (needs the extra 'onnx')",
+    "Nothing is guessed: settings come from these options or from a preprocessor_config.json beside the file, "
+    "and what was used is printed.",
+)

@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from pipeline.commands.common import add_image_root, add_serving, command
-from transforms.core.errors import UsageError
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-
-def add(commands: Any) -> None:
-    parser = command(
-        commands,
-        "calibrate",
-        _run_calibrate,
-        "find how a bundle should weigh confidence, map match and prior when it ranks attributes",
-        "It reads the maps of an audit of validation pairs, judges rankings by attribute removal, on queries that they "
-        "were not fitted to, and writes the best weights and the scales of the parts into bundle.json.",
-    )
-    parser.add_argument("--bundle", required=True, type=Path, help="model bundle with attributes, a local folder")
-    parser.add_argument("--catalogue", required=True, help="CSV, JSONL or Parquet with id, image and attribute columns")
-    parser.add_argument("--tables", required=True, metavar="DIR", help="the --out of the audit")
-    parser.add_argument("--run-id", help="which run; the one that was started last when left out")
-    parser.add_argument("--split", default="valid", help="only pairs whose query is of this split; all for every pair")
-    parser.add_argument("--method", help="whose maps, where the run has several")
-    parser.add_argument(
-        "--scale",
-        choices=("standard", "quantile", "isotonic", "best"),
-        default="best",
-        help="how each part is put on a common scale; best tries all",
-    )
-    parser.add_argument(
-        "--neighbours", type=int, default=5, help="products that stand for a query without an attribute, 3 at least"
-    )
-    parser.add_argument(
-        "--max-distance", type=int, default=0, help="other columns in which these may differ from the query"
-    )
-    parser.add_argument("--record", type=Path, metavar="FILE", help="JSON file for everything that was tried")
-    add_image_root(parser, "local folder that images may lie in, besides the catalogue's")
-    parser.add_argument("--allow-http", action="store_true", help="let images lie at http(s) addresses of public hosts")
-    add_serving(parser)
+from pipeline.options import shared
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
 
 
-def _run_calibrate(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, config=CONFIG)
+class CalibrateOptions(Options):
+    """The options of ``whymatch calibrate``."""
+
+    bundle: shared.RankedBundle
+    catalogue: shared.Catalogue
+    tables: Annotated[str, Option("the --out of the audit", metavar="DIR")]
+    run_id: shared.WhichRun = None
+    split: Annotated[str, Option("only pairs whose query is of this split; all for every pair")] = "valid"
+    method: Annotated[str | None, Option("whose maps, where the run has several")] = None
+    scale: Annotated[
+        Literal["standard", "quantile", "isotonic", "best"],
+        Option("how each part is put on a common scale; best tries all"),
+    ] = "best"
+    neighbours: Annotated[
+        int, Option("products that stand for a query without an attribute, 3 at least"), Field(ge=3)
+    ] = 5
+    max_distance: Annotated[shared.NotNegative, Option("other columns in which these may differ from the query")] = 0
+    record: Annotated[Path | None, Option("JSON file for everything that was tried", metavar="FILE")] = None
+    image_roots: shared.BesideTheCatalogue = ()
+    allow_http: shared.AllowHttp = False
+    device: shared.Device = "auto"
+    threads: Annotated[shared.Threads, Field(ge=1)] = None
+
+
+def _run(options: CalibrateOptions) -> int:
     from export.ranking.calibrate import calibrate_command
     from pipeline.commands.common import say
     from pipeline.runs.runners import default_threads
@@ -51,9 +46,6 @@ def _run_calibrate(options: argparse.Namespace) -> int:
     from transforms.core.metrics.removal import Removal
     from transforms.storage.addresses import is_local
 
-    for name, least in {"neighbours": Removal.least, "threads": 1, "max_distance": 0}.items():
-        if (given := getattr(options, name)) is not None and given < least:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {given}")
     beside = [storage.resolve("", options.catalogue)] if is_local(options.catalogue) else []
     names = "bundle catalogue tables run_id split method scale record device"
     calibrate_command(
@@ -64,3 +56,13 @@ def _run_calibrate(options: argparse.Namespace) -> int:
         echo=say,
     )
     return 0
+
+
+COMMAND = Command(
+    "calibrate",
+    CalibrateOptions,
+    _run,
+    "find how a bundle should weigh confidence, map match and prior when it ranks attributes",
+    "It reads the maps of an audit of validation pairs, judges rankings by attribute removal, on queries that they "
+    "were not fitted to, and writes the best weights and the scales of the parts into bundle.json.",
+)

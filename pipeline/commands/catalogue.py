@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pipeline.commands.common import command
+from pydantic.dataclasses import dataclass
+
+from pipeline.options.command_line import Command, Family
+from pipeline.options.declaration import CONFIG, Option, Options
+from pipeline.options.formats import Words
 from transforms.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,45 +16,47 @@ if TYPE_CHECKING:
 
     from pipeline.datasets.writing import Dataset, PairOf
 
-
-def add(commands: Any) -> None:
-    parser = commands.add_parser("catalogue", help="make a catalogue and manifests of a published data set")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="DATASET")
-    more = "Local folders only. docs/datasets.md says where it comes from, and what becomes what."
-    polyvore = command(
-        kinds, "polyvore-outfits", _run_polyvore, "make a catalogue and manifests of Polyvore Outfits", more
-    )
-    awa2 = command(kinds, "awa2", _run_awa2, "make a catalogue and manifests of Animals with Attributes 2", more)
-    for each, holds in ((polyvore, "polyvore_item_metadata.json and images/"), (awa2, "classes.txt and JPEGImages/")):
-        each.add_argument("folder", metavar="DIR", help=f"the unpacked data set: the folder that holds {holds}")
-        each.add_argument("--out", required=True, metavar="FOLDER", help="folder for the catalogue and the manifests")
-        each.add_argument("--format", choices=("csv", "parquet"), default="csv", help="of the files")
-        each.add_argument(
-            "--pairs",
-            nargs="+",
-            default=[],
-            metavar="FILE",
-            help="lists of pairs, 'image image label' a line, in place of pairs made from the data set",
-        )
-        each.add_argument(
-            "--all-pairs",
-            action="store_true",
-            help="with --pairs: pairs of label 0 too, which are no matches, and a column label",
-        )
-    polyvore.add_argument(
-        "--variant", choices=("nondisjoint", "disjoint"), default="nondisjoint", help="which outfits and splits"
-    )
-    polyvore.add_argument(
-        "--no-conditions",
-        action="store_true",
-        help="leave the column condition out, for a bundle that has none",
-    )
-    awa2.add_argument("--valid-share", type=float, default=0.1, help="share of the train classes' images to validate")
-    awa2.add_argument("--pairs-per-image", type=int, default=8, help="references of each image, of its class and split")
-    awa2.add_argument("--seed", type=int, default=0, help="seed of both draws")
+_UNPACKED = "the unpacked data set: the folder that holds"
 
 
-def _run_polyvore(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, config=CONFIG)
+class DatasetOptions(Options):
+    """What all data sets' options have in common."""
+
+    folder: Annotated[str, Option(_UNPACKED, metavar="DIR", positional=True)]
+    out: Annotated[str, Option("folder for the catalogue and the manifests", metavar="FOLDER")]
+    format: Annotated[Literal["csv", "parquet"], Option("of the files")] = "csv"
+    pairs: Annotated[
+        Words,
+        Option("lists of pairs, 'image image label' a line, in place of pairs made from the data set", metavar="FILE"),
+    ] = ()
+    all_pairs: Annotated[
+        bool, Option("with --pairs: pairs of label 0 too, which are no matches, and a column label")
+    ] = False
+
+
+@dataclass(frozen=True, config=CONFIG)
+class PolyvoreOptions(DatasetOptions):
+    """The options of ``whymatch catalogue polyvore-outfits``."""
+
+    folder: Annotated[
+        str, Option(f"{_UNPACKED} polyvore_item_metadata.json and images/", metavar="DIR", positional=True)
+    ]
+    variant: Annotated[Literal["nondisjoint", "disjoint"], Option("which outfits and splits")] = "nondisjoint"
+    no_conditions: Annotated[bool, Option("leave the column condition out, for a bundle that has none")] = False
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Awa2Options(DatasetOptions):
+    """The options of ``whymatch catalogue awa2``."""
+
+    folder: Annotated[str, Option(f"{_UNPACKED} classes.txt and JPEGImages/", metavar="DIR", positional=True)]
+    valid_share: Annotated[float, Option("share of the train classes' images to validate")] = 0.1
+    pairs_per_image: Annotated[int, Option("references of each image, of its class and split")] = 8
+    seed: Annotated[int, Option("seed of both draws")] = 0
+
+
+def _run_polyvore(options: PolyvoreOptions) -> int:
     from pipeline.datasets import polyvore_outfits as reader
 
     _check(options)
@@ -66,7 +71,7 @@ def _run_polyvore(options: argparse.Namespace) -> int:
     )
 
 
-def _run_awa2(options: argparse.Namespace) -> int:
+def _run_awa2(options: Awa2Options) -> int:
     import shlex
 
     from pipeline.datasets import awa2 as reader
@@ -81,7 +86,7 @@ def _run_awa2(options: argparse.Namespace) -> int:
     )
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: DatasetOptions) -> None:
     """What can be said before the data set is read."""
     from pipeline.datasets.writing import targets
 
@@ -91,7 +96,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _write(
-    options: argparse.Namespace,
+    options: DatasetOptions,
     dataset: Dataset,
     pairs: Iterable[PairOf],
     similarity: str,
@@ -117,3 +122,22 @@ def _write(
     for line in writing.next_commands(written, options.format, similarity, attributes, labels=labels):
         say(f"  {line}")
     return 0
+
+
+_MORE = "Local folders only. docs/datasets.md says where it comes from, and what becomes what."
+
+COMMAND = Family(
+    "catalogue",
+    "make a catalogue and manifests of a published data set",
+    "DATASET",
+    (
+        Command(
+            "polyvore-outfits",
+            PolyvoreOptions,
+            _run_polyvore,
+            "make a catalogue and manifests of Polyvore Outfits",
+            _MORE,
+        ),
+        Command("awa2", Awa2Options, _run_awa2, "make a catalogue and manifests of Animals with Attributes 2", _MORE),
+    ),
+)

@@ -2,59 +2,73 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from dataclasses import field
+from typing import Annotated
 
-from pipeline.commands import values
-from pipeline.commands.common import add_image_root, add_serving, command, say
+from pydantic import Field, FiniteFloat
+from pydantic.dataclasses import dataclass
+
+from pipeline.commands.common import say
+from pipeline.options import shared
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
+from pipeline.options.formats import Columns, Repeated, Words
 
 
-def add(commands: Any) -> None:
-    parser = command(
-        commands,
-        "check",
-        _run_check,
-        "compare a bundle's scores with those that were served, and say what would make them fit",
-        "`audit` does the same before it explains anything. Exits with 2 where the bundle is not the model that "
-        "served, or where nothing could be compared.",
+@dataclass(frozen=True, config=CONFIG)
+class CheckOptions(Options):
+    """The options of ``whymatch check``."""
+
+    manifest: Annotated[
+        Words,
+        Option("CSV, JSONL or Parquet files or globs of pairs", expected="at least one address"),
+        Field(min_length=1),
+    ]
+    bundle: Annotated[str, Option("model bundle")]
+    catalogue: Annotated[str | None, Option("resolves ids to images")] = None
+    columns: Annotated[Columns, Option("such as served_score=similarity", metavar="OURS=YOURS,…")] = field(
+        default_factory=dict
     )
-    parser.add_argument("--manifest", required=True, nargs="+", help="CSV, JSONL or Parquet files or globs of pairs")
-    parser.add_argument("--bundle", required=True, help="model bundle")
-    parser.add_argument("--catalogue", help="resolves ids to images")
-    parser.add_argument(
-        "--columns", type=values.mapping, default={}, metavar="OURS=YOURS,…", help="such as served_score=similarity"
-    )
-    add_image_root(parser, "local folder that images may lie in, besides the manifest's and the catalogue's")
-    parser.add_argument(
-        "--allow-http", action="store_true", help="let the manifest name http(s) addresses of public hosts"
-    )
-    parser.add_argument(
-        "--score-tolerance",
-        type=float,
-        default=0.01,
-        help="largest difference of a score; over 1%% of the pairs may not be further off, where these are three or "
-        "more, or all",
-    )
-    parser.add_argument("--pairs", type=int, default=512, metavar="N", help="pairs with a served score to compare")
-    parser.add_argument("--batch", type=int, help="forward passes at once; 16 on a CPU, 256 on a GPU")
-    parser.add_argument("--max-pixels", type=int, default=64_000_000, help="of an image")
-    parser.add_argument("--max-bytes", type=int, default=32 * 2**20, help="of an image file")
-    add_serving(parser)
+    image_roots: Annotated[
+        Repeated,
+        Option(
+            "local folder that images may lie in, besides the manifest's and the catalogue's",
+            flag="--image-root",
+            metavar="FOLDER",
+        ),
+    ] = ()
+    allow_http: Annotated[bool, Option("let the manifest name http(s) addresses of public hosts")] = False
+    score_tolerance: Annotated[
+        FiniteFloat,
+        Option(
+            "largest difference of a score; over 1% of the pairs may not be further off, where these are three or "
+            "more, or all"
+        ),
+        Field(ge=0),
+    ] = 0.01
+    pairs: Annotated[int, Option("pairs with a served score to compare", metavar="N")] = 512
+    batch: Annotated[shared.Batch, Field(ge=1)] = None
+    max_pixels: shared.MaxPixels = 64_000_000
+    max_bytes: shared.MaxBytes = 32 * 2**20
+    device: shared.Device = "auto"
+    threads: Annotated[shared.AtLeastOne, Option(shared.THREADS, left_out=shared.shared_threads)] = 1
 
 
-def _run_check(options: argparse.Namespace) -> int:
+def _run(options: CheckOptions) -> int:
     from pipeline.audit import check_scores
     from pipeline.audit.options import AuditOptions
-    from pipeline.runs import runners
 
-    same = "bundle catalogue columns allow_http score_tolerance batch max_pixels max_bytes device"
-    audit = AuditOptions(
-        manifest=tuple(options.manifest),
-        out="none",
-        run_id="check",
-        image_roots=tuple(options.image_roots),
-        threads=options.threads or runners.default_threads(1),
-        **{name: getattr(options, name) for name in same.split()},
-    )
-    check_scores.check(audit, options.pairs, say)
+    same = {name: value for name, value in vars(options).items() if name != "pairs"}
+    check_scores.check(AuditOptions(out="none", run_id="check", **same), options.pairs, say)
     return 0
+
+
+COMMAND = Command(
+    "check",
+    CheckOptions,
+    _run,
+    "compare a bundle's scores with those that were served, and say what would make them fit",
+    "`audit` does the same before it explains anything. Exits with 2 where the bundle is not the model that "
+    "served, or where nothing could be compared.",
+    config=True,
+)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from pipeline.commands.common import command
+from pydantic.dataclasses import dataclass
 
-
-def add(commands: Any) -> None:
-    parser = command(
-        commands,
-        "demo",
-        _run_demo,
-        "draw a catalogue of garments with known ground truth",
-        "It comes with a manifest of pairs, region masks, two model bundles, and a planted shortcut: one brand's "
-        "photographs carry a badge.",
-    )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--products", type=int, default=600, help="how many garments")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the drawing")
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
 
 
-def _run_demo(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, config=CONFIG)
+class DemoOptions(Options):
+    """The options of ``whymatch demo``."""
+
+    out: Annotated[Path, Option("folder to write", metavar="OUT", positional=True)]
+    products: Annotated[int, Option("how many garments")] = 600
+    seed: Annotated[int, Option("seed of the drawing")] = 0
+
+
+def _run(options: DemoOptions) -> int:
     import shutil
 
     from pipeline import demo
@@ -33,3 +30,13 @@ def _run_demo(options: argparse.Namespace) -> int:
         shutil.copytree(demo.embedded(name), options.out / "bundles" / name, dirs_exist_ok=True)
         print(f"{options.out / 'bundles' / name}: model bundle, similar = of one {name}")
     return 0
+
+
+COMMAND = Command(
+    "demo",
+    DemoOptions,
+    _run,
+    "draw a catalogue of garments with known ground truth",
+    "It comes with a manifest of pairs, region masks, two model bundles, and a planted shortcut: one brand's "
+    "photographs carry a badge.",
+)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from pipeline.commands.common import command, say
+from pydantic.dataclasses import dataclass
+
+from pipeline.commands.common import say
+from pipeline.options import shared
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
+from pipeline.options.formats import Repeated
 from transforms.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,32 +21,22 @@ if TYPE_CHECKING:
 _MAX_IDS_BYTES = 2**28
 
 
-def add(commands: Any) -> None:
-    parser = command(
-        commands,
-        "erase",
-        _run_erase,
-        "take all rows of some products out of the tables of all runs under a folder, unfinished runs too",
-        "Files that name none of them are not touched. Each run keeps a record of how many rows went, in the table "
-        "erasures, and none of what they were. Exit code 0 also where no row holds an id. docs/privacy.md says what is "
-        "not searched.",
-    )
-    parser.add_argument("out", metavar="DIR", help="the --out of the audits")
-    parser.add_argument(
-        "--id",
-        action="append",
-        default=[],
-        dest="ids",
-        metavar="ID",
-        help="query, reference or product id, or address of an image; may be given again",
-    )
-    parser.add_argument("--ids", dest="file", metavar="FILE", help="text file of ids, one a line, in UTF-8")
-    parser.add_argument("--run-id", help="in this run alone; in all when left out")
-    parser.add_argument("--reason", metavar="TEXT", help="why, for the record; must not name an id")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, and change nothing")
+@dataclass(frozen=True, config=CONFIG)
+class EraseOptions(Options):
+    """The options of ``whymatch erase``."""
+
+    out: shared.Tables
+    ids: Annotated[
+        Repeated,
+        Option("query, reference or product id, or address of an image; may be given again", flag="--id", metavar="ID"),
+    ] = ()
+    file: Annotated[str | None, Option("text file of ids, one a line, in UTF-8", flag="--ids", metavar="FILE")] = None
+    run_id: Annotated[str | None, Option("in this run alone; in all when left out")] = None
+    reason: Annotated[str | None, Option("why, for the record; must not name an id", metavar="TEXT")] = None
+    dry_run: Annotated[bool, Option("say what would go, and change nothing")] = False
 
 
-def _run_erase(options: argparse.Namespace) -> int:
+def _run(options: EraseOptions) -> int:
     from importlib import metadata
 
     from transforms.tables import erasure as erasing
@@ -93,3 +88,14 @@ def _described(run: RunFound, rows: Mapping[str, int], would: str) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+COMMAND = Command(
+    "erase",
+    EraseOptions,
+    _run,
+    "take all rows of some products out of the tables of all runs under a folder, unfinished runs too",
+    "Files that name none of them are not touched. Each run keeps a record of how many rows went, in the table "
+    "erasures, and none of what they were. Exit code 0 also where no row holds an id. docs/privacy.md says what is "
+    "not searched.",
+)

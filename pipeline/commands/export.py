@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from pipeline.commands import values
-from pipeline.commands.common import command, find_factories
+from pydantic.dataclasses import dataclass
 
-
-def add(commands: Any) -> None:
-    parser = command(
-        commands, "export", _run_export, "turn trained checkpoints into a model bundle (needs the extra 'export')"
-    )
-    parser.add_argument("--similarity", required=True, type=Path, metavar="CHECKPOINT", help="of `train similarity`")
-    parser.add_argument(
-        "--attributes", type=Path, metavar="CHECKPOINT", help="of `train attributes`; maps only without"
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="BUNDLE", help="folder to write")
-    parser.add_argument(
-        "--phi",
-        type=values.three,
-        default=(0.5, 0.5, 0.0),
-        metavar="A,B,C",
-        help="weights of confidence, map match and prior (default: 0.5,0.5,0)",
-    )
-    parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the networks")
-    parser.add_argument(
-        "--no-gradient",
-        dest="gradient",
-        action="store_false",
-        help="leave out the gradient graph, as large as the network, that mask and the gradient methods need",
-    )
-    parser.add_argument(
-        "--factory",
-        action="append",
-        default=[],
-        metavar="MODULE:FACTORY",
-        help="a backbone's code that a checkpoint may run, where it is not whymatch's or torchvision's",
-    )
+from pipeline.commands.common import find_factories
+from pipeline.options import shared
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
+from pipeline.options.formats import Repeated, Three
 
 
-def _run_export(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, config=CONFIG)
+class ExportOptions(Options):
+    """The options of ``whymatch export``."""
+
+    similarity: Annotated[Path, Option("of `train similarity`", metavar="CHECKPOINT")]
+    out: shared.NewBundle
+    attributes: Annotated[Path | None, Option("of `train attributes`; maps only without", metavar="CHECKPOINT")] = None
+    phi: Annotated[Three, Option("weights of confidence, map match and prior", metavar="A,B,C")] = (0.5, 0.5, 0.0)
+    precision: Annotated[Literal["float32", "float16"], Option("of the networks")] = "float32"
+    no_gradient: Annotated[
+        bool,
+        Option("leave out the gradient graph, as large as the network, that mask and the gradient methods need"),
+    ] = False
+    factories: Annotated[
+        Repeated,
+        Option(
+            "a backbone's code that a checkpoint may run, where it is not whymatch's or torchvision's",
+            flag="--factory",
+            metavar="MODULE:FACTORY",
+        ),
+    ] = ()
+
+
+def _run(options: ExportOptions) -> int:
     find_factories()
     from export.bundling.from_torch import export_command
 
@@ -52,7 +47,12 @@ def _run_export(options: argparse.Namespace) -> int:
         out=options.out,
         phi=options.phi,
         precision=options.precision,
-        gradient=options.gradient,
-        factories=options.factory,
+        gradient=not options.no_gradient,
+        factories=options.factories,
     )
     return 0
+
+
+COMMAND = Command(
+    "export", ExportOptions, _run, "turn trained checkpoints into a model bundle (needs the extra 'export')"
+)

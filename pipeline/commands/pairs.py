@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from typing import Annotated
 
-from pipeline.commands import values
-from pipeline.commands.common import add_image_root, add_serving, command
+from pydantic.dataclasses import dataclass
 
-
-def add(commands: Any) -> None:
-    parser = command(
-        commands, "pairs", _run_pairs, "write the manifest of what a model would recommend, by exact search"
-    )
-    parser.add_argument("--catalogue", required=True, help="CSV, JSONL or Parquet with id and image")
-    parser.add_argument("--bundle", required=True, help="model bundle")
-    parser.add_argument("--out", required=True, help="manifest to write: .csv, .jsonl or .parquet")
-    parser.add_argument("--top-k", type=int, default=8, help="references a query")
-    parser.add_argument(
-        "--condition",
-        metavar="NAME",
-        help="compare under this condition of the bundle, products of one of its types with those of the other",
-    )
-    parser.add_argument(
-        "--similar-by",
-        type=values.names,
-        default=(),
-        metavar="COLUMN,…",
-        help="pair only products that agree in these columns, such as a training's positives",
-    )
-    parser.add_argument("--split", help="only products of this split of the catalogue")
-    parser.add_argument("--queries", type=int, help="how many queries, drawn by a hash of their ids; all when left out")
-    parser.add_argument("--seed", type=int, default=0, help="seed of that draw")
-    parser.add_argument("--chunk", type=int, default=256, help="queries searched at once; it bounds memory")
-    parser.add_argument("--batch", type=int, help="forward passes at once; 16 on a CPU, 256 on a GPU")
-    add_image_root(parser, "local folder that images may lie in, besides the catalogue's")
-    parser.add_argument("--allow-http", action="store_true", help="let images lie at http(s) addresses of public hosts")
-    add_serving(parser)
+from pipeline.options import shared
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
+from pipeline.options.formats import Names
 
 
-def _run_pairs(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, config=CONFIG)
+class PairsOptions(Options):
+    """The options of ``whymatch pairs``."""
+
+    catalogue: Annotated[str, Option("CSV, JSONL or Parquet with id and image")]
+    bundle: Annotated[str, Option("model bundle")]
+    out: Annotated[str, Option("manifest to write: .csv, .jsonl or .parquet")]
+    top_k: Annotated[int, Option("references a query")] = 8
+    condition: Annotated[
+        str | None,
+        Option(
+            "compare under this condition of the bundle, products of one of its types with those of the other",
+            metavar="NAME",
+        ),
+    ] = None
+    similar_by: Annotated[
+        Names,
+        Option("pair only products that agree in these columns, such as a training's positives", metavar="COLUMN,…"),
+    ] = ()
+    split: Annotated[str | None, Option("only products of this split of the catalogue")] = None
+    queries: Annotated[int | None, Option("how many queries, drawn by a hash of their ids; all when left out")] = None
+    seed: Annotated[int, Option("seed of that draw")] = 0
+    chunk: Annotated[int, Option("queries searched at once; it bounds memory")] = 256
+    batch: shared.Batch = None
+    image_roots: shared.BesideTheCatalogue = ()
+    allow_http: shared.AllowHttp = False
+    device: shared.Device = "auto"
+    threads: shared.Threads = None
+
+
+def _run(options: PairsOptions) -> int:
     from pipeline.inputs.pairs import PairsSettings, make_pairs
 
-    names = "catalogue bundle out top_k condition similar_by split queries seed device threads batch chunk image_roots"
-    make_pairs(PairsSettings(**{name: getattr(options, name) for name in (*names.split(), "allow_http")}))
+    make_pairs(PairsSettings(**vars(options)))
     return 0
+
+
+COMMAND = Command("pairs", PairsOptions, _run, "write the manifest of what a model would recommend, by exact search")

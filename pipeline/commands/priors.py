@@ -2,67 +2,66 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Literal
 
-from pipeline.commands import values
-from pipeline.commands.common import add_image_root, add_serving, command
-from transforms.core.errors import UsageError
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-
-def add(commands: Any) -> None:
-    parser = command(
-        commands,
-        "priors",
-        _run_priors,
-        "find how strongly a bundle's similarity follows each attribute (needs the extra 'priors')",
-        "Concept activation vectors (TCAV) of training products, tested on held-out pairs; the priors go into "
-        "bundle.json.",
-    )
-    parser.add_argument("--bundle", required=True, type=Path, help="model bundle with attributes, a local folder")
-    parser.add_argument("--catalogue", required=True, help="CSV, JSONL or Parquet with id, image and attribute columns")
-    parser.add_argument(
-        "--pairs",
-        metavar="MANIFEST",
-        help="held-out pairs (others are left out); the model's own in the valid split by default",
-    )
-    parser.add_argument(
-        "--columns",
-        type=values.mapping,
-        default={},
-        metavar="OURS=YOURS,…",
-        help="other names of the manifest's columns",
-    )
-    parser.add_argument(
-        "--layer", metavar="NAME", help="value of the similarity graph; the last feature map if left out"
-    )
-    parser.add_argument("--counter-sets", type=int, default=10, help="concept vectors of an attribute")
-    parser.add_argument("--random-concepts", type=int, default=30, help="random vectors that all are tested against")
-    parser.add_argument("--set-size", type=int, default=100, help="products on each side of a vector, at most")
-    parser.add_argument("--min-count", type=int, default=10, help="products on each side of a vector, at least")
-    parser.add_argument("--alpha", type=float, default=0.05, help="level of all tests together (Bonferroni)")
-    parser.add_argument("--step", type=float, default=0.003, help="how far activations move, a share of their length")
-    parser.add_argument(
-        "--among", choices=("all", "having"), default="having", help="pairs that count: all, or whose query has it"
-    )
-    parser.add_argument("--queries", type=int, default=200, help="queries of the pairs, at most")
-    parser.add_argument("--top-k", type=int, default=5, help="references a query, where the pairs are the model's own")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all draws")
-    parser.add_argument("--batch", type=int, help="forward passes at once; 16 on a CPU, 256 on a GPU")
-    add_image_root(parser, "local folder that images may lie in, besides the catalogue's and the manifest's")
-    parser.add_argument("--allow-http", action="store_true", help="let images lie at http(s) addresses of public hosts")
-    add_serving(parser)
+from pipeline.options import shared
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
+from pipeline.options.formats import Columns, Repeated
 
 
-def _run_priors(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, config=CONFIG)
+class PriorsOptions(Options):
+    """The options of ``whymatch priors``."""
+
+    bundle: shared.RankedBundle
+    catalogue: shared.Catalogue
+    pairs: Annotated[
+        str | None,
+        Option(
+            "held-out pairs (others are left out); the model's own in the valid split by default", metavar="MANIFEST"
+        ),
+    ] = None
+    columns: Annotated[Columns, Option("other names of the manifest's columns", metavar="OURS=YOURS,…")] = field(
+        default_factory=dict
+    )
+    layer: Annotated[
+        str | None,
+        Option("value of the similarity graph; the last feature map if left out", metavar="NAME"),
+    ] = None
+    counter_sets: Annotated[int, Option("concept vectors of an attribute")] = 10
+    random_concepts: Annotated[int, Option("random vectors that all are tested against")] = 30
+    set_size: Annotated[int, Option("products on each side of a vector, at most")] = 100
+    min_count: Annotated[int, Option("products on each side of a vector, at least")] = 10
+    alpha: Annotated[float, Option("level of all tests together (Bonferroni)")] = 0.05
+    step: Annotated[float, Option("how far activations move, a share of their length")] = 0.003
+    among: Annotated[Literal["all", "having"], Option("pairs that count: all, or whose query has it")] = "having"
+    queries: Annotated[int, Option("queries of the pairs, at most")] = 200
+    top_k: Annotated[int, Option("references a query, where the pairs are the model's own")] = 5
+    seed: Annotated[int, Option("seed of all draws")] = 0
+    batch: Annotated[shared.Batch, Field(ge=1)] = None
+    image_roots: Annotated[
+        Repeated,
+        Option(
+            "local folder that images may lie in, besides the catalogue's and the manifest's",
+            flag="--image-root",
+            metavar="FOLDER",
+        ),
+    ] = ()
+    allow_http: shared.AllowHttp = False
+    device: shared.Device = "auto"
+    threads: Annotated[shared.Threads, Field(ge=1)] = None
+
+
+def _run(options: PriorsOptions) -> int:
     from export.ranking.priors import PriorSettings, priors_command
     from pipeline.commands.common import say
     from pipeline.runs.runners import default_threads
 
-    for name in ("threads", "batch"):
-        if (given := getattr(options, name)) is not None and given < 1:
-            raise UsageError(f"--{name} must be at least 1, not {given}")
     chosen = "layer counter_sets random_concepts set_size min_count alpha step among queries top_k seed"
     names = "bundle catalogue pairs columns image_roots allow_http device batch"
     priors_command(
@@ -72,3 +71,12 @@ def _run_priors(options: argparse.Namespace) -> int:
         echo=say,
     )
     return 0
+
+
+COMMAND = Command(
+    "priors",
+    PriorsOptions,
+    _run,
+    "find how strongly a bundle's similarity follows each attribute (needs the extra 'priors')",
+    "Concept activation vectors (TCAV) of training products, tested on held-out pairs; the priors go into bundle.json.",
+)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from pipeline.commands.common import add_image_root, command
+from pydantic.dataclasses import dataclass
 
-
-def add(commands: Any) -> None:
-    parser = command(
-        commands, "show", _run_show, "draw pairs with their saliency maps, from the tables (needs the extra 'sql')"
-    )
-    parser.add_argument("tables", metavar="DIR", help="the --out of the audits")
-    parser.add_argument("--out", required=True, type=Path, metavar="PICTURE", help="PNG or JPEG file to write")
-    parser.add_argument("--run-id", help="which run; the last when left out")
-    parser.add_argument("--where", metavar="SQL", help='which explanations, such as "border_share > 0.6"')
-    parser.add_argument("--count", type=int, default=6, help="how many pairs, of different queries")
-    parser.add_argument("--spread", metavar="COLUMN", help="catalogue column whose values are taken in turn")
-    add_image_root(parser, "local folder that images may lie in; required for local images")
+from pipeline.options import shared
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
+from pipeline.options.formats import Repeated
 
 
-def _run_show(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, config=CONFIG)
+class ShowOptions(Options):
+    """The options of ``whymatch show``."""
+
+    tables: shared.Tables
+    out: Annotated[Path, Option("PNG or JPEG file to write", metavar="PICTURE")]
+    run_id: Annotated[str | None, Option("which run; the last when left out")] = None
+    where: Annotated[str | None, Option('which explanations, such as "border_share > 0.6"', metavar="SQL")] = None
+    count: Annotated[int, Option("how many pairs, of different queries")] = 6
+    spread: Annotated[str | None, Option("catalogue column whose values are taken in turn", metavar="COLUMN")] = None
+    image_roots: Annotated[
+        Repeated,
+        Option("local folder that images may lie in; required for local images", flag="--image-root", metavar="FOLDER"),
+    ] = ()
+
+
+def _run(options: ShowOptions) -> int:
     from pipeline.results.pictures.overlay import draw_pairs
     from transforms.storage import Access
 
@@ -33,6 +40,14 @@ def _run_show(options: argparse.Namespace) -> int:
         count=options.count,
         spread=options.spread,
         picture=options.out,
-        access=Access(roots=tuple(options.image_roots)),
+        access=Access(roots=options.image_roots),
     )
     return 0
+
+
+COMMAND = Command(
+    "show",
+    ShowOptions,
+    _run,
+    "draw pairs with their saliency maps, from the tables (needs the extra 'sql')",
+)

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from typing import Annotated
 
-from pipeline.commands.common import command
+from pydantic.dataclasses import dataclass
 
-
-def add(commands: Any) -> None:
-    parser = command(
-        commands,
-        "sql",
-        _run_sql,
-        "query the tables of all complete runs under a folder with DuckDB (needs the extra 'sql')",
-        "Views: runs, strata, explanations, failures, images, products, evaluations, metrics, erasures.",
-    )
-    parser.add_argument("out", metavar="DIR", help="the --out of the audits")
-    parser.add_argument("query", metavar="SQL", help='such as "SELECT run_id, count(*) FROM explanations GROUP BY 1"')
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="of the answer")
+from pipeline.options import shared
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
 
 
-def _run_sql(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, config=CONFIG)
+class SqlOptions(Options):
+    """The options of ``whymatch sql``."""
+
+    out: shared.Tables
+    query: Annotated[
+        str,
+        Option('such as "SELECT run_id, count(*) FROM explanations GROUP BY 1"', metavar="SQL", positional=True),
+    ]
+    format: shared.Rendering = "table"
+
+
+def _run(options: SqlOptions) -> int:
     from pipeline.results import sql
 
     print(sql.render(sql.query(options.out, options.query), options.format))
     return 0
+
+
+COMMAND = Command(
+    "sql",
+    SqlOptions,
+    _run,
+    "query the tables of all complete runs under a folder with DuckDB (needs the extra 'sql')",
+    "Views: runs, strata, explanations, failures, images, products, evaluations, metrics, erasures.",
+)

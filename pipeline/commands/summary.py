@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from typing import Any
+from typing import Annotated, Literal
 
-from pipeline.commands.common import command
+from pydantic.dataclasses import dataclass
 
-
-def add(commands: Any) -> None:
-    parser = command(
-        commands,
-        "summary",
-        _run_summary,
-        "say what an audit found of the whole catalogue, with intervals where only a sample was explained",
-        "Intervals are 95 % bootstraps over queries, stratified and weighted. With csv and json, what is to be known "
-        "beside the numbers goes to the standard error.",
-    )
-    parser.add_argument("tables", metavar="DIR", help="the --out of the audits")
-    parser.add_argument("--run-id", help="which run; the one that was started last when left out")
-    parser.add_argument(
-        "--by",
-        metavar="COLUMN",
-        help="a row a value of this column: stratum, method, condition, side, served_model, fill or provider, else one "
-        "that the audit was told to --keep, else one of the catalogue, of the query's product",
-    )
-    parser.add_argument("--method", metavar="NAME", help="whose explanations; the audit's first when left out")
-    parser.add_argument(
-        "--side", choices=("query", "reference"), help="which image's explanations; the query's where it has any"
-    )
-    parser.add_argument(
-        "--of",
-        choices=("catalogue", "process"),
-        default="catalogue",
-        help="what is estimated: the audited catalogue, exact where every query was taken, or what makes such queries, "
-        "as when two months are compared",
-    )
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table", help="of the answer")
+from pipeline.options import shared
+from pipeline.options.command_line import Command
+from pipeline.options.declaration import CONFIG, Option, Options
 
 
-def _run_summary(options: argparse.Namespace) -> int:
+@dataclass(frozen=True, config=CONFIG)
+class SummaryOptions(Options):
+    """The options of ``whymatch summary``."""
+
+    tables: shared.Tables
+    run_id: shared.WhichRun = None
+    by: Annotated[
+        str | None,
+        Option(
+            "a row a value of this column: stratum, method, condition, side, served_model, fill or provider, else one "
+            "that the audit was told to --keep, else one of the catalogue, of the query's product",
+            metavar="COLUMN",
+        ),
+    ] = None
+    method: Annotated[str | None, Option("whose explanations; the audit's first when left out", metavar="NAME")] = None
+    side: Annotated[
+        Literal["query", "reference"] | None, Option("which image's explanations; the query's where it has any")
+    ] = None
+    of: Annotated[
+        Literal["catalogue", "process"],
+        Option(
+            "what is estimated: the audited catalogue, exact where every query was taken, or what makes such queries, "
+            "as when two months are compared"
+        ),
+    ] = "catalogue"
+    format: shared.Rendering = "table"
+
+
+def _run(options: SummaryOptions) -> int:
     from pipeline.results.summary.summarise import summarise_run
     from pipeline.results.summary.text import flat, lines, notes
     from pipeline.text.tables import render
@@ -55,3 +55,13 @@ def _run_summary(options: argparse.Namespace) -> int:
     for note in notes(found):
         print(note, file=sys.stderr)
     return 0
+
+
+COMMAND = Command(
+    "summary",
+    SummaryOptions,
+    _run,
+    "say what an audit found of the whole catalogue, with intervals where only a sample was explained",
+    "Intervals are 95 % bootstraps over queries, stratified and weighted. With csv and json, what is to be known "
+    "beside the numbers goes to the standard error.",
+)

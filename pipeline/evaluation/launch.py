@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.audit.bundle_fit import check_bundle, plan_memory
 from pipeline.audit.launch import versions
-from pipeline.audit.options import AuditOptions, check_bundle, explaining, plan_memory
+from pipeline.audit.options import AuditOptions, explaining
 from pipeline.evaluation.cascade import Cascade, make_stages
 from pipeline.evaluation.checks import (
     bundle_of,

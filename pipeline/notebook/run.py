@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A complete run; its tables are those of ``transforms.tables.schema``. Made by :func:`read_run`."""
+    """A complete run; its tables are those of ``transforms.tables.schema``. Made by :func:`read_run`.
 
-    def __init__(self, run: runs.Run) -> None:
-        self._run = run
+    ``accepted``, of a run that was just made: whether no more pairs failed than ``max_failure_rate`` allows.
+    """
+
+    def __init__(self, run: runs.Run, accepted: bool | None = None) -> None:
+        self._run, self.accepted = run, accepted
 
     @property
     def id(self) -> str:
@@ -89,10 +92,10 @@ class Run:
         )
 
 
-def read_run(out: str | os.PathLike[str], run_id: str | None = None) -> Run:
+def read_run(out: str | os.PathLike[str], run_id: str | None = None, *, accepted: bool | None = None) -> Run:
     """The complete run ``run_id`` under the folder ``out`` of tables, or the one that was started last.
 
     Raises:
       whymatch.UsageError: there is no such complete run.
     """
-    return Run(runs.find(os.fspath(out), run_id))
+    return Run(runs.find(os.fspath(out), run_id), accepted)

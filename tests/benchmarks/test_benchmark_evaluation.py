@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from benchmarks.evaluation.maps import EARLY, Study, _early, _public
 from pipeline import cli
 from pipeline.evaluation.options import EvaluateOptions
+from pipeline.options.command_line import options_of
 from transforms import tables
 from transforms.core.records import Pair
 
@@ -27,12 +28,11 @@ def test_every_step_is_a_command(tmp_path: Path) -> None:
     assert len({step.name for step in steps}) == len({step.key for step in steps}) == len(steps)
     for step in steps:
         given = cli.build_parser().parse_args(step.arguments)
-        assert given.command == step.name.partition("-")[0]
+        assert given.word == step.name.partition("-")[0]
         assert str(tmp_path) not in " ".join(_public(made, step.arguments))
     for step in made.evaluations:
-        given = cli.build_parser().parse_args(step.arguments)
-        names = EvaluateOptions.__dataclass_fields__.keys() - {"threads", "beam_args"}
-        options = EvaluateOptions(**{name: getattr(given, name) for name in names if name != "image_roots"})
+        options = options_of(cli.build_parser().parse_args(step.arguments))
+        assert isinstance(options, EvaluateOptions)
         assert options.evaluation_id.startswith(step.name.removeprefix("evaluate-"))
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.audit.options import AuditOptions
+from pipeline.options import command_line
 from tests.support.audits import audit, table, write_csv
 from tests.support.complete import ALL, SIZE
 from tests.support.photographs import picture
@@ -96,16 +97,10 @@ def test_a_run_takes_the_passes_that_were_foretold(
 
 
 def options_of(manifest: Path, bundle: Path, *more: str) -> AuditOptions:
-    from pipeline.commands import audit as command
-
     few = ["--masks", "40"] if "rise" in " ".join(more).split("--set")[0] else []
     given = ["--manifest", str(manifest), "--bundle", str(bundle), "--out", "o", "--run-id", "r", *few, *more]
-    return command.options_of(_parsed(["audit", *given]))
-
-
-def _parsed(arguments: list[str]):  # type: ignore[no-untyped-def]
-    options = cli.build_parser().parse_args(arguments)
-    options.beam_args = ()
+    options = command_line.options_of(cli.build_parser().parse_args(["audit", *given]))
+    assert isinstance(options, AuditOptions)
     return options
 
 

@@ -24,6 +24,7 @@ ORDER = {
     "pipeline": (
         "text",
         "runs",
+        "options",
         "datasets",
         "demo",
         "inputs",
@@ -114,7 +115,7 @@ def test_no_room_is_crowded() -> None:
 
 
 def is_command(path: Path) -> bool:
-    return any(isinstance(node, ast.FunctionDef) and node.name == "add" for node in ast.parse(path.read_text()).body)
+    return any(ast.unparse(node).startswith("COMMAND = ") for node in ast.parse(path.read_text()).body)
 
 
 def test_workers_need_no_torch() -> None:

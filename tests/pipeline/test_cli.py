@@ -12,8 +12,8 @@ import pytest
 
 from pipeline import cli
 from pipeline.audit.options import AuditOptions
-from pipeline.commands import values
 from pipeline.evaluation.options import EvaluateOptions
+from pipeline.options.command_line import options_of
 
 
 def commands(
@@ -68,56 +68,25 @@ def test_usage_errors_exit_with_2(arguments: list[str], capsys: pytest.CaptureFi
 
 
 def test_defaults_of_the_command_are_those_of_the_options() -> None:
-    given = cli.build_parser().parse_args(["audit", "--manifest", "m.csv", "--bundle", "b", "--out", "o"])
-    for name, field in AuditOptions.__dataclass_fields__.items():
-        if name in ("manifest", "bundle", "out", "run_id", "threads", "beam_args"):
-            continue
-        expected = field.default_factory() if callable(field.default_factory) else field.default
-        found = values.once(given.settings) if name == "settings" else getattr(given, name)
-        assert (tuple(found) if isinstance(found, list) else found) == expected, name
+    given = options_of(cli.build_parser().parse_args(["audit", "--manifest", "m.csv", "--bundle", "b", "--out", "o"]))
+    assert re.fullmatch(r"run-\d{8}T\d{6}", given.run_id)
+    assert given.threads >= 1
+    assert given == AuditOptions(("m.csv",), "b", "o", given.run_id, threads=given.threads)
 
 
 def test_defaults_of_evaluate_are_those_of_its_options() -> None:
-    given = cli.build_parser().parse_args(["evaluate", "tables", "--bundle", "b"])
-    for name, field in EvaluateOptions.__dataclass_fields__.items():
-        if name not in ("tables", "bundle", "evaluation_id", "threads", "beam_args"):
-            found = getattr(given, name)
-            assert (tuple(found) if isinstance(found, list) else found) == field.default, name
+    given = options_of(cli.build_parser().parse_args(["evaluate", "tables", "--bundle", "b"]))
+    assert re.fullmatch(r"evaluation-\d{8}T\d{6}", given.evaluation_id)
+    assert given == EvaluateOptions("tables", "b", given.evaluation_id, threads=given.threads)
 
 
-@pytest.mark.parametrize(
-    ("parse", "text", "value"),
-    [
-        (values.size, "112x96", (112, 96)),
-        (values.size_in_bytes, "512M", 512 * 2**20),
-        (values.size_in_bytes, "4g", 4 * 2**30),
-        (values.size_in_bytes, "1024", 1024),
-        (values.names, "a, b,", ("a", "b")),
-        (values.setting, "lime.samples=500", ("lime.samples", "500")),
-        (values.mapping, "query_id=sku,rank=pos", {"query_id": "sku", "rank": "pos"}),
-        (values.three, "0.5,0.4,0.3", (0.5, 0.4, 0.3)),
-    ],
-)
-def test_values(parse: object, text: str, value: object) -> None:
-    assert callable(parse)
-    assert parse(text) == value
+def test_what_is_shared_among_workers_is_known_of_them() -> None:
+    def threads(*more: str) -> object:
+        named = ["audit", "--manifest", "m.csv", "--bundle", "b", "--out", "o", *more]
+        return options_of(cli.build_parser().parse_args(named)).threads
 
-
-@pytest.mark.parametrize(
-    ("parse", "text"),
-    [
-        (values.size, "0x5"),
-        (values.size, "12"),
-        (values.size_in_bytes, "4T"),
-        (values.mapping, "a="),
-        (values.three, "1,2"),
-        (values.three, "a,b,c"),
-    ],
-)
-def test_wrong_values_name_what_was_expected(parse: object, text: str) -> None:
-    assert callable(parse)
-    with pytest.raises(argparse.ArgumentTypeError, match=re.escape(repr(text))):
-        parse(text)
+    assert threads("--runner", "spark") == threads("--workers", "10000") == 1
+    assert threads("--threads", "3", "--workers", "10000") == 3
 
 
 def test_beam_arguments_belong_to_audit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from export.bundling.build import build
 from export.bundling.preprocessing import Preprocessing
 from export.ranking.priors import PriorSettings, priors_command
 from pipeline import cli, demo
+from pipeline.options.command_line import options_of
 from tests.support.audits import read_csv, write_csv
 from tests.support.interpreters import run_without
 from tests.support.networks import OLD_IR, SIZE, attribute_network
@@ -509,5 +510,5 @@ def test_no_torch_is_needed(own: Path, catalogue: Path) -> None:
 
 
 def test_the_commands_defaults_are_the_settings() -> None:
-    options = vars(cli.build_parser().parse_args(["priors", "--bundle", "b", "--catalogue", "c"]))
+    options = vars(options_of(cli.build_parser().parse_args(["priors", "--bundle", "b", "--catalogue", "c"])))
     assert PriorSettings() == PriorSettings(**{name: options[name] for name in asdict(PriorSettings())})

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from export.bundling.build import build
-from pipeline.audit.options import AuditOptions, check_bundle, plan_memory
+from pipeline.audit.bundle_fit import check_bundle, plan_memory
+from pipeline.audit.options import AuditOptions
 from tests.support.audits import audit, read_csv, table, write_csv
 from tests.support.bundles import PREPROCESSING, VOCABULARY
 from tests.support.networks import SIZE, D, attribute_network, network

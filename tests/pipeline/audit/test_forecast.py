@@ -30,6 +30,7 @@ from pipeline.audit.forecast import (
 from pipeline.audit.forecast_text import lines, print_forecast
 from pipeline.audit.options import AuditOptions
 from pipeline.audit.probe import Probe
+from pipeline.options.command_line import options_of
 from tests.support.audits import audit
 from tests.support.bundles import small_bundle
 from transforms.core.errors import UsageError
@@ -340,9 +341,8 @@ def test_the_command_exits_with_2_where_the_audit_is_refused(
 
 
 def test_a_plan_has_the_options_of_an_audit() -> None:
-    parser = cli.build_parser()
-    audited = vars(parser.parse_args(["audit", *plan()[1:]]))
-    given = vars(parser.parse_args(list(plan())))
-    same = given.keys() - {"run", "command"}
-    assert audited.keys() == given.keys()
-    assert {name: given[name] for name in same} == {name: audited[name] for name in same}
+    audited, given = (
+        options_of(cli.build_parser().parse_args([word, *plan("--run-id", "r")[1:]])) for word in ("audit", "plan")
+    )
+    assert given == audited
+    assert isinstance(given, AuditOptions)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.audit import launch
-from pipeline.audit.options import AuditOptions, plan_memory
+from pipeline.audit.bundle_fit import plan_memory
+from pipeline.audit.options import AuditOptions
 from pipeline.runs import runners
 from pipeline.runs.progress import Watch
 from transforms.beam.progress import Progress

@@ -22,6 +22,7 @@ from export.training.data.labels import attribute_targets
 from pipeline import cli
 from pipeline.datasets import awa2, pair_lists, polyvore_outfits, reading
 from pipeline.datasets.writing import Dataset, Item, LeftOut, PairOf
+from pipeline.options.command_line import options_of
 from transforms import storage
 from transforms.core.errors import BadRow, UsageError
 from transforms.core.records import Failure, Pair, Product
@@ -71,7 +72,7 @@ def commands(lines: list[str]) -> Iterator[Any]:
     for line in lines[lines.index("next") + 1 :]:
         program, *words = shlex.split(line)
         assert program == "whymatch"
-        yield cli.build_parser().parse_args(words)
+        yield options_of(cli.build_parser().parse_args(words))
 
 
 # Polyvore Outfits
@@ -208,7 +209,7 @@ def test_a_folder_that_holds_the_data_gets_relative_images(polyvore: Path, tmp_p
     rows = table(tmp_path / "catalogue.csv")
     assert rows[1][1] == "polyvore outfits/images/11.jpg"
     audit = list(commands(printed))[-1]
-    assert audit.image_roots == []
+    assert audit.image_roots == ()
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     first = products(moved / "catalogue.csv")[0]
     assert storage.read_image(first.image, storage.Access(roots=(str(moved),)))
@@ -220,7 +221,7 @@ def test_images_behind_a_link_are_named_by_their_real_folder(polyvore: Path, tmp
     (polyvore / "images").symlink_to(real)
     printed = run("catalogue", "polyvore-outfits", polyvore, "--out", polyvore)
     audit = list(commands(printed))[-1]
-    assert audit.image_roots == [str(real)]
+    assert audit.image_roots == (str(real),)
     first = products(polyvore / "catalogue.csv")[0]
     assert storage.read_image(first.image, storage.Access(roots=tuple(audit.image_roots)))
 

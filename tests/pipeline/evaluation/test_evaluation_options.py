@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audit.options import EXPLAINING, AuditOptions, explaining
+from pipeline.audit.options import AuditOptions, explaining
 from pipeline.evaluation.options import EvaluateOptions
+from pipeline.options.declaration import declared
 from transforms.core.errors import UsageError
 
 
@@ -99,6 +100,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=4,
 )
+
+
+EXPLAINING = [option.name for option in declared(AuditOptions) if option.option.explains]
 
 
 @given(st.sampled_from(EXPLAINING), JSON)
