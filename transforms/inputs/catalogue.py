@@ -13,7 +13,7 @@ from transforms.core.messages import quoted
 from transforms.core.records import Failure, Product
 from transforms.inputs import rows
 from transforms.inputs.cells import NonTextCell
-from transforms.inputs.region_files import BOXES_EXAMPLE, MAX_BOXES_TEXT
+from transforms.inputs.region_boxes import BOXES_EXAMPLE, MAX_BOXES_TEXT
 
 ID, IMAGE, SPLIT, REGIONS, BOXES = "id", "image", "split", "regions", "boxes"
 _RESERVED = (ID, IMAGE, SPLIT, REGIONS, BOXES)
