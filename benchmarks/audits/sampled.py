@@ -118,7 +118,7 @@ def compare(study: Study, redraws: int) -> list[Compared]:
     """The ten rates."""
     whole, sample = (runs.find(str(study.tables(run_id)), run_id) for run_id in ("whole", "sample"))
     truth = _truth(study, whole)
-    said = {line.quantity: line.interval for line in summarise_run(sample).lines}
+    said = {line.quantity: line.interval for line in summarise_run(sample).estimates}
     found = survey(whole)
     sums = add_up(whole, found.units, RATES, Selection("rise", "query"), tolerance=0.01)
     above, below = sums.of(0, len(found.units))

@@ -22,7 +22,8 @@ from transforms.core.saliency.contract import References
 from transforms.core.saliency.controls import RandomControl
 from transforms.core.similarity import similarities
 from transforms.explaining.image_session import ImageSession, SessionView
-from transforms.inputs.region_files import RegionReader, read_legend
+from transforms.inputs.region_files import RegionReader
+from transforms.inputs.region_legend import read_legend
 from transforms.serving.load_image import ImageLoader, LoadedImage
 from transforms.serving.models import Models, Serving
 

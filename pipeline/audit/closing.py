@@ -117,7 +117,7 @@ def faults(summary: RunSummary, most: float) -> Iterator[str]:
 
 def _failed(summary: RunSummary) -> Estimate:
     """The estimate of the pairs of which any explanation is missing."""
-    found = {line.quantity: line for line in summary.lines}
+    found = {line.quantity: line for line in summary.estimates}
     return found.get(FAILED_IN_PART, found[FAILED])
 
 
@@ -159,7 +159,7 @@ def _each(options: AuditOptions) -> str:
 
 
 def _estimates(summary: RunSummary, options: AuditOptions) -> Iterator[str]:
-    yield from table(summary, [line for line in summary.lines if line.quantity.name in _MAIN])
+    yield from table(summary, [line for line in summary.estimates if line.quantity.name in _MAIN])
     yield ""
     for note in notes(summary):
         yield from wrapped(note)
@@ -170,9 +170,9 @@ def _estimates(summary: RunSummary, options: AuditOptions) -> Iterator[str]:
 def _ask(options: AuditOptions, summary: RunSummary, question: str, echo: Callable[[str], None]) -> None:
     which = f"run_id = '{options.run_id}'"
     if len(options.methods) > 1:
-        which += f" AND method = '{summary.which.method}'"
+        which += f" AND method = '{summary.selection.method}'"
     if len(options.sides()) > 1:
-        which += f" AND side = '{summary.which.side}'"
+        which += f" AND side = '{summary.selection.side}'"
     query = question.format(which=which).strip()
     echo(f'\nwhymatch sql {storage.redact(options.out)} "{query}"\n')
     try:

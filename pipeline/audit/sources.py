@@ -12,7 +12,8 @@ from transforms.core.errors import UsageError
 from transforms.core.records import Pair, Product
 from transforms.inputs import catalogue, manifest
 from transforms.inputs.random_references import Drawn, of_catalogue, of_manifest
-from transforms.inputs.region_files import Legend, RegionReader, read_legend
+from transforms.inputs.region_files import RegionReader
+from transforms.inputs.region_legend import Legend, read_legend
 from transforms.inputs.rows import header
 
 Echo = Callable[[str], None]

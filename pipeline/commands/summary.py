@@ -47,7 +47,7 @@ def _run(options: SummaryOptions) -> int:
     from transforms.tables import runs
 
     run = runs.find(options.tables, options.run_id)
-    found = summarise_run(run, by=options.by, method=options.method, side=options.side, of=options.of)
+    found = summarise_run(run, by=options.by, method=options.method, side=options.side, population=options.of)
     if options.format == "table":
         print("\n".join(lines(found)))
         return 0

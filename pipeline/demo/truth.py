@@ -15,7 +15,7 @@ from transforms.core.errors import UsageError
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.imaging.regions import decode_labels
 from transforms.core.records import Image
-from transforms.inputs.region_files import Legend, read_legend
+from transforms.inputs.region_legend import Legend, read_legend
 
 
 def badge_boxes(folder: Path) -> dict[str, Box]:

@@ -41,7 +41,8 @@ from transforms.evaluating.gallery import columns_of, type_column
 from transforms.evaluating.settings import EvaluationSettings
 from transforms.explaining.settings import ExplanationSettings
 from transforms.inputs import catalogue
-from transforms.inputs.region_files import RegionReader, read_legend
+from transforms.inputs.region_files import RegionReader
+from transforms.inputs.region_legend import read_legend
 from transforms.inputs.rows import header
 from transforms.serving.bundle import Bundle
 from transforms.serving.models import Models, Serving

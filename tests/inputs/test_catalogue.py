@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from transforms.core.errors import BadBoxes, UsageError
 from transforms.core.records import Failure, Product
 from transforms.inputs import catalogue
-from transforms.inputs.region_files import MAX_BOXES_TEXT, read_boxes
+from transforms.inputs.region_boxes import MAX_BOXES_TEXT, read_boxes
 
 FASHION = Path(__file__).parents[3] / "shared" / "data" / "fashion-products" / "products.csv"
 

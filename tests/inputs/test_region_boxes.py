@@ -17,15 +17,9 @@ from transforms.core import errors
 from transforms.core.imaging.images import ImageLimits, Resize, ResizeMode, frame_of
 from transforms.core.imaging.regions import labels_in_frame
 from transforms.core.records import Frame, Product
-from transforms.inputs.region_files import (
-    MAX_BOXES_TEXT,
-    Box,
-    Legend,
-    RegionReader,
-    boxes_in_frame,
-    read_boxes,
-    source_of,
-)
+from transforms.inputs.region_boxes import MAX_BOXES_TEXT, Box, boxes_in_frame, read_boxes
+from transforms.inputs.region_files import RegionReader, source_of
+from transforms.inputs.region_legend import Legend
 from transforms.serving.load_image import ImageLoader
 from transforms.storage import Access
 

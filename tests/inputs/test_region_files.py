@@ -17,7 +17,8 @@ from transforms.core import errors
 from transforms.core.errors import PairError, UsageError
 from transforms.core.imaging.images import ImageLimits, Resize, frame_of
 from transforms.core.records import Frame, Product
-from transforms.inputs.region_files import MAX_BYTES, Legend, RegionReader, read_legend, source_of
+from transforms.inputs.region_files import RegionReader, source_of
+from transforms.inputs.region_legend import MAX_BYTES, Legend, read_legend
 from transforms.serving.load_image import ImageLoader
 from transforms.storage import Access
 

@@ -13,7 +13,7 @@ from transforms.core.messages import quoted
 from transforms.core.records import Failure, Product
 from transforms.inputs import rows
 from transforms.inputs.cells import NonTextCell
-from transforms.inputs.region_files import BOXES_EXAMPLE, MAX_BOXES_TEXT
+from transforms.inputs.region_boxes import BOXES_EXAMPLE, MAX_BOXES_TEXT
 
 ID, IMAGE, SPLIT, REGIONS, BOXES = "id", "image", "split", "regions", "boxes"
 _RESERVED = (ID, IMAGE, SPLIT, REGIONS, BOXES)
@@ -38,7 +38,7 @@ def read(address: str, *, columns: Sequence[str] | None = None) -> Iterator[Prod
     Args:
         address: a file with the columns ``id``, ``image`` (relative to the file, or absolute) and perhaps ``split``,
             ``regions``: the label image of the product's photograph, an address like ``image``, and ``boxes``: boxes
-            around its regions, as JSON text. See :mod:`transforms.inputs.region_files`.
+            around its regions, as JSON text. See :mod:`transforms.inputs.region_boxes`.
         columns: the attribute columns in the wanted order; None for all the others, save lists and objects.
 
     All rows of one id are yielded: which pairs that makes ambiguous is decided where they are joined. What a value

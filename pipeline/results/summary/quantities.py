@@ -20,7 +20,7 @@ from transforms.core.errors import UsageError
 from transforms.core.imaging.maps import BORDER
 from transforms.core.records import Float64
 
-Sums: TypeAlias = tuple[Float64, NDArray[np.bool_]]
+Contribution: TypeAlias = tuple[Float64, NDArray[np.bool_]]
 """What rows add to a numerator, float64 [n], and whether they count in the denominator, bool [n]."""
 
 LARGEST = 1e100
@@ -101,10 +101,10 @@ def measure(batch: pa.RecordBatch, asked: Sequence[Quantity], tolerance: float) 
     ``tolerance`` is how far a similarity may be from the score that was served. UsageError for a number beyond
     ``LARGEST``.
     """
-    rows = _Rows(batch, tolerance)
+    rows = _Explanations(batch, tolerance)
     numerators, denominators = np.zeros((2, batch.num_rows, len(asked)))
     for at, one in enumerate(asked):
-        above, known = _of(one, rows)
+        above, known = _contribution(one, rows)
         numerators[:, at] = np.where(known, above, 0)
         denominators[:, at] = known
     return numerators, denominators
@@ -124,7 +124,7 @@ def region_rows(shares: pa.Array) -> tuple[NDArray[np.int64], pa.StructArray]:
     return pc.list_parent_indices(shares).to_numpy(zero_copy_only=False).astype(np.int64), shares.flatten()
 
 
-class _Rows:
+class _Explanations:
     """A batch of explanations as arrays, each made once."""
 
     def __init__(self, batch: pa.RecordBatch, tolerance: float) -> None:
@@ -155,7 +155,7 @@ class _Rows:
         rows, regions = region_rows(self.batch.column("region_shares"))
         return rows, pc.struct_field(regions, "name").to_numpy(zero_copy_only=False), regions
 
-    def region(self, field: str, name: str) -> Sums:
+    def region(self, field: str, name: str) -> Contribution:
         """A field of the region ``name``; 0 in rows that have regions, and not this one."""
         rows, names, regions = self.regions
         values = _numbers(pc.struct_field(regions, field), field)
@@ -165,7 +165,7 @@ class _Rows:
         return above, pc.is_valid(self.batch.column("region_shares")).to_numpy(zero_copy_only=False)
 
 
-def _of(one: Quantity, rows: _Rows) -> Sums:
+def _contribution(one: Quantity, rows: _Explanations) -> Contribution:
     if one.value is None:
         return _SINGLE[one.name](rows)
     if one.name == "unexplained":
@@ -175,33 +175,33 @@ def _of(one: Quantity, rows: _Rows) -> Sums:
     return rows.region({"region_peak": "peak", "region_share": "share", "region_area": "area"}[one.name], one.value)
 
 
-def _column(name: str) -> Callable[[_Rows], Sums]:
-    def sums(rows: _Rows) -> Sums:
+def _column(name: str) -> Callable[[_Explanations], Contribution]:
+    def contribution(rows: _Explanations) -> Contribution:
         values = rows.number(name)
         return values, _is_known(values)
 
-    return sums
+    return contribution
 
 
-def _over(share: str, area: str) -> Callable[[_Rows], Sums]:
-    def sums(rows: _Rows) -> Sums:
+def _over(share: str, area: str) -> Callable[[_Explanations], Contribution]:
+    def contribution(rows: _Explanations) -> Contribution:
         left, right = rows.number(share), rows.number(area)
         return (left > right).astype(np.float64), _is_known(left) & _is_known(right)
 
-    return sums
+    return contribution
 
 
-def _contradicted(field: str) -> Callable[[_Rows], Sums]:
-    def sums(rows: _Rows) -> Sums:
+def _contradicted(field: str) -> Callable[[_Explanations], Contribution]:
+    def contribution(rows: _Explanations) -> Contribution:
         at, attributes = rows.first
         says = np.full(rows.count, np.nan)
         says[at] = _numbers(pc.struct_field(attributes, field), field)
         return 1 - says, _is_known(says)
 
-    return sums
+    return contribution
 
 
-def _peak_in_border(rows: _Rows) -> Sums:
+def _peak_in_border(rows: _Explanations) -> Contribution:
     """Whether the peak lies within ``BORDER`` of a side of the frame's edge, as in ``transforms.core.imaging.maps``."""
     found = np.zeros(rows.count, bool)
     known = np.ones(rows.count, bool)
@@ -212,12 +212,12 @@ def _peak_in_border(rows: _Rows) -> Sums:
     return found.astype(np.float64), known
 
 
-def _off_served(rows: _Rows) -> Sums:
+def _off_served(rows: _Explanations) -> Contribution:
     apart = np.abs(rows.number("similarity") - rows.number("served_score"))
     return (apart > rows.tolerance).astype(np.float64), _is_known(apart)
 
 
-def _nothing_failed(rows: _Rows) -> Sums:
+def _nothing_failed(rows: _Explanations) -> Contribution:
     return np.zeros(rows.count), np.ones(rows.count, bool)
 
 
@@ -235,7 +235,7 @@ def _numbers(array: pa.Array, name: str) -> Float64:
     return values
 
 
-_SINGLE: Mapping[str, Callable[[_Rows], Sums]] = {
+_SINGLE: Mapping[str, Callable[[_Explanations], Contribution]] = {
     FAILED.name: _nothing_failed,
     FAILED_IN_PART.name: _nothing_failed,
     EXPLAINED.name: _column("explained"),

@@ -15,9 +15,9 @@ from pipeline.results.summary.quantities import FAILED, FAILED_IN_PART, MAIN, Qu
 from pipeline.results.summary.sample import Sample, read_sample
 from pipeline.results.summary.sums import (
     Estimate,
+    Population,
     Selection,
     Sums,
-    Target,
     add_up,
     estimates,
     merged_strata,
@@ -44,30 +44,30 @@ class Group:
     value: str
     pairs: int
     share: float
-    lines: tuple[Estimate, ...]
+    estimates: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True)
 class RunSummary:
     """What :func:`summarise_run` found.
 
-    ``lines`` are of all pairs, ``groups`` of the values of ``by``, one of them empty. ``hidden`` counts the values that
-    are not among the groups; a ``silent`` column is one that failures do not have. ``unsaid`` are quantities without
-    any row that says something. ``methods`` and ``sides`` are all of the run's, ``which`` those that were looked at.
-    ``merged`` are strata that were put together for their spread. ``unreadable`` rows of the manifest had no query.
-    ``failures`` are the failed pairs of the sample, and all, of each stratum: pairs of which any explanation is
+    ``estimates`` are of all pairs, ``groups`` of the values of ``by``, one of them empty. ``hidden`` counts the values
+    that are not among the groups; a ``silent`` column is one that failures do not have. ``unsaid`` are quantities
+    without any row that says something. ``methods`` and ``sides`` are all of the run's, ``selection`` is what was
+    looked at. ``merged`` are strata that were put together for their spread. ``unreadable`` rows of the manifest had no
+    query. ``failures`` are the failed pairs of the sample, and all, of each stratum: pairs of which any explanation is
     missing.
     """
 
     run_id: str
     started: datetime
-    which: Selection
+    selection: Selection
     methods: tuple[str, ...]
     sides: tuple[str, ...]
     sample: Sample
-    of: Target
+    population: Population
     tolerance: float
-    lines: tuple[Estimate, ...]
+    estimates: tuple[Estimate, ...]
     unsaid: tuple[Quantity, ...]
     merged: tuple[str, ...]
     unreadable: int
@@ -81,18 +81,18 @@ class RunSummary:
     @property
     def is_exact(self) -> bool:
         """Whether nothing is estimated: all queries of the catalogue were looked at, and no other is spoken of."""
-        return self.of == "catalogue" and self.sample.is_whole
+        return self.population == "catalogue" and self.sample.is_whole
 
 
 @dataclass(frozen=True)
-class _Look:
-    """One look: the run, its rows in outline, and what is asked of it."""
+class _Question:
+    """A run, its rows in outline, and what is asked of it."""
 
     run: Run
     found: Survey
     sample: Sample
-    which: Selection
-    of: Target
+    selection: Selection
+    population: Population
     tolerance: float
 
     @property
@@ -100,14 +100,19 @@ class _Look:
         return tuple(self.found.units)
 
     def sums(self, asked: Sequence[Quantity], by: Groups | None = None) -> Sums:
-        return add_up(self.run, self.found.units, tuple(asked), self.which, tolerance=self.tolerance, groups=by)
+        return add_up(self.run, self.found.units, tuple(asked), self.selection, tolerance=self.tolerance, groups=by)
 
-    def lines(self, sums: Sums, group: int = 0) -> tuple[Estimate, ...]:
-        return tuple(estimates(sums, group, self.units, self.sample, self.of))
+    def estimates(self, sums: Sums, group: int = 0) -> tuple[Estimate, ...]:
+        return tuple(estimates(sums, group, self.units, self.sample, self.population))
 
 
 def summarise_run(
-    run: Run, *, by: str | None = None, method: str | None = None, side: str | None = None, of: Target = "catalogue"
+    run: Run,
+    *,
+    by: str | None = None,
+    method: str | None = None,
+    side: str | None = None,
+    population: Population = "catalogue",
 ) -> RunSummary:
     """Estimates of what ``run`` was a sample of, from explanations of one ``method`` and ``side``.
 
@@ -120,44 +125,44 @@ def summarise_run(
     row = run.row
     found = survey(run, extra=by is not None and by not in COLUMNS)
     configuration = _configuration(row)
-    which = Selection(
+    selection = Selection(
         None if by == "method" and method is None else _method(found, configuration, method),
         None if by == "side" and side is None else _side(found, side),
     )
-    one = _Look(run, found, read_sample(run, found.found()), which, of, _tolerance(configuration))
+    one = _Question(run, found, read_sample(run, found.found()), selection, population, _tolerance(configuration))
     common: dict[str, Any] = {
         "run_id": run.id,
         "started": row["started"],
-        "which": which,
+        "selection": selection,
         "methods": found.methods,
         "sides": found.sides,
         "sample": one.sample,
-        "of": of,
+        "population": population,
         "tolerance": one.tolerance,
-        "merged": merged_strata(one.sample, of).merged,
+        "merged": merged_strata(one.sample, population).merged,
         "unreadable": found.unreadable,
         "explanations": sum(found.explanations.values()),
     }
     return _overall(one, common) if by is None else _by(one, by, common)
 
 
-def _overall(one: _Look, common: dict[str, Any]) -> RunSummary:
-    which, weights = one.which, one.sample.weights
+def _overall(one: _Question, common: dict[str, Any]) -> RunSummary:
+    selection, weights = one.selection, one.sample.weights
     reasons, regions, attributes = (
-        one.found.names(kind, which.method, which.side or QUERY, weights)
+        one.found.names(kind, selection.method, selection.side or QUERY, weights)
         for kind in ("unexplained", "region", "first_attribute")
     )
     asked = quantities(reasons[:_REASONS], regions[:_REGIONS], attributes[:FIRST_ATTRIBUTES])
     if len(one.found.methods) < 2 and len(one.found.sides) < 2:
         asked = tuple(quantity for quantity in asked if quantity != FAILED_IN_PART)
     sums = one.sums(asked)
-    lines = one.lines(sums)
-    said = {line.quantity for line in lines}
+    found = one.estimates(sums)
+    said = {each.quantity for each in found}
     unsaid = tuple(quantity for quantity in asked if quantity not in said)
-    return RunSummary(**common, lines=lines, unsaid=unsaid, failures=_failures(one, sums))
+    return RunSummary(**common, estimates=found, unsaid=unsaid, failures=_failures(one, sums))
 
 
-def _failures(one: _Look, sums: Sums) -> dict[str, tuple[int, int]]:
+def _failures(one: _Question, sums: Sums) -> dict[str, tuple[int, int]]:
     at = sums.asked.index(FAILED_IN_PART if FAILED_IN_PART in sums.asked else FAILED)
     found: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     units = one.units
@@ -168,7 +173,7 @@ def _failures(one: _Look, sums: Sums) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items()))
 
 
-def _by(one: _Look, column: str, common: dict[str, Any]) -> RunSummary:
+def _by(one: _Question, column: str, common: dict[str, Any]) -> RunSummary:
     by = groups(one.run, column, one.found)
     sums = one.sums(MAIN, by)
     silent = not by.by.knows_failures
@@ -181,14 +186,14 @@ def _by(one: _Look, column: str, common: dict[str, Any]) -> RunSummary:
     found = []
     for value in order[:VALUES]:
         number = by.numbers[value]
-        lines = one.lines(sums, number)
-        sampled = next(line.pairs for line in lines if line.quantity == FAILED)
-        told = tuple(line for line in lines if line.quantity != FAILED or not silent)
+        estimated = one.estimates(sums, number)
+        sampled = next(each.pairs for each in estimated if each.quantity == FAILED)
+        told = tuple(each for each in estimated if each.quantity != FAILED or not silent)
         found.append(Group(value, sampled, pairs[number] / total, told))
-    said = {line.quantity for group in found for line in group.lines}
+    said = {each.quantity for group in found for each in group.estimates}
     return RunSummary(
         **common,
-        lines=(),
+        estimates=(),
         unsaid=tuple(quantity for quantity in MAIN if quantity not in said and quantity != FAILED),
         by=column,
         groups=tuple(found),
@@ -197,10 +202,10 @@ def _by(one: _Look, column: str, common: dict[str, Any]) -> RunSummary:
     )
 
 
-def _pairs(one: _Look, sums: Sums) -> dict[int, float]:
+def _pairs(one: _Question, sums: Sums) -> dict[int, float]:
     """The estimated number of pairs of the catalogue in each group."""
     parts: defaultdict[int, list[float]] = defaultdict(list)
-    units, at, weights = one.units, sums.asked.index(FAILED), weights_of(one.sample, one.of)
+    units, at, weights = one.units, sums.asked.index(FAILED), weights_of(one.sample, one.population)
     for (unit, group), place in sums.places.items():
         parts[group].append(weights[units[unit][0]] * float(sums.denominators[place, at]))
     return {group: math.fsum(some) for group, some in parts.items()}

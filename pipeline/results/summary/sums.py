@@ -27,7 +27,7 @@ from transforms.core.statistics.estimates import estimate
 from transforms.core.statistics.sampling import UNREADABLE
 from transforms.tables.runs import Run
 
-Target: TypeAlias = Literal["catalogue", "process"]
+Population: TypeAlias = Literal["catalogue", "process"]
 """What is estimated: this catalogue, or what made its queries, of which it is a sample itself."""
 
 _NUMBERS = 1 << 22
@@ -117,7 +117,7 @@ def add_up(
     run: Run,
     units: Mapping[Unit, int],
     asked: tuple[Quantity, ...],
-    which: Selection,
+    selection: Selection,
     *,
     tolerance: float,
     groups: Groups | None = None,
@@ -125,20 +125,20 @@ def add_up(
     """The sums of ``asked`` over the rows of ``run``; all in group 0 where there are no ``groups``."""
     sums = Sums(asked)
     needed = ("stratum", "query_id", "method", "side", *(groups.by.columns if groups else ()), *columns(asked))
-    for batch in map(which.explanations, run.batches(list(dict.fromkeys(needed)))):
+    for batch in map(selection.explanations, run.batches(list(dict.fromkeys(needed)))):
         own = np.array(
             [units[unit] for unit in zip(texts(batch, "stratum"), texts(batch, "query_id"), strict=True)], np.int64
         )
         rows, numbers = groups.place(groups.by.of(batch)) if groups else _all(batch)
         above, below = measure(batch, asked, tolerance)
         sums.add(own[rows], numbers, above[rows], below[rows])
-    _add_failures(sums, run, units, which, groups)
+    _add_failures(sums, run, units, selection, groups)
     if not np.isfinite(sums.numerators).all():
         raise UsageError(f"the numbers in the tables of the run {run.id} are too large to be added up. Audit again.")
     return sums
 
 
-def _add_failures(sums: Sums, run: Run, units: Mapping[Unit, int], which: Selection, groups: Groups | None) -> None:
+def _add_failures(sums: Sums, run: Run, units: Mapping[Unit, int], selection: Selection, groups: Groups | None) -> None:
     part: set[tuple[int, str | None]] = set()
     needed = ["stratum", "query_id", "method", "side", "pair_id"]
     failed = np.array([one == FAILED for one in sums.asked], np.float64)
@@ -146,7 +146,7 @@ def _add_failures(sums: Sums, run: Run, units: Mapping[Unit, int], which: Select
     for batch in run.batches(needed, table="failures"):
         found = failed_units(batch)
         own = np.array([-1 if unit is None else units[unit] for unit in found], np.int64)
-        asked = np.array(which.failures(batch), bool)
+        asked = np.array(selection.failures(batch), bool)
         new = np.array(
             [
                 _is_new(part, unit, *names)
@@ -180,14 +180,16 @@ def _all(batch: pa.RecordBatch) -> Placed:
     return np.arange(batch.num_rows), np.zeros(batch.num_rows, np.int64)
 
 
-def merged_strata(sample: Sample, of: Target) -> CollapsedStrata:
+def merged_strata(sample: Sample, population: Population) -> CollapsedStrata:
     """The group of each stratum, and which were put together:
     :func:`transforms.core.statistics.collapsed_strata.collapse_strata`.
 
     They are put together for the spread; the weights are :func:`weights_of`. Strata that were looked at as a whole are
     known, and in the estimate of a catalogue stand for no others as long as there are two queries elsewhere that can.
     """
-    known = {name for name, count in sample.found.items() if of == "catalogue" and count == sample.population[name]}
+    known = {
+        name for name, count in sample.found.items() if population == "catalogue" and count == sample.population[name]
+    }
     others = {name: count for name, count in sample.population.items() if name not in known}
     drawn = {name: count for name, count in sample.found.items() if name in others}
     if sum(drawn.values()) < 2 and others:
@@ -196,22 +198,22 @@ def merged_strata(sample: Sample, of: Target) -> CollapsedStrata:
     return replace(found, names={**found.names, **{name: name for name in known}})
 
 
-def weights_of(sample: Sample, of: Target) -> dict[str, float]:
+def weights_of(sample: Sample, population: Population) -> dict[str, float]:
     """How many queries a sampled one of each stratum stands for: its own, and those of strata without any."""
-    return merged_strata(sample, of).weights(sample.found, sample.population)
+    return merged_strata(sample, population).weights(sample.found, sample.population)
 
 
-def estimates(sums: Sums, group: int, units: Sequence[Unit], sample: Sample, of: Target) -> list[Estimate]:
-    """A line for each quantity that the sums have something of, of one group.
+def estimates(sums: Sums, group: int, units: Sequence[Unit], sample: Sample, population: Population) -> list[Estimate]:
+    """The estimate of each quantity that the sums have something of, of one group.
 
     ``units`` are in the order of their numbers. Failures without a query are a census, a stratum of their own.
     """
     above, below = sums.of(group, len(units))
     pairs, queries = below.sum(axis=0), np.count_nonzero(below, axis=0)
-    merged, weight = merged_strata(sample, of), weights_of(sample, of)
+    merged, weight = merged_strata(sample, population), weights_of(sample, population)
     strata, ids = [merged.names[stratum] for stratum, _ in units], [f"{stratum}\0{query}" for stratum, query in units]
     weights = [weight[stratum] for stratum, _ in units]
-    population = merged.population(sample.population) if units else {}
+    sizes = merged.population(sample.population) if units else {}
     if sums.unreadable:
         failed = [one in (FAILED, FAILED_IN_PART) for one in sums.asked]
         pairs = pairs + np.where(failed, sums.unreadable, 0)
@@ -220,11 +222,11 @@ def estimates(sums: Sums, group: int, units: Sequence[Unit], sample: Sample, of:
         above, below = np.vstack([above, half, half]), np.vstack([below, half, half])
         strata, ids = [*strata, UNREADABLE, UNREADABLE], [*ids, "\0first", "\0second"]
         weights += [1.0, 1.0]
-        population[UNREADABLE] = 2
+        sizes[UNREADABLE] = 2
     shown = np.flatnonzero(below.any(axis=0))
     found: list[Estimate] = []
     for some in _parts(shown, len(strata)):
-        intervals = _intervals(above[:, some], below[:, some], strata, population, weights, ids, of, len(units))
+        intervals = _intervals(above[:, some], below[:, some], strata, sizes, weights, ids, population, len(units))
         found += [
             Estimate(sums.asked[at], one, round(pairs[at]), int(queries[at]))
             for at, one in zip(some.tolist(), intervals, strict=True)
@@ -236,19 +238,19 @@ def _intervals(
     above: Float64,
     below: Float64,
     strata: Sequence[str],
-    population: Mapping[str, int],
+    sizes: Mapping[str, int],
     weights: Sequence[float],
     ids: Sequence[str],
-    of: Target,
+    population: Population,
     queries: int,
 ) -> list[Interval]:
     """Those of :func:`transforms.core.statistics.estimates.estimate`; without bounds where one query has to stand for
     others.
     """
-    if queries == 1 < len(strata) and not (of == "catalogue" and population[strata[0]] == 1):
+    if queries == 1 < len(strata) and not (population == "catalogue" and sizes[strata[0]] == 1):
         own = np.array(weights)
         return [Interval(float(one), np.nan, np.nan) for one in own @ above / (own @ below)]
-    return estimate(above, below, strata, population, weights=weights, queries=ids, finite=of == "catalogue")
+    return estimate(above, below, strata, sizes, weights=weights, queries=ids, finite=population == "catalogue")
 
 
 def _parts(places: NDArray[np.int64], units: int) -> Iterator[NDArray[np.int64]]:

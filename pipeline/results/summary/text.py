@@ -57,7 +57,7 @@ _CATALOGUE = "* As the catalogue says, of the pairs about which it says somethin
 def lines(summary: RunSummary) -> list[str]:
     """What a terminal shows: the sample, a table, and what is to be known of it."""
     found = [_run(summary), _sampled(summary), ""]
-    found += _by_value(summary) if summary.by is not None else table(summary, summary.lines)
+    found += _by_value(summary) if summary.by is not None else table(summary, summary.estimates)
     notes_ = notes(summary)
     return found + ([""] if notes_ else []) + [line for note in notes_ for line in wrapped(note)]
 
@@ -81,14 +81,16 @@ def table(summary: RunSummary, some: Sequence[Estimate]) -> list[str]:
 def flat(summary: RunSummary) -> pa.Table:
     """A row for each estimate, for programs. ``low`` and ``high`` are null where there are too few queries."""
     groups: Mapping[str | None, Sequence[Estimate]] = (
-        {group.value: group.lines for group in summary.groups} if summary.by is not None else {None: summary.lines}
+        {group.value: group.estimates for group in summary.groups}
+        if summary.by is not None
+        else {None: summary.estimates}
     )
     rows = [
         {
             "run_id": summary.run_id,
-            "of": summary.of,
-            "method": summary.which.method,
-            "side": summary.which.side,
+            "of": summary.population,
+            "method": summary.selection.method,
+            "side": summary.selection.side,
             "by": summary.by,
             "group": group,
             "quantity": line.quantity.name,
@@ -121,8 +123,8 @@ def notes(summary: RunSummary) -> list[str]:
 
 def _notes(summary: RunSummary) -> Iterator[str]:
     sample = summary.sample
-    shown = {line.quantity.name for line in summary.lines}
-    shown |= {line.quantity.name for group in summary.groups for line in group.lines}
+    shown = {line.quantity.name for line in summary.estimates}
+    shown |= {line.quantity.name for group in summary.groups for line in group.estimates}
     if shown & {"contradicted_on_reference", "contradicted_on_query"}:
         yield _CATALOGUE
     if "off_served_score" in shown:
@@ -133,9 +135,9 @@ def _notes(summary: RunSummary) -> Iterator[str]:
             "sample, --of process has intervals."
         )
     else:
-        whole = "this catalogue" if summary.of == "catalogue" else "what makes queries like these"
+        whole = "this catalogue" if summary.population == "catalogue" else "what makes queries like these"
         yield f"Estimates are of {whole}; intervals are bootstraps over queries, stratified and weighted."
-    if summary.which.side == "reference":
+    if summary.selection.side == "reference":
         yield "Pairs that share a reference are nearly one observation, too: these intervals are rather too narrow."
     if sample.unseen:
         unseen = sum(one.pairs for one in sample.unseen)
@@ -164,8 +166,8 @@ def _left_out(summary: RunSummary) -> Iterator[str]:
         yield f"Failed pairs do not say their {quoted(summary.by or '')}: they are in no row."
     if summary.by is not None and summary.unreadable:
         yield f"{summary.unreadable:,} rows of the manifest have no readable query; they are in no row."
-    others = [name for name in summary.methods if name != summary.which.method] if summary.which.method else []
-    sides = [name for name in summary.sides if name != summary.which.side] if summary.which.side else []
+    others = [name for name in summary.methods if name != summary.selection.method] if summary.selection.method else []
+    sides = [name for name in summary.sides if name != summary.selection.side] if summary.selection.side else []
     if others or sides:
         options = [f"--method {name}" for name in others] + [f"--side {name}" for name in sides]
         yield f"The run has more explanations of each pair: {', '.join(options)}."
@@ -207,7 +209,7 @@ def wrapped(text: str) -> list[str]:
 
 
 def _run(summary: RunSummary) -> str:
-    which = summary.which
+    which = summary.selection
     method = f", {which.method}" if which.method else ""
     side = f" of the {which.side}" if which.side and method else ""
     return printable(f"run        {summary.run_id}, started {summary.started:%Y-%m-%d %H:%M}{method}{side}")
@@ -230,12 +232,12 @@ def _sampled(summary: RunSummary) -> str:
 
 
 def _by_value(summary: RunSummary) -> list[str]:
-    said = {line.quantity for group in summary.groups for line in group.lines}
+    said = {line.quantity for group in summary.groups for line in group.estimates}
     shown = [one for one in MAIN if one in said]
     head = [printable(summary.by or ""), "pairs", "share", *(_HEADS[one.name] for one in shown)]
     rows = []
     for group in summary.groups:
-        found = {line.quantity: line for line in group.lines}
+        found = {line.quantity: line for line in group.estimates}
         cells = [_cell(found[one], summary.is_exact) if one in found else "-" for one in shown]
         rows.append([cut(printable(group.value), _LONGEST), f"{group.pairs:,}", f"{percent(group.share)} %", *cells])
     return _aligned([[cut(head[0], _LONGEST), *head[1:]], *rows])

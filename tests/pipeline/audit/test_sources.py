@@ -12,7 +12,7 @@ import pytest
 from pipeline.audit import sources
 from pipeline.audit.options import AuditOptions
 from transforms.core.errors import UsageError
-from transforms.inputs.region_files import Legend
+from transforms.inputs.region_legend import Legend
 from transforms.storage import drivers
 
 BODY = {"regions": {"body": 1}}

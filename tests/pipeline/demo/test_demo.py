@@ -26,7 +26,8 @@ from transforms.core.errors import UsageError
 from transforms.core.imaging.images import ImageLimits, Resize, frame_of
 from transforms.core.records import Image, Product
 from transforms.inputs import catalogue
-from transforms.inputs.region_files import RegionReader, read_legend
+from transforms.inputs.region_files import RegionReader
+from transforms.inputs.region_legend import read_legend
 from transforms.storage import Access
 
 PLAIN = Garment("garment-0007", "dress", "red", "plain", "long", "round", "aster")

@@ -11,6 +11,7 @@ threshold to choose, and the scale of a method's values does not count.
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
@@ -28,6 +29,18 @@ MOST_LABEL = 2**16 - 1
 
 # What a pixel of label 1 is after Pillow has stretched grey of 2 or 4 bits to 8.
 _STRETCH = {"L;2": 85, "L;4": 17}
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRegions:
+    """The regions that the model's input frame shows, which are disjoint.
+
+    ``labels`` int64 [H, W] are places in ``names``, ``OUTSIDE`` (-1) where a pixel is of no region: beside the
+    original, or in none of the boxes. A region may have no pixel.
+    """
+
+    labels: NDArray[np.int64]  # [H, W]
+    names: tuple[str, ...]
 
 
 def labels_in_frame(labels: NDArray[np.integer], frame: Frame) -> NDArray[np.int64]:

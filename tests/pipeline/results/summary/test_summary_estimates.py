@@ -23,12 +23,12 @@ from transforms.core.imaging import maps
 
 
 def estimate(found: RunSummary, name: str, value: str | None = None) -> float:
-    (one,) = (line for line in found.lines if line.quantity == Quantity(name, value))
+    (one,) = (line for line in found.estimates if line.quantity == Quantity(name, value))
     return one.interval.estimate
 
 
 def bounds(found: RunSummary, name: str) -> tuple[float, float]:
-    (one,) = (line for line in found.lines if line.quantity == Quantity(name))
+    (one,) = (line for line in found.estimates if line.quantity == Quantity(name))
     return one.interval.low, one.interval.high
 
 
@@ -37,7 +37,7 @@ def test_two_strata_by_hand(tmp_path: Path) -> None:
     found = summary(write(tmp_path, *shirts_and_shoes()))
     assert estimate(found, "explained") == pytest.approx(14 / 22)
     assert estimate(found, "similarity") == pytest.approx((2 * (0.5 * 2 + 0.625) + 8 * (0.75 + 0.875)) / 22)
-    (line,) = (one for one in found.lines if one.quantity.name == "explained")
+    (line,) = (one for one in found.estimates if one.quantity.name == "explained")
     assert (line.pairs, line.queries) == (5, 4)
     low, high = bounds(found, "similarity")
     assert low < estimate(found, "similarity") < high
@@ -54,7 +54,7 @@ def test_failures_weigh_and_the_unreadable_are_a_census(tmp_path: Path) -> None:
     strata[1] = stratum("shoes", 24, 3)
     found = summary(write(tmp_path, rows, strata, failed))
     assert estimate(found, "failed") == pytest.approx((8 + 1) / (22 + 8 + 1))
-    (line,) = (one for one in found.lines if one.quantity.name == "failed")
+    (line,) = (one for one in found.estimates if one.quantity.name == "failed")
     assert (line.pairs, line.queries) == (7, 5)
     assert estimate(found, "explained") == pytest.approx(14 / 22), "a query that only failed says nothing here"
     assert found.failures == {"shirts": (0, 3), "shoes": (1, 3)}
@@ -73,7 +73,7 @@ def test_a_query_in_two_strata_is_a_unit_of_each(tmp_path: Path) -> None:
 def test_a_whole_catalogue_is_exact_and_a_process_is_not(tmp_path: Path) -> None:
     rows, _ = shirts_and_shoes()
     write(tmp_path, rows, [stratum("shirts", 2, 2, 2), stratum("shoes", 2, 2)])
-    found, process = summary(tmp_path), summary(tmp_path, of="process")
+    found, process = summary(tmp_path), summary(tmp_path, population="process")
     assert found.is_exact
     assert bounds(found, "similarity") == (estimate(found, "similarity"),) * 2
     assert not process.is_exact
@@ -98,7 +98,7 @@ def test_neither_files_nor_the_order_of_rows_matter(tmp_path: Path, shards: int)
     for shard in range(shards):
         of_shard = [row for row in reversed(rows) if int(row["query_id"][1:]) % shards == shard]
         publish(other, "explanations", "r", sorted(of_shard, key=lambda row: row["reference_id"]), shard)
-    assert summary(other).lines == one.lines
+    assert summary(other).estimates == one.estimates
 
 
 def test_strata_with_too_few_queries_are_merged_and_named(tmp_path: Path) -> None:
@@ -117,10 +117,10 @@ def test_merged_strata_keep_their_weights(tmp_path: Path, of: str, explained: st
     sizes = {"large": 1000, "small": 10}
     rows = [explanation(name, "r", stratum=name, explained=name == explained, condition=name) for name in sizes]
     out = write(tmp_path, rows, [stratum(name, size, 1) for name, size in sizes.items()])
-    found = summary(out, of=of)
+    found = summary(out, population=of)
     assert found.merged == ("large", "small")
     assert estimate(found, "explained") == pytest.approx(sizes[explained] / 1010)
-    shares = {group.value: group.share for group in summary(out, of=of, by="condition").groups}
+    shares = {group.value: group.share for group in summary(out, population=of, by="condition").groups}
     assert shares == pytest.approx({"large": 1000 / 1010, "small": 10 / 1010})
 
 
@@ -145,7 +145,7 @@ def test_strata_taken_whole_stand_for_no_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("of", ["catalogue", "process"])
 def test_one_query_for_many_has_no_interval(tmp_path: Path, unreadable: int, of: str) -> None:
     failed = [{**failure("", "", "bad_row"), "query_id": None, "source": str(at)} for at in range(unreadable)]
-    found = summary(write(tmp_path, [explanation("q", "r")], [stratum("all", 6, 1)], failed), of=of)
+    found = summary(write(tmp_path, [explanation("q", "r")], [stratum("all", 6, 1)], failed), population=of)
     assert estimate(found, "failed") == pytest.approx(unreadable / (6 + unreadable))
     assert all(math.isnan(end) for end in bounds(found, "similarity"))
 
@@ -153,7 +153,9 @@ def test_one_query_for_many_has_no_interval(tmp_path: Path, unreadable: int, of:
 def test_nothing_but_unreadable_rows(tmp_path: Path) -> None:
     failed = [{**failure("", "", "bad_row"), "query_id": None, "stratum": "(unreadable)"}]
     found = summary(write(tmp_path, [], [], failed))
-    assert [(line.quantity.name, line.interval.estimate, line.pairs) for line in found.lines] == [("failed", 1.0, 1)]
+    assert [(line.quantity.name, line.interval.estimate, line.pairs) for line in found.estimates] == [
+        ("failed", 1.0, 1)
+    ]
 
 
 def test_what_is_erased_is_stood_for_by_what_is_left(tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_every_quantity_by_hand(tmp_path: Path) -> None:
     rows[0]["top"][0]["on_reference"] = False
     rows[1]["top"][0]["on_query"] = None
     found = summary(write(tmp_path, rows, [stratum("all", 4, 4)]))
-    told = {(line.quantity.name, line.quantity.value): (line.interval.estimate, line.pairs) for line in found.lines}
+    told = {(line.quantity.name, line.quantity.value): (line.interval.estimate, line.pairs) for line in found.estimates}
     assert told == {
         ("failed", None): (0, 4),
         ("explained", None): (0.5, 2),
@@ -271,7 +273,7 @@ def test_methods_and_sides_are_looked_at_one_by_one(tmp_path: Path) -> None:
     assert estimate(summary(out, side="reference"), "similarity") == pytest.approx(0.2)
     assert estimate(summary(out, method="lime", side="reference"), "failed") == 1
     by = summary(out, by="method")
-    assert {group.value: group.lines[0].interval.estimate for group in by.groups} == {
+    assert {group.value: group.estimates[0].interval.estimate for group in by.groups} == {
         "lime": pytest.approx(1 / 3),
         "rise": pytest.approx(1 / 3),
     }
@@ -299,11 +301,11 @@ def test_by_extra_and_catalogue_columns(tmp_path: Path) -> None:
     shares = {group.value: (group.pairs, group.share) for group in by_channel.groups}
     assert shares == {"web": (2, 4 / 22), "app": (2, 10 / 22), "(none)": (1, 8 / 22)}
     assert by_channel.silent
-    assert not any(line.quantity.name == "failed" for group in by_channel.groups for line in group.lines)
+    assert not any(line.quantity.name == "failed" for group in by_channel.groups for line in group.estimates)
 
     colour = summary(out, by="colour")
     told = {
-        group.value: {line.quantity.name: line.interval.estimate for line in group.lines} for group in colour.groups
+        group.value: {line.quantity.name: line.interval.estimate for line in group.estimates} for group in colour.groups
     }
     assert list(told) == ["(none)", "red", "blue"]
     assert told["(none)"]["failed"] == pytest.approx(1 / 3)
@@ -329,7 +331,7 @@ def test_a_run_with_failures_is_told_by_every_column(tmp_path: Path, column: str
     assert found.silent == (column not in ("stratum", "method", "side"))
     assert bool(found.groups) == (explained or not found.silent)
     assert sum(group.pairs for group in found.groups) == len(rows) + (not found.silent)
-    told = {line.quantity.name for group in found.groups for line in group.lines}
+    told = {line.quantity.name for group in found.groups for line in group.estimates}
     assert ("failed" in told) == (not found.silent)
     assert lines(found)
 

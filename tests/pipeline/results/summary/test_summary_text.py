@@ -79,7 +79,7 @@ def test_a_full_audit_is_exact_and_says_what_else_there_is(tmp_path: Path) -> No
     (row,) = (line for line in shown if line.startswith("explained"))
     assert row.split() == ["explained", "100.0", "%", "exact", "1", "1"]
     assert any("--of process has intervals" in line for line in shown)
-    (row,) = (line for line in lines(summary(tmp_path, of="process")) if line.startswith("explained"))
+    (row,) = (line for line in lines(summary(tmp_path, population="process")) if line.startswith("explained"))
     assert "too few queries" in row
 
 
