@@ -131,7 +131,7 @@ def forecast(
     seconds = (total - gradient_passes) / probe.passes_per_second + loads * probe.seconds_per_image
     if gradient_passes and probe.gradient_passes_per_second:
         seconds += gradient_passes / probe.gradient_passes_per_second
-    local = options.runner == "local"
+    local = options.profile.here
     explanations = pairs * len(sides) * len(options.methods)
     return RunForecast(
         out=options.out,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.audit import sources
@@ -18,10 +15,9 @@ from pipeline.audit.forecast import check_resources, forecast, graph_of, resourc
 from pipeline.audit.forecast_text import print_forecast
 from pipeline.audit.options import AuditOptions, check_bundle, plan_memory
 from pipeline.audit.probe import probe
-from pipeline.runs.progress import Watch
-from pipeline.runs.runners import check_reach, submit
+from pipeline.runs.progress import watched
+from pipeline.runs.submit import quiet_beam, submit
 from transforms import storage, tables
-from transforms.beam.progress import Progress
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images
 from transforms.core.messages import listed
@@ -57,10 +53,10 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
     from pipeline.audit.graph import Plan, build
 
     images.require_safe_decoder()
-    check_reach(options.runner, *options.manifest, options.bundle, options.out, options.catalogue, options.legend)
-    local = options.runner == "local"
+    profile = options.profile
+    profile.check_reach(*options.manifest, options.bundle, options.out, options.catalogue, options.legend)
     # workers elsewhere have devices of their own: they settle what "auto" means
-    device = resolve_device(options.device) if local else "cpu"
+    device = resolve_device(options.device) if profile.here else "cpu"
     bundle = bundles.read(options.bundle)
     files = tuple(file for pattern in options.manifest for file in storage.expand(pattern))
     for file in files:
@@ -80,11 +76,11 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
     needs = tuple(sorted({explainer.method.needs for explainer in options.explainers()}))
     serving = Serving(options.bundle, device, options.threads, options.batch, hold, needs)
     models = Models(serving)  # opens every session once: what cannot run fails here, not in a worker
-    if not local:
+    if not profile.here:
         serving = replace(serving, device=options.device)
     echo(
         f"run {options.run_id}: {len(files)} manifest file{'s' * (len(files) != 1)}, "
-        f"{models.similarity.provider if local else f'{options.runner}, device {options.device}'}"
+        f"{profile.described(models.similarity.provider, options.device)}"
     )
     if bundle.conditions:
         echo(f"conditions {listed(tuple(bundle.conditions))}")
@@ -163,18 +159,12 @@ def run(options: AuditOptions, echo: Echo = print) -> bool:
     from pipeline.audit.closing import summarise
     from pipeline.audit.graph import build
 
-    if options.runner == "local":
-        # Beam logs much that is no concern of the user's; its errors are raised as well
-        logging.disable(logging.ERROR)
+    quiet_beam(options.profile)
     started = time.monotonic()
     planned = plan(options, echo, served=True)
-    if options.runner == "local":
-        with tempfile.TemporaryDirectory(prefix="whymatch-progress-") as folder:
-            planned = replace(planned, progress=Progress(str(Path(folder) / "progress")))
-            with Watch(planned.progress, echo, what="pairs" if len(options.sides()) == 1 else "sides of pairs"):
-                submit(options, lambda pipeline: build(pipeline, planned))
-    else:
-        submit(options, lambda pipeline: build(pipeline, planned))
+    what = "pairs" if len(options.sides()) == 1 else "sides of pairs"
+    with watched(options.profile, echo, what=what) as progress:
+        submit(options, lambda pipeline: build(pipeline, replace(planned, progress=progress)))
     return summarise(options, time.monotonic() - started, echo)
 
 

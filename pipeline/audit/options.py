@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
 from transforms import storage
 from transforms.core import memory
 from transforms.core.errors import UsageError
@@ -23,8 +24,6 @@ from transforms.inputs import manifest
 from transforms.serving.bundle import Bundle
 from transforms.serving.superpixels import SEGMENTS
 from transforms.storage.addresses import is_local, local_path
-
-Runner = Literal["local", "spark", "flink", "dataflow"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class AuditOptions:
     shards: int = 8
     store_embeddings: bool = False
     max_failure_rate: float = 0.05
-    runner: Runner = "local"
+    runner: str = LOCAL.name
     beam_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -112,6 +111,11 @@ class AuditOptions:
         except ValueError as error:
             raise UsageError(f"--fill: {error}") from None
         self.explainers()
+
+    @property
+    def profile(self) -> RunnerProfile:
+        """What is known of the runner."""
+        return profile_of(self.runner)
 
     def explainers(self) -> tuple[Explainer, ...]:
         """The methods with their parameters, fills, and what they perturb; UsageError for values they cannot have."""

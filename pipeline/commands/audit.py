@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands import values
 from pipeline.commands.common import add_image_root, add_serving, command, say
+from pipeline.runs.runners import LOCAL, RUNNERS, profile_of
 
 if TYPE_CHECKING:
     from pipeline.audit.options import AuditOptions
@@ -152,7 +153,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
     run = parser.add_argument_group("where to run")
-    run.add_argument("--runner", choices=("local", "spark", "flink", "dataflow"), default="local", help="Beam runner")
+    run.add_argument("--runner", choices=tuple(RUNNERS), default=LOCAL.name, help="Beam runner")
     run.add_argument("--workers", type=int, default=1, help="processes of the local runner")
     run.add_argument("--batch", type=int, help="forward passes at once; 16 on a CPU, 256 on a GPU")
     run.add_argument("--shards", type=int, default=8, help="files a table")
@@ -169,11 +170,10 @@ def _run_audit(options: argparse.Namespace) -> int:
 def options_of(options: argparse.Namespace) -> AuditOptions:
     """The options of an audit as the command line gives them."""
     from pipeline.audit.options import AuditOptions
-    from pipeline.runs import runners
 
     given = {field.name: getattr(options, field.name) for field in fields(AuditOptions)}
     given["run_id"] = options.run_id or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    given["threads"] = options.threads or runners.default_threads(options.workers, options.runner)
+    given["threads"] = options.threads or profile_of(options.runner).threads(options.workers)
     given["manifest"] = tuple(options.manifest)
     given["settings"] = values.once(options.settings)
     given["image_roots"] = tuple(options.image_roots)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands import values
 from pipeline.commands.common import add_image_root, add_serving, command, say
+from pipeline.runs.runners import LOCAL, RUNNERS, profile_of
 
 if TYPE_CHECKING:
     from transforms.evaluating.settings import CascadeStage
@@ -108,7 +109,7 @@ def add(commands: Any) -> None:
 
     run = parser.add_argument_group("where to run")
     run.add_argument("--report", metavar="FOLDER", help="summary and pictures of the curves (needs the extra 'report')")
-    run.add_argument("--runner", choices=("local", "spark", "flink", "dataflow"), default="local", help="Beam runner")
+    run.add_argument("--runner", choices=tuple(RUNNERS), default=LOCAL.name, help="Beam runner")
     run.add_argument("--workers", type=int, default=1, help="processes of the local runner")
     run.add_argument("--batch", type=int, help="forward passes at once; 16 on a CPU, 256 on a GPU")
     run.add_argument("--shards", type=int, default=8, help="files a table")
@@ -120,11 +121,10 @@ def add(commands: Any) -> None:
 def _run_evaluate(options: argparse.Namespace) -> int:
     from pipeline.evaluation.launch import run
     from pipeline.evaluation.options import EvaluateOptions
-    from pipeline.runs.runners import default_threads
 
     given = {field.name: getattr(options, field.name) for field in fields(EvaluateOptions)}
     given["evaluation_id"] = options.evaluation_id or f"evaluation-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    given["threads"] = options.threads or default_threads(options.workers, options.runner)
+    given["threads"] = options.threads or profile_of(options.runner).threads(options.workers)
     given["image_roots"] = tuple(options.image_roots)
     given["controls"] = () if options.controls == ("none",) else options.controls
     return 0 if run(EvaluateOptions(**given), _cascade, say) else 1

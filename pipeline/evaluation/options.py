@@ -8,7 +8,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipeline.audit.options import Runner, redacted
+from pipeline.audit.options import redacted
+from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.imaging.fill import check_fill
@@ -62,7 +63,7 @@ class EvaluateOptions:
     batch: int | None = None
     workers: int = 1
     shards: int = 8
-    runner: Runner = "local"
+    runner: str = LOCAL.name
     beam_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -104,11 +105,16 @@ class EvaluateOptions:
             raise UsageError(f"{' and '.join(ATTRIBUTES)} need --catalogue, which says what attributes products have")
         if self.maps == "full" and "stranger" in self.metrics:
             raise UsageError("stranger compares with another query's map of the table: leave --maps full out")
-        if "sanity" in self.metrics and self.runner != "local" and not self.scratch:
+        if "sanity" in self.metrics and not self.profile.here and not self.scratch:
             raise UsageError(
                 f"--runner {self.runner}: sanity needs --scratch, a folder that its workers can read, for randomised "
                 "copies of the bundle"
             )
+
+    @property
+    def profile(self) -> RunnerProfile:
+        """What is known of the runner."""
+        return profile_of(self.runner)
 
     def asks(self, *metrics: str) -> bool:
         """Whether one of ``metrics`` is wanted."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from transforms.core.attributes import neighbours
 from transforms.core.errors import AmbiguousProduct, NonFiniteEmbedding, PairError, UsageError
 from transforms.core.imaging import images
 from transforms.core.messages import listed, quoted
+from transforms.core.progress_lines import ProgressLines, share_and_time
 from transforms.core.records import Failure, Float32, Product, content_id
 from transforms.core.similarity import SimilarityFunction, conditioned
 from transforms.inputs import catalogue as catalogues
@@ -219,7 +219,7 @@ def _products(
 def _embed(products: Sequence[Product], load: ImageLoader, models: Models, failures: LeftOut, echo: Echo) -> _Embedded:
     """Embeds each distinct address once; images are held for one batch only."""
     addresses = list(dict.fromkeys(product.image for product in products))
-    progress = _Progress("embedding", "images", len(addresses), echo)
+    progress = _progress("embedding", "images", len(addresses), echo)
     step = models.similarity.batch
     done: dict[str, tuple[str, Float32] | PairError] = {}
     for start in range(0, len(addresses), step):
@@ -292,7 +292,7 @@ def _search(
             f"product agrees there"
         )
     searched = asked[shared[asked] & (labels[asked] >= 0)]
-    progress = _Progress("searching", "queries", len(searched), echo)
+    progress = _progress("searching", "queries", len(searched), echo)
     function = models.bundle.similarity_function
     vectors, groups, k = embedded.embeddings, embedded.groups, top_k
     if under is not None:
@@ -353,20 +353,6 @@ def _among_their_own(
             yield neighbours.Neighbours(int(members[found.query]), members[found.indices], found.scores)
 
 
-class _Progress:
-    """How much is done, and how long the rest will take: a line for each tenth, at most one a second, and the last."""
-
-    def __init__(self, doing: str, what: str, total: int, echo: Echo) -> None:
-        self._doing, self._what, self._total, self._echo = doing, what, total, echo
-        self._done, self._tenth = 0, 0
-        self._started = self._said = time.monotonic()
-
-    def add(self, count: int) -> None:
-        self._done += count
-        tenth, now = 10 * self._done // self._total, time.monotonic()
-        if tenth == self._tenth or (now < self._said + 1 and self._done < self._total):
-            return
-        self._tenth, self._said = tenth, now
-        left = round((now - self._started) * (self._total - self._done) / self._done)
-        counts = f"{self._done:,} of {self._total:,} {self._what} ({self._done / self._total:.0%})"
-        self._echo(f"{self._doing}: {counts}, {left // 60}:{left % 60:02d} left")
+def _progress(doing: str, what: str, total: int, echo: Echo) -> ProgressLines:
+    """A line for each tenth, at most one a second, and the last."""
+    return ProgressLines(total, lambda advance: share_and_time(advance, doing, what), echo, 1.0, by_tenths=True)
