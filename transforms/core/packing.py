@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 _PLAIN = frozenset([int, float, bool, bytes, type(None)])
+_NESTED = frozenset([tuple, list])
 _NOT_UTF8 = ""
 """Marks a text that holds lone surrogates, as file names do; no dtype is called so."""
 
@@ -50,10 +51,10 @@ class Packing:
         if kind is str:
             return value if value.isascii() else _packed_text(value)
         if kind is tuple:
-            return tuple(map(self.pack, value))
+            return tuple([one if type(one) in _PLAIN else self.pack(one) for one in value])
         if kind in self._places:
             place, parts = self._places[kind]
-            return [place, *map(self.pack, parts(value))]
+            return [place, *[part if type(part) in _PLAIN else self.pack(part) for part in parts(value)]]
         if isinstance(value, np.ndarray):
             return [value.dtype.str, value.shape, value.tobytes()]
         if isinstance(value, np.generic):
@@ -63,12 +64,12 @@ class Packing:
     def unpack(self, packed: Any) -> Any:
         """The value that was packed."""
         if type(packed) is tuple:
-            return tuple(map(self.unpack, packed))
+            return tuple([self.unpack(one) if type(one) in _NESTED else one for one in packed])
         if type(packed) is not list:
             return packed
         head, *parts = packed
         if type(head) is int:
-            return self._makers[head](*map(self.unpack, parts))
+            return self._makers[head](*[self.unpack(part) if type(part) in _NESTED else part for part in parts])
         if head == _NOT_UTF8:
             return parts[0].decode("utf-8", "surrogatepass")
         shape, data = parts

@@ -39,8 +39,13 @@ class TableRow:
 
 def check_columns(table: str, row: Row) -> None:
     """ValueError for a column that the table does not have."""
-    if unknown := row.keys() - set(SCHEMAS[table].names):
+    if unknown := row.keys() - _names(table):
         raise ValueError(f"{table} has no column {sorted(unknown)}")
+
+
+@lru_cache
+def _names(table: str) -> frozenset[str]:
+    return frozenset(SCHEMAS[table].names)
 
 
 Conversion = Callable[[Any], Any]
