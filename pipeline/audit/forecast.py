@@ -229,12 +229,13 @@ def graph_of(build: Callable[[Any], Any]) -> list[str]:
     Those within a step follow it, indented by two spaces; what lies deeper is left out.
     """
     import apache_beam as beam
-    from apache_beam.pipeline import PipelineVisitor
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    from transforms.beam.typed import PipelineVisitor
 
     steps: list[str] = []
 
-    class Visitor(PipelineVisitor):  # type: ignore[misc]
+    class Visitor(PipelineVisitor):
         depth = -1  # of the root, which holds all and is no step
 
         def enter_composite_transform(self, node: Any) -> None:

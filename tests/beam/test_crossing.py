@@ -12,7 +12,7 @@ import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam import coders
-from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
+from apache_beam.pipeline import AppliedPTransform
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
@@ -20,7 +20,7 @@ from pipeline.audit import launch
 from pipeline.audit.graph import build
 from pipeline.audit.options import AuditOptions
 from transforms.beam.crossing import COUNTS, RECORDS, EmbeddingOutcome, Join, RecordCoder
-from transforms.beam.typed import PCollection, Step, Tagged, create, map_each, split
+from transforms.beam.typed import PCollection, PipelineVisitor, Step, Tagged, create, map_each, split
 from transforms.core.records import EmbeddedImage, LoadFailure, Pair
 from transforms.core.statistics.nulls import NullReferences
 from transforms.tables.cells import TableRow
@@ -92,7 +92,7 @@ def test_a_step_is_frozen_and_its_label_is_the_caller_s() -> None:
         assert_that(numbers | "Once" >> step | "Twice" >> step, equal_to([7]))
 
 
-class Elements(PipelineVisitor):  # type: ignore[misc]
+class Elements(PipelineVisitor):
     """By the step's name: the coders of what is grouped, and the types of what our own steps give."""
 
     def __init__(self) -> None:

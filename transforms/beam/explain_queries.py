@@ -222,9 +222,12 @@ class _Explain(SidedDoFn[tuple[str, Iterable[Matched]], Mapping[Side, NullRefere
             prepared = self._prepared(image, everything, drawn)
         except PairError as error:
             for target, _ in items:
-                yield self._failed(self._worker.explaining.failure(target, error))
                 self._worker.progress.add("done")
+                yield self._failed(self._worker.explaining.failure(target, error))
             return
+        yield from self._explained(image.sha256, prepared, items)
+
+    def _explained(self, sha256: str, prepared: PreparedImage, items: Iterator[Matched]) -> Iterator[TableRow | Tagged]:
         compared: set[tuple[str | None, Side]] = set()
         while chunk := list(islice(items, CHUNK)):
             compared.update((target.pair.condition, target.side) for target, _ in chunk)
@@ -233,7 +236,7 @@ class _Explain(SidedDoFn[tuple[str, Iterable[Matched]], Mapping[Side, NullRefere
             self._metrics.items(len(chunk))
             self._worker.progress.add("done", len(chunk))
         for null_statistic in prepared.null_statistics(sorted(compared, key=str)):
-            yield NULL_STATISTICS((image.sha256, null_statistic))
+            yield NULL_STATISTICS((sha256, null_statistic))
         self._metrics.passes(prepared.passes)
         yield COUNTS(("queries", 1))
         yield COUNTS(("forward_passes", prepared.passes))

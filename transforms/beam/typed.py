@@ -77,6 +77,13 @@ if TYPE_CHECKING:
     class Coder:
         """Elements to bytes and back."""
 
+    class PipelineVisitor:
+        """What is shown a pipeline's steps, one after another: ``pipeline.visit(visitor)``."""
+
+        def enter_composite_transform(self, node: Any) -> None: ...
+        def leave_composite_transform(self, node: Any) -> None: ...
+        def visit_transform(self, node: Any) -> None: ...
+
     class Shared:
         """What all threads of a worker's process have together."""
 
@@ -85,7 +92,7 @@ if TYPE_CHECKING:
 else:
     Pipeline, PCollection, Transform = beam.Pipeline, beam.PCollection, beam.PTransform
     Outputs, SideInput, Tagged = pvalue.DoOutputsTuple, pvalue.AsSingleton, pvalue.TaggedOutput
-    Coder, Shared = coders.Coder, shared.Shared
+    Coder, PipelineVisitor, Shared = coders.Coder, beam.pipeline.PipelineVisitor, shared.Shared
 
     class DoFn(beam.DoFn, Generic[In]):
         """Beam's, which takes no type parameters."""
@@ -105,9 +112,9 @@ class Tag(str, Generic[T]):
         made.kind = kind
         return made
 
-    def __getnewargs__(self) -> tuple[str, type[T]]:  # type: ignore[override]
-        """What it is made of, for pickle."""
-        return str(self), self.kind
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How pickle makes it again."""
+        return Tag, (str(self), self.kind)
 
     def __call__(self, element: T) -> Tagged:
         """``element``, to be yielded by a step that has this output."""
