@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -89,17 +90,8 @@ def build(pipeline: Pipeline, plan: Plan) -> PCollection[str]:
     judged = (explained.rows, explained.null_statistics) | "Judge" >> JudgeExplanations(options.false_alarm_rate)
     failures = [read.failures, *resolved.failures, explained.failures] | "AllFailures" >> flatten(Failure)
 
-    strata = pipeline | "Strata" >> create(
-        TableRow, [TableRow("strata", row) for row in tables.strata_rows(plan.design)]
-    )
-    of_images = images | "ImageRows" >> flat_map(
-        EmbeddingOutcome, TableRow, lambda one: _image_rows(one, options.store_embeddings)
-    )
-    of_failures = failures | "FailureRows" >> map_each(
-        Failure, TableRow, lambda failure: TableRow("failures", tables.failure_row(failure))
-    )
     written = (
-        [*resolved.rows, strata, of_images, judged.rows, of_failures]
+        [*resolved.rows, *_rows(pipeline, plan, images, failures), judged.rows]
         | "AllRows" >> flatten(TableRow)
         | "Tables" >> WriteTables(options.out, options.run_id, options.shards, _present(options))
     )
@@ -120,6 +112,19 @@ def build(pipeline: Pipeline, plan: Plan) -> PCollection[str]:
         list[dict[str, Any]], dict[str, Any], lambda thresholds: {"thresholds": thresholds}
     )
     return tuple(counts) | "Run" >> FinishRun(options.out, options.run_id, run_row(plan), found=singleton(found))
+
+
+def _rows(
+    pipeline: Pipeline, plan: Plan, images: PCollection[EmbeddingOutcome], failures: PCollection[Failure]
+) -> Iterator[PCollection[TableRow]]:
+    """The rows of the tables strata, images and failures."""
+    store = plan.options.store_embeddings
+    strata = [TableRow("strata", row) for row in tables.strata_rows(plan.design)]
+    yield pipeline | "Strata" >> create(TableRow, strata)
+    yield images | "ImageRows" >> flat_map(EmbeddingOutcome, TableRow, lambda one: _image_rows(one, store))
+    yield failures | "FailureRows" >> map_each(
+        Failure, TableRow, lambda failure: TableRow("failures", tables.failure_row(failure))
+    )
 
 
 class _Resolved(NamedTuple):
@@ -173,37 +178,42 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
     asked = len(options.explainers()) * len(options.sides())
 
     def complete(counts: dict[str, int]) -> tables.Row:
-        read, explanations = counts.get("rows_read", 0), counts.get("rows:explanations", 0)
-        missing, failed = counts.get("missing", 0), counts.get("pairs_failed", 0)
-        not_sampled = counts.get("pairs_not_sampled", 0)
-        wanted = (read - not_sampled) * asked
-        if read != plan.rows or read - not_sampled != plan.sampled_rows:
-            raise RunError(
-                f"the manifest had {plan.rows:,} rows when the run was planned, {plan.sampled_rows:,} of them to be "
-                f"explained; {read:,} were read and {read - not_sampled:,} taken. It changed meanwhile, so that nobody "
-                "knows what the sample stands for. Nothing of this run counts; audit again."
-            )
-        if wanted != explanations + missing:
-            raise RunError(
-                f"{read} manifest rows were read and {not_sampled} not sampled, so {wanted} explanations were asked; "
-                f"{explanations} were made and {missing} failed: {wanted - explanations - missing} are unaccounted "
-                "for. Nothing of this run counts; please report it."
-            )
+        _reconcile(plan, counts, asked)
+        number = defaultdict(int, counts)
         return {
             **fixed,
             "finished": datetime.now(UTC),
-            "rows_read": read,
-            "pairs_explained": read - not_sampled - failed,
-            "pairs_failed": failed,
-            "pairs_not_sampled": not_sampled,
-            "explanations": explanations,
-            "queries": counts.get("queries", 0),
-            "images": counts.get("rows:images", 0),
-            "random_references": counts.get("random_references", 0),
-            "forward_passes": counts.get("forward_passes", 0) + counts.get("rows:images", 0),
+            "rows_read": number["rows_read"],
+            "pairs_explained": number["rows_read"] - number["pairs_not_sampled"] - number["pairs_failed"],
+            "pairs_failed": number["pairs_failed"],
+            "pairs_not_sampled": number["pairs_not_sampled"],
+            "explanations": number["rows:explanations"],
+            "queries": number["queries"],
+            "images": number["rows:images"],
+            "random_references": number["random_references"],
+            "forward_passes": number["forward_passes"] + number["rows:images"],
         }
 
     return complete
+
+
+def _reconcile(plan: Plan, counts: dict[str, int], asked: int) -> None:
+    """RunError where rows of the manifest are unaccounted for, of each of which ``asked`` explanations were asked."""
+    names = ("rows_read", "pairs_not_sampled", "rows:explanations", "missing")
+    read, not_sampled, explanations, missing = (counts.get(name, 0) for name in names)
+    wanted = (read - not_sampled) * asked
+    if read != plan.rows or read - not_sampled != plan.sampled_rows:
+        raise RunError(
+            f"the manifest had {plan.rows:,} rows when the run was planned, {plan.sampled_rows:,} of them to be "
+            f"explained; {read:,} were read and {read - not_sampled:,} taken. It changed meanwhile, so that nobody "
+            "knows what the sample stands for. Nothing of this run counts; audit again."
+        )
+    if wanted != explanations + missing:
+        raise RunError(
+            f"{read} manifest rows were read and {not_sampled} not sampled, so {wanted} explanations were asked; "
+            f"{explanations} were made and {missing} failed: {wanted - explanations - missing} are unaccounted "
+            "for. Nothing of this run counts; please report it."
+        )
 
 
 @dataclass(frozen=True)

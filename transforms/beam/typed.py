@@ -4,7 +4,8 @@ To a type checker Beam is untyped. Here its collections, steps and outputs say o
 takes and what it gives; the function between is checked against both, and Beam chooses the coder of the elements by
 what was declared (``transforms.beam.crossing``)::
 
-    pairs | "ById" >> map_each(Pair, tuple[str, Pair], lambda pair: (pair.pair_id, pair)) | "Group" >> group_by_key()
+    keyed = pairs | "ById" >> map_each(Pair, tuple[str, Pair], lambda pair: (pair.pair_id, pair))
+    groups = keyed | "GroupById" >> group_by_key(str, Pair)
 
 Only what Spark, Flink and Prism run alike is here: Create, Reshuffle, ParDo with tagged outputs and singleton side
 inputs, Flatten, GroupByKey, CombinePerKey, BatchElements.
