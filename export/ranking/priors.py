@@ -10,7 +10,6 @@ The method and its sources are in ``transforms.core.attributes.concepts``, the c
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -45,6 +44,7 @@ from transforms.core.errors import (
 )
 from transforms.core.imaging.images import ImageLimits, require_safe_decoder
 from transforms.core.memory import DEFAULT_BATCH
+from transforms.core.progress_lines import ProgressLines, of_total
 from transforms.core.records import Failure, Float32, Float64, Image, Pair, Product, content_id
 from transforms.inputs import catalogue as catalogues
 from transforms.inputs import manifest
@@ -270,7 +270,7 @@ class _Network:
         Images are held for one batch only. Batches are always full: a row's last bits may depend on their size.
         """
         distinct = list(dict.fromkeys(addresses))
-        progress = _Progress(doing, "images", len(distinct), echo)
+        progress = _progress(doing, "images", len(distinct), echo)
         for start in range(0, len(distinct), self.batch):
             some = distinct[start : start + self.batch]
             loaded: dict[str, tuple[str, Image]] = {}
@@ -327,23 +327,16 @@ def _features_layout(projection: Path) -> Layout:
     return "nhwc" if any(node.op_type == "Transpose" for node in load(projection).model.graph.node) else "nchw"
 
 
-class _Progress:
-    """How much is done and how long the rest will take, a line every few seconds."""
-
-    def __init__(self, doing: str, what: str, total: int, echo: Echo) -> None:
-        self._doing, self._what, self._total, self._echo = doing, what, total, echo
-        self._done = 0
-        self._started = self._said = time.monotonic()
-        echo(f"{doing}: {total:,} {what}")
-
-    def add(self, count: int) -> None:
-        self._done += count
-        now = time.monotonic()
-        if now < self._said + _SECONDS or self._done >= self._total:
-            return
-        self._said = now
-        left = (now - self._started) / self._done * (self._total - self._done)
-        self._echo(f"  {self._done:,} of {self._total:,} {self._what}, {left:,.0f} s to go")
+def _progress(doing: str, what: str, total: int, echo: Echo) -> ProgressLines:
+    """How much there is to do, and a line every few seconds of how much is done and how long the rest will take."""
+    echo(f"{doing}: {total:,} {what}")
+    return ProgressLines(
+        total,
+        lambda advance: f"  {of_total(advance, what)}, {advance.left:,.0f} s to go",
+        echo,
+        _SECONDS,
+        by_tenths=False,
+    )
 
 
 # What the catalogue and the manifest say
@@ -540,7 +533,7 @@ def _learn(
         address: concepts.pooled(one.values[None], network.cut.axis)[0]
         for address, one in network.look(addresses, "activations of training products", left_out, echo)
     }
-    progress = _Progress("concept vectors", "concepts", len(drawn) + 1, echo)
+    progress = _progress("concept vectors", "concepts", len(drawn) + 1, echo)
     fitted: list[tuple[Float64, float]] = []
 
     def fit(sets: concepts.Sets) -> slice | None:

@@ -128,7 +128,7 @@ def forecast(
     seconds = (total - gradient_passes) / probe.passes_per_second + loads * probe.seconds_per_image
     if gradient_passes and probe.gradient_passes_per_second:
         seconds += gradient_passes / probe.gradient_passes_per_second
-    local = options.runner == "local"
+    local = options.profile.here
     explanations = pairs * len(sides) * len(options.methods)
     return RunForecast(
         out=options.out,
@@ -225,12 +225,13 @@ def graph_of(build: Callable[[Any], Any]) -> list[str]:
     Those within a step follow it, indented by two spaces; what lies deeper is left out.
     """
     import apache_beam as beam
-    from apache_beam.pipeline import PipelineVisitor
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    from transforms.beam.typed import PipelineVisitor
 
     steps: list[str] = []
 
-    class Visitor(PipelineVisitor):  # type: ignore[misc]
+    class Visitor(PipelineVisitor):
         depth = -1  # of the root, which holds all and is no step
 
         def enter_composite_transform(self, node: Any) -> None:

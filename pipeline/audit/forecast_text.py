@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.audit.forecast import RunForecast, in_words
+from pipeline.runs.runners import profile_of
 from pipeline.text.tables import columns, cut, printable
 
 Echo = Callable[[str], None]
@@ -89,12 +90,12 @@ def _speed(outlook: RunForecast) -> str:
         loaded = f"{probe.seconds_per_image * 1000:.1f} ms to load an image of {in_words(probe.bytes_per_image)}"
     else:
         loaded = f"none of {probe.images_tried} images could be loaded, so a grey one was masked"
-    here = "" if outlook.runner == "local" else f": this machine's, not that of {outlook.runner}'s workers"
+    here = "" if profile_of(outlook.runner).here else f": this machine's, not that of {outlook.runner}'s workers"
     return f"{probe.passes_per_second:,.0f} passes a second and worker{gradient_passes}; {loaded}{here}"
 
 
 def _workers(outlook: RunForecast) -> str:
-    if outlook.runner != "local":
+    if not profile_of(outlook.runner).here:
         return "of one worker, shared among as many as there are"
     return f"with {outlook.workers} worker{'s' * (outlook.workers != 1)}"
 

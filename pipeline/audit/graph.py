@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
-
-import apache_beam as beam
-from apache_beam.utils import shared
+from typing import Any, NamedTuple
 
 from pipeline.audit.options import AuditOptions
 from pipeline.options.declaration import redacted
 from transforms import tables
+from transforms.beam.crossing import Count, EmbeddingOutcome
 from transforms.beam.embed_images import EmbedImages
 from transforms.beam.explain_queries import DrawReferences, ExplainQueries, Worker
 from transforms.beam.judge_explanations import JudgeExplanations
 from transforms.beam.progress import Progress
 from transforms.beam.read_pairs import ReadPairs
 from transforms.beam.resolve_products import ResolveProducts
+from transforms.beam.typed import (
+    PCollection,
+    Pipeline,
+    Shared,
+    Step,
+    create,
+    distinct,
+    filter_each,
+    flat_map,
+    flatten,
+    map_each,
+    singleton,
+)
 from transforms.beam.write_tables import FinishRun, WriteTables
 from transforms.core.errors import RunError
-from transforms.core.records import EmbeddedImage, Product
+from transforms.core.records import EmbeddedImage, Failure, Pair, Product, Side
 from transforms.core.statistics.sampling import SamplingDesign
 from transforms.explaining.settings import ExplanationSettings
 from transforms.inputs import catalogue
@@ -32,6 +44,7 @@ from transforms.inputs.strata import Strata
 from transforms.serving.bundle import Bundle
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Serving
+from transforms.tables.cells import TableRow
 
 
 @dataclass(frozen=True)
@@ -57,61 +70,90 @@ class Plan:
     progress: Progress = Progress()
 
 
-def build(pipeline: Any, plan: Plan) -> Any:
-    """Adds the audit to ``pipeline`` and returns the PCollection that holds the run's row."""
+def build(pipeline: Pipeline, plan: Plan) -> PCollection[str]:
+    """Adds the audit to ``pipeline`` and returns the collection that holds the address of the run's row."""
     options = plan.options
-    handle = shared.Shared()
+    handle = Shared()
     load = ImageLoader(options.access(plan.files), options.limits(), plan.bundle.resize)
     explaining = ExplanationSettings(options.explainers(), options.sides(), options.top, options.map_size)
     masked = options.masked()
+    worker = Worker(plan.serving, explaining, load, handle, plan.progress, plan.regions)
 
     read = pipeline | "Pairs" >> ReadPairs(
         plan.files, options.columns, options.keep, tuple(plan.bundle.conditions), plan.design, plan.strata
     )
-    pairs, failures, rows = read["pairs"], [read["failures"]], []
-    if options.catalogue:
-        columns = frozenset(name.partition("=")[0] for name in plan.bundle.vocabulary)
-        products = pipeline | "Catalogue" >> beam.Create([options.catalogue]) | "Products" >> beam.FlatMap(_products)
-        rows.append(products | "ProductRows" >> beam.Map(lambda product: ("products", tables.product_row(product))))
-        for side in ("query", "reference"):
-            resolved = (pairs, products) | f"Resolve {side}" >> ResolveProducts(
-                side, columns, plan.regions is not None and side in options.sides()
-            )
-            pairs = resolved.pairs
-            failures.append(resolved.failures)
-    rows.append(pipeline | "Strata" >> beam.Create([("strata", row) for row in tables.strata_rows(plan.design)]))
-
-    images = pairs | "Images" >> EmbedImages(plan.serving, load, handle, plan.progress, masked, explaining.sides)
-    worker = Worker(plan.serving, explaining, load, handle, plan.progress, plan.regions)
+    resolved = _resolved(pipeline, plan, read.pairs)
+    images = resolved.pairs | "Images" >> EmbedImages(
+        plan.serving, load, handle, plan.progress, masked, explaining.sides
+    )
     random = pipeline | "RandomReferences" >> DrawReferences(worker, plan.random_references)
-    explained = (pairs, images) | "Queries" >> ExplainQueries(worker, beam.pvalue.AsSingleton(random.drawn))
-    judged = (explained["rows"], explained["null_statistics"]) | "Judge" >> JudgeExplanations(options.false_alarm_rate)
-    failures.append(explained["failures"])
-    all_failures = failures | "AllFailures" >> beam.Flatten()
-    counts = [
-        read["counts"],
-        random.counts,
-        explained["counts"],
-        all_failures | "CountFailures" >> CountFailures(explaining),
-    ]
-    if masked:
-        passes = images | "MaskedPasses" >> beam.FlatMap(lambda outcome: _masked_passes(outcome[1], masked.masks))
-        counts.append(passes)
+    explained = (resolved.pairs, images) | "Queries" >> ExplainQueries(worker, singleton(random.drawn))
+    judged = (explained.rows, explained.null_statistics) | "Judge" >> JudgeExplanations(options.false_alarm_rate)
+    failures = [read.failures, *resolved.failures, explained.failures] | "AllFailures" >> flatten(Failure)
 
-    rows += [
-        images | "ImageRows" >> beam.FlatMap(lambda outcome: _image_rows(outcome[1], options.store_embeddings)),
-        judged["rows"] | "ExplanationRows" >> beam.Map(lambda row: ("explanations", row)),
-        all_failures | "FailureRows" >> beam.Map(lambda failure: ("failures", tables.failure_row(failure))),
-    ]
     written = (
-        rows
-        | "AllRows" >> beam.Flatten()
+        [*resolved.rows, *_rows(pipeline, plan, images, failures), judged.rows]
+        | "AllRows" >> flatten(TableRow)
         | "Tables" >> WriteTables(options.out, options.run_id, options.shards, _present(options))
     )
-    found = judged["thresholds"] | "Found" >> beam.Map(lambda thresholds: {"thresholds": thresholds})
-    return (*counts, written) | "Run" >> FinishRun(
-        options.out, options.run_id, run_row(plan), found=beam.pvalue.AsSingleton(found)
+    counts = [
+        read.counts,
+        random.counts,
+        explained.counts,
+        failures | "CountFailures" >> CountFailures(explaining),
+        written,
+    ]
+    if masked:
+        masks = masked.masks
+        counts.append(
+            images
+            | "MaskedPasses" >> flat_map(EmbeddingOutcome, tuple[str, int], lambda one: _masked_passes(one, masks))
+        )
+    found = judged.thresholds | "Found" >> map_each(
+        list[dict[str, Any]], dict[str, Any], lambda thresholds: {"thresholds": thresholds}
     )
+    return tuple(counts) | "Run" >> FinishRun(options.out, options.run_id, run_row(plan), found=singleton(found))
+
+
+def _rows(
+    pipeline: Pipeline, plan: Plan, images: PCollection[EmbeddingOutcome], failures: PCollection[Failure]
+) -> Iterator[PCollection[TableRow]]:
+    """The rows of the tables strata, images and failures."""
+    store = plan.options.store_embeddings
+    strata = [TableRow("strata", row) for row in tables.strata_rows(plan.design)]
+    yield pipeline | "Strata" >> create(TableRow, strata)
+    yield images | "ImageRows" >> flat_map(EmbeddingOutcome, TableRow, lambda one: _image_rows(one, store))
+    yield failures | "FailureRows" >> map_each(
+        Failure, TableRow, lambda failure: TableRow("failures", tables.failure_row(failure))
+    )
+
+
+class _Resolved(NamedTuple):
+    """The pairs with their addresses, those of them that have none, and the rows of the catalogue that says so."""
+
+    pairs: PCollection[Pair]
+    failures: list[PCollection[Failure]]
+    rows: list[PCollection[TableRow]]
+
+
+def _resolved(pipeline: Pipeline, plan: Plan, pairs: PCollection[Pair]) -> _Resolved:
+    """``pairs``, joined to the catalogue where there is one, first by their queries, then by their references."""
+    options, failures = plan.options, []
+    if not options.catalogue:
+        return _Resolved(pairs, [], [])
+    columns = frozenset(name.partition("=")[0] for name in plan.bundle.vocabulary)
+    named = pipeline | "Catalogue" >> create(str, [options.catalogue])
+    products = named | "Products" >> flat_map(str, Product, _products)
+    rows = products | "ProductRows" >> map_each(
+        Product, TableRow, lambda product: TableRow("products", tables.product_row(product))
+    )
+    sides: tuple[Side, ...] = ("query", "reference")
+    for side in sides:
+        regions = plan.regions is not None and side in options.sides()
+        resolved = (pairs, products) | f"Resolve {side}" >> ResolveProducts(side, columns, regions)
+        pairs = resolved.pairs
+        failures.append(resolved.failures)
+    return _Resolved(pairs, failures, [rows])
 
 
 def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
@@ -137,61 +179,80 @@ def run_row(plan: Plan) -> Callable[[dict[str, int]], tables.Row]:
     asked = len(options.explainers()) * len(options.sides())
 
     def complete(counts: dict[str, int]) -> tables.Row:
-        read, explanations = counts.get("rows_read", 0), counts.get("rows:explanations", 0)
-        missing, failed = counts.get("missing", 0), counts.get("pairs_failed", 0)
-        not_sampled = counts.get("pairs_not_sampled", 0)
-        wanted = (read - not_sampled) * asked
-        if read != plan.rows or read - not_sampled != plan.sampled_rows:
-            raise RunError(
-                f"the manifest had {plan.rows:,} rows when the run was planned, {plan.sampled_rows:,} of them to be "
-                f"explained; {read:,} were read and {read - not_sampled:,} taken. It changed meanwhile, so that nobody "
-                "knows what the sample stands for. Nothing of this run counts; audit again."
-            )
-        if wanted != explanations + missing:
-            raise RunError(
-                f"{read} manifest rows were read and {not_sampled} not sampled, so {wanted} explanations were asked; "
-                f"{explanations} were made and {missing} failed: {wanted - explanations - missing} are unaccounted "
-                "for. Nothing of this run counts; please report it."
-            )
+        _reconcile(plan, counts, asked)
+        number = defaultdict(int, counts)
         return {
             **fixed,
             "finished": datetime.now(UTC),
-            "rows_read": read,
-            "pairs_explained": read - not_sampled - failed,
-            "pairs_failed": failed,
-            "pairs_not_sampled": not_sampled,
-            "explanations": explanations,
-            "queries": counts.get("queries", 0),
-            "images": counts.get("rows:images", 0),
-            "random_references": counts.get("random_references", 0),
-            "forward_passes": counts.get("forward_passes", 0) + counts.get("rows:images", 0),
+            "rows_read": number["rows_read"],
+            "pairs_explained": number["rows_read"] - number["pairs_not_sampled"] - number["pairs_failed"],
+            "pairs_failed": number["pairs_failed"],
+            "pairs_not_sampled": number["pairs_not_sampled"],
+            "explanations": number["rows:explanations"],
+            "queries": number["queries"],
+            "images": number["rows:images"],
+            "random_references": number["random_references"],
+            "forward_passes": number["forward_passes"] + number["rows:images"],
         }
 
     return complete
 
 
-@dataclass(eq=False)
-class CountFailures(beam.PTransform):  # type: ignore[misc]
+def _reconcile(plan: Plan, counts: dict[str, int], asked: int) -> None:
+    """RunError where rows of the manifest are unaccounted for, of each of which ``asked`` explanations were asked."""
+    names = ("rows_read", "pairs_not_sampled", "rows:explanations", "missing")
+    read, not_sampled, explanations, missing = (counts.get(name, 0) for name in names)
+    wanted = (read - not_sampled) * asked
+    if read != plan.rows or read - not_sampled != plan.sampled_rows:
+        raise RunError(
+            f"the manifest had {plan.rows:,} rows when the run was planned, {plan.sampled_rows:,} of them to be "
+            f"explained; {read:,} were read and {read - not_sampled:,} taken. It changed meanwhile, so that nobody "
+            "knows what the sample stands for. Nothing of this run counts; audit again."
+        )
+    if wanted != explanations + missing:
+        raise RunError(
+            f"{read} manifest rows were read and {not_sampled} not sampled, so {wanted} explanations were asked; "
+            f"{explanations} were made and {missing} failed: {wanted - explanations - missing} are unaccounted "
+            "for. Nothing of this run counts; please report it."
+        )
+
+
+@dataclass(frozen=True)
+class CountFailures(Step[PCollection[Failure], PCollection[Count]]):
     """Failures to the number of explanations that are ``missing`` and of ``pairs_failed``, in whole or in part."""
 
     explaining: ExplanationSettings
 
-    def expand(self, failures: Any) -> Any:
-        explaining = self.explaining
-        missing = failures | "Missing" >> beam.Map(lambda failure: ("missing", explaining.stands_for(failure)))
-        whole = failures | "Whole" >> beam.Filter(lambda failure: failure.method is None and failure.side is None)
+    def expand(self, failures: PCollection[Failure]) -> PCollection[Count]:
+        """A pair of which several parts failed counts once."""
+        missing = failures | "Missing" >> map_each(
+            Failure, tuple[str, int], lambda failure: ("missing", self.explaining.stands_for(failure))
+        )
+        whole = (
+            failures
+            | "Whole" >> filter_each(Failure, lambda failure: not _in_part(failure))
+            | "WholePairs" >> map_each(Failure, str, lambda failure: failure.pair_id or "")
+        )
         part = (
             failures
-            | "Part" >> beam.Filter(lambda failure: failure.method is not None or failure.side is not None)
-            | "PairsOfParts" >> beam.Map(lambda failure: failure.pair_id)
-            | "DistinctPairs" >> beam.Distinct()
+            | "Part" >> filter_each(Failure, _in_part)
+            | "PairsOfParts" >> map_each(Failure, str, lambda failure: failure.pair_id or "")
+            | "DistinctPairs" >> distinct(str)
         )
-        pairs = (whole, part) | "FailedPairs" >> beam.Flatten() | "Pair" >> beam.Map(lambda _: ("pairs_failed", 1))
-        return (missing, pairs) | "FailureCounts" >> beam.Flatten()
+        pairs = (
+            [whole, part]
+            | "FailedPairs" >> flatten(str)
+            | "Pair" >> map_each(str, tuple[str, int], lambda _: ("pairs_failed", 1))
+        )
+        return [missing, pairs] | "FailureCounts" >> flatten(tuple[str, int])
 
 
-def _masked_passes(outcome: Any, masks: int) -> Iterator[tuple[str, int]]:
-    if isinstance(outcome, EmbeddedImage) and outcome.perturbed is not None:
+def _in_part(failure: Failure) -> bool:
+    return failure.method is not None or failure.side is not None
+
+
+def _masked_passes(one: EmbeddingOutcome, masks: int) -> Iterator[Count]:
+    if isinstance(one.outcome, EmbeddedImage) and one.outcome.perturbed is not None:
         yield "forward_passes", masks
 
 
@@ -202,9 +263,9 @@ def _products(address: str) -> Iterator[Product]:
             yield item
 
 
-def _image_rows(outcome: Any, store_embeddings: bool) -> Iterator[tuple[str, tables.Row]]:
-    if isinstance(outcome, EmbeddedImage):
-        yield "images", tables.image_row(outcome, store_embeddings)
+def _image_rows(one: EmbeddingOutcome, store_embeddings: bool) -> Iterator[TableRow]:
+    if isinstance(one.outcome, EmbeddedImage):
+        yield TableRow("images", tables.image_row(one.outcome, store_embeddings))
 
 
 def _present(options: AuditOptions) -> tuple[str, ...]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.audit import sources
@@ -19,10 +16,9 @@ from pipeline.audit.forecast import RunForecast, check_resources, forecast, grap
 from pipeline.audit.forecast_text import print_forecast
 from pipeline.audit.options import AuditOptions
 from pipeline.audit.probe import probe
-from pipeline.runs.progress import Watch
-from pipeline.runs.runners import check_reach, submit
+from pipeline.runs.progress import watched
+from pipeline.runs.submit import quiet_beam, submit
 from transforms import storage, tables
-from transforms.beam.progress import Progress
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images
 from transforms.core.messages import listed
@@ -63,9 +59,10 @@ def plan(options: AuditOptions, echo: Echo = print, *, graph: bool = False, serv
     from pipeline.audit.graph import build
 
     images.require_safe_decoder()
-    check_reach(options.runner, *options.manifest, options.bundle, options.out, options.catalogue, options.legend)
+    profile = options.profile
+    profile.check_reach(*options.manifest, options.bundle, options.out, options.catalogue, options.legend)
     # workers elsewhere have devices of their own: they settle what "auto" means
-    device = resolve_device(options.device) if options.runner == "local" else "cpu"
+    device = resolve_device(options.device) if profile.here else "cpu"
     bundle = bundles.read(options.bundle)
     files = _checked_files(options, echo)
     check_bundle(options, bundle)
@@ -138,17 +135,16 @@ def _open(options: AuditOptions, bundle: Bundle, device: Literal["cpu", "cuda"])
     serving = Serving(options.bundle, device, options.threads, options.batch, hold)
     serving = serving.with_needs_of(explainer.method for explainer in options.explainers())
     models = Models(serving)
-    if options.runner != "local":
+    if not options.profile.here:
         serving = replace(serving, device=options.device)
     return _Opened(bundle, serving, models, memory_plan.total)
 
 
 def _say(options: AuditOptions, opened: _Opened, files: int, echo: Echo) -> None:
     """What will be run, and by what."""
-    local = options.runner == "local"
     echo(
         f"run {options.run_id}: {files} manifest file{'s' * (files != 1)}, "
-        f"{opened.models.similarity.provider if local else f'{options.runner}, device {options.device}'}"
+        f"{options.profile.described(opened.models.similarity.provider, options.device)}"
     )
     if opened.bundle.conditions:
         echo(f"conditions {listed(tuple(opened.bundle.conditions))}")
@@ -255,18 +251,12 @@ def run(options: AuditOptions, echo: Echo = print) -> bool:
     from pipeline.audit.closing import summarise
     from pipeline.audit.graph import build
 
-    if options.runner == "local":
-        # Beam logs much that is no concern of the user's; its errors are raised as well
-        logging.disable(logging.ERROR)
+    quiet_beam(options.profile)
     started = time.monotonic()
     planned = plan(options, echo, served=True)
-    if options.runner == "local":
-        with tempfile.TemporaryDirectory(prefix="whymatch-progress-") as folder:
-            planned = replace(planned, progress=Progress(str(Path(folder) / "progress")))
-            with Watch(planned.progress, echo, what="pairs" if len(options.sides()) == 1 else "sides of pairs"):
-                submit(options, lambda pipeline: build(pipeline, planned))
-    else:
-        submit(options, lambda pipeline: build(pipeline, planned))
+    what = "pairs" if len(options.sides()) == 1 else "sides of pairs"
+    with watched(options.profile, echo, what=what) as progress:
+        submit(options, lambda pipeline: build(pipeline, replace(planned, progress=progress)))
     return summarise(options, time.monotonic() - started, echo)
 
 

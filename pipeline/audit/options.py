@@ -19,6 +19,8 @@ from pydantic.dataclasses import dataclass
 from pipeline.options import shared
 from pipeline.options.declaration import CONFIG, Declared, Group, Option, Options, declared
 from pipeline.options.formats import Columns, Names, Repeated, Settings, Size, Words
+from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
+from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.imaging.fill import check_fill
 from transforms.core.imaging.images import ImageLimits
@@ -224,7 +226,7 @@ class AuditOptions(Options):
     max_bytes: Annotated[shared.MaxBytes, shared.LIMITS] = 32 * 2**20
     memory_limit: Annotated[shared.MemoryLimit, shared.LIMITS] = 6 * 2**30
 
-    runner: Annotated[shared.Runner, shared.WHERE] = "local"
+    runner: Annotated[shared.Runner, shared.WHERE] = LOCAL.name
     workers: Annotated[shared.Workers, shared.WHERE] = 1
     batch: Annotated[shared.Batch, Field(ge=1), shared.WHERE] = None
     shards: Annotated[shared.Shards, shared.WHERE] = 8
@@ -242,6 +244,11 @@ class AuditOptions(Options):
         except ValueError as error:
             raise UsageError(f"--fill: {error}") from None
         self.explainers()
+
+    @property
+    def profile(self) -> RunnerProfile:
+        """What is known of the runner."""
+        return profile_of(self.runner)
 
     def explainers(self) -> tuple[Explainer, ...]:
         """The methods with their parameters, fills, and what they perturb; UsageError for values they cannot have."""

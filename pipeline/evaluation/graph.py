@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-
-import apache_beam as beam
-from apache_beam.utils import shared
 
 from pipeline.evaluation.options import EvaluateOptions
 from transforms import tables
-from transforms.beam.evaluate_attributes import CatalogueEmbedder, EmbedCatalogue
+from transforms.beam.crossing import COUNTS, Count
+from transforms.beam.evaluate_attributes import CatalogueEmbedded, CatalogueEmbedder, EmbedCatalogue
 from transforms.beam.evaluate_queries import EvaluateQueries, Evaluator, JoinRegions
 from transforms.beam.progress import Progress
 from transforms.beam.read_explanations import JoinImages, ReadExplanations
+from transforms.beam.typed import (
+    PCollection,
+    Pipeline,
+    Shared,
+    SideInput,
+    Tagged,
+    create,
+    distinct,
+    filter_each,
+    flat_map_with,
+    flatten,
+    group_by_key,
+    map_each,
+    singleton,
+    split,
+)
 from transforms.beam.write_tables import FinishRun, WriteTables
 from transforms.core.errors import RunError
 from transforms.core.memory import DEFAULT_BATCH
@@ -32,6 +45,7 @@ from transforms.inputs.region_files import RegionReader
 from transforms.serving.bundle import Bundle
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Serving
+from transforms.tables.cells import TableRow
 from transforms.tables.explained import Explained
 
 
@@ -64,88 +78,91 @@ class EvaluationPlan:
         return self.settings.asks(*requests(*BY_IMAGE))
 
 
-def build(pipeline: Any, plan: EvaluationPlan) -> Any:
-    """Adds the evaluation to ``pipeline`` and returns the PCollection that holds its row."""
+def build(pipeline: Pipeline, plan: EvaluationPlan) -> PCollection[str]:
+    """Adds the evaluation to ``pipeline`` and returns the collection that holds the address of its row."""
     options, settings = plan.options, plan.settings
     load = ImageLoader(options.access(), options.limits(), plan.bundle.resize)
-    handle = shared.Shared()
-    asks_removal = settings.asks(*requests(REMOVAL))
     read = pipeline | "Explanations" >> ReadExplanations(
-        plan.files, plan.methods, options.sample, options.sampling_seed, attributes=asks_removal
+        plan.files, plan.methods, options.sample, options.sampling_seed, attributes=settings.asks(*requests(REMOVAL))
     )
-    explained, rows, counts = read.explained, [], [read.counts]
+    explained, rows, counts = read.explained, list[PCollection[TableRow]](), [read.counts]
     if plan.by_image and plan.image_files:
         explained = explained | "Audited" >> JoinImages(plan.image_files)
-    products = None
     if options.catalogue and settings.asks(*needing("regions"), *needing("attributes")):
-        named = pipeline | "Catalogue" >> beam.Create([options.catalogue])
-        listed = named | "Products" >> beam.FlatMap(_products).with_outputs("counts", main="products")
-        products = listed.products
-        counts.append(listed.counts)
-    if settings.asks(*needing("regions")):
-        explained = (explained, products) | "Regions" >> JoinRegions()
+        named = pipeline | "Catalogue" >> create(str, [options.catalogue])
+        products = named | "Products" >> split(str, Product, _products, COUNTS)
+        counts.append(products[COUNTS])
+        if settings.asks(*needing("regions")):
+            explained = (explained, products.main) | "Regions" >> JoinRegions()
+        if settings.asks(*needing("attributes")):
+            shown = _shown(plan, products.main, load)
+            counts.append(shown.counts)
+            rows += _of_catalogue(pipeline, plan, explained, singleton(shown.catalogue))
     if plan.by_image:
-        reading = ImageReaders(load, plan.regions)
-        evaluator = Evaluator(plan.serving, settings, reading, handle, plan.progress)
+        evaluator = Evaluator(plan.serving, settings, ImageReaders(load, plan.regions), Shared(), plan.progress)
         measured = explained | "Queries" >> EvaluateQueries(evaluator)
         rows.append(measured.rows)
         counts.append(measured.counts)
-    if settings.asks(*needing("attributes")):
-        shown = _shown(plan, products, load)
-        counts.append(shown["counts"])
-        rows += list(_of_catalogue(pipeline, plan, explained, beam.pvalue.AsSingleton(shown["catalogue"])))
-    if not plan.by_image:
-        images = (
-            explained | "ImagesOf" >> beam.Map(lambda one: one.target.explained) | "DistinctImages" >> beam.Distinct()
-        )
-        counts.append(images | "CountImages" >> beam.Map(lambda _: ("images", 1)))
-        counts.append(explained | "CountExplained" >> beam.Map(lambda _: ("explanations_measured", 1)))
-    all_rows = rows | "AllRows" >> beam.Flatten()
-    written = (
+    else:
+        counts += _counted(explained)
+    all_rows = rows | "AllRows" >> flatten(TableRow)
+    counts.append(
         all_rows
-        | "MetricRows" >> beam.Map(lambda row: ("metrics", row))
         | "Tables" >> WriteTables(options.tables, plan.run_id, options.shards, ("metrics",), options.evaluation_id)
     )
-    failed = (
+    counts.append(
         all_rows
-        | "Failed" >> beam.Filter(lambda row: row["value"] is None)
-        | "CountFailed" >> beam.Map(lambda _: ("measurements_failed", 1))
+        | "Failed" >> filter_each(TableRow, lambda one: one.row["value"] is None)
+        | "CountFailed" >> map_each(TableRow, tuple[str, int], lambda _: ("measurements_failed", 1))
     )
-    return (*counts, written, failed) | "Evaluation" >> FinishRun(
+    return tuple(counts) | "Evaluation" >> FinishRun(
         options.tables, plan.run_id, evaluation_row(plan), "evaluations", options.evaluation_id
     )
 
 
-def _shown(plan: EvaluationPlan, products: Any, load: ImageLoader) -> Any:
+def _shown(plan: EvaluationPlan, products: PCollection[Product], load: ImageLoader) -> CatalogueEmbedded:
     """The products of the split that is asked for, shown to the networks."""
-    split, columns = plan.options.split, {*columns_of(plan.bundle), plan.type_column}
-    some = products | "OfSplit" >> beam.Filter(lambda product: split is None or product.split == split)
-    bare = some | "Columns" >> beam.Map(lambda product: _within(product, columns))
-    cataloguer = CatalogueEmbedder(plan.serving, plan.bundle, plan.type_column, load, shared.Shared(), plan.progress)
-    batch = plan.options.batch or DEFAULT_BATCH["cpu"]
-    return bare | "Show" >> EmbedCatalogue(cataloguer, batch)
+    split_, columns = plan.options.split, {*columns_of(plan.bundle), plan.type_column}
+    some = products | "OfSplit" >> filter_each(Product, lambda product: split_ is None or product.split == split_)
+    bare = some | "Columns" >> map_each(Product, Product, lambda product: _within(product, columns))
+    cataloguer = CatalogueEmbedder(plan.serving, plan.bundle, plan.type_column, load, Shared(), plan.progress)
+    return bare | "Show" >> EmbedCatalogue(cataloguer, plan.options.batch or DEFAULT_BATCH["cpu"])
 
 
-def _of_catalogue(pipeline: Any, plan: EvaluationPlan, explained: Any, catalogue_view: Any) -> Iterator[Any]:
+def _of_catalogue(
+    pipeline: Pipeline, plan: EvaluationPlan, explained: PCollection[Explained], shown: SideInput[EmbeddedCatalogue]
+) -> Iterator[PCollection[TableRow]]:
     """Rows of attribute removal, query by query, and of average precision."""
     evaluation_id, removal = plan.options.evaluation_id, plan.options.removal()
 
-    def removed(group: tuple[str, Any], shown: EmbeddedCatalogue) -> Iterator[tables.Row]:
-        yield from removal_rows(evaluation_id, shown, removal, sorted(group[1], key=_order))
+    def removed(group: tuple[str, Iterable[Explained]], shown: EmbeddedCatalogue) -> Iterator[TableRow]:
+        return _metrics(removal_rows(evaluation_id, shown, removal, sorted(group[1], key=_order)))
+
+    def recognised(_: str, shown: EmbeddedCatalogue) -> Iterator[TableRow]:
+        return _metrics(precision_rows(evaluation_id, shown))
 
     if plan.settings.asks(*requests(REMOVAL)):
         yield (
             explained
-            | "ByQuery" >> beam.Map(lambda one: (one.target.pair.query_id, one))
-            | "GroupQueries" >> beam.GroupByKey()
-            | "Remove" >> beam.FlatMap(removed, shown=catalogue_view)
+            | "ByQuery" >> map_each(Explained, tuple[str, Explained], lambda one: (one.target.pair.query_id, one))
+            | "GroupQueries" >> group_by_key(str, Explained)
+            | "Remove" >> flat_map_with(tuple[str, Iterable[Explained]], TableRow, removed, shown)
         )
     if plan.settings.asks(*requests(RECOGNITION)):
-        yield (
-            pipeline
-            | "Once" >> beam.Create([None])
-            | "Recognised" >> beam.FlatMap(lambda _, shown: precision_rows(evaluation_id, shown), shown=catalogue_view)
-        )
+        once = pipeline | "Once" >> create(str, ["once"])
+        yield once | "Recognised" >> flat_map_with(str, TableRow, recognised, shown)
+
+
+def _counted(explained: PCollection[Explained]) -> Iterator[PCollection[Count]]:
+    """The images and the explanations, where these are not measured image by image."""
+    addresses = explained | "ImagesOf" >> map_each(Explained, str, lambda one: one.target.explained)
+    images = addresses | "DistinctImages" >> distinct(str)
+    yield images | "CountImages" >> map_each(str, tuple[str, int], lambda _: ("images", 1))
+    yield explained | "CountExplained" >> map_each(Explained, tuple[str, int], lambda _: ("explanations_measured", 1))
+
+
+def _metrics(rows: Iterable[tables.Row]) -> Iterator[TableRow]:
+    return (TableRow("metrics", row) for row in rows)
 
 
 def _order(explained: Explained) -> tuple[str, str, str]:
@@ -159,12 +176,12 @@ def _within(product: Product, columns: set[str | None]) -> Product:
     )
 
 
-def _products(address: str) -> Iterator[Any]:
+def _products(address: str) -> Iterator[Product | Tagged]:
     for item in catalogue.read(address):
         if isinstance(item, Product):
             yield item
         else:
-            yield beam.pvalue.TaggedOutput("counts", ("products_left_out", 1))
+            yield COUNTS(("products_left_out", 1))
 
 
 def evaluation_row(plan: EvaluationPlan) -> Callable[[dict[str, int]], tables.Row]:

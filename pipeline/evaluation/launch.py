@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,10 +25,9 @@ from pipeline.evaluation.checks import (
 from pipeline.evaluation.explainers import configuration_of, controls_of, explained_with, explains_again, other_seeds
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.evaluation.run_inventory import RunInventory, scan_run
-from pipeline.runs.progress import Watch
-from pipeline.runs.runners import check_reach, submit
+from pipeline.runs.progress import watched
+from pipeline.runs.submit import quiet_beam, submit
 from transforms import storage
-from transforms.beam.progress import Progress
 from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images
@@ -60,20 +57,14 @@ def run(options: EvaluateOptions, cascade: Cascade, echo: Echo = print) -> bool:
     from pipeline.evaluation.closing import finish
     from pipeline.evaluation.graph import build
 
-    if options.runner == "local":
-        # Beam logs much that is no concern of the user's; its errors are raised as well
-        logging.disable(logging.ERROR)
+    quiet_beam(options.profile)
     started = time.monotonic()
     with ExitStack() as held:
         planned = plan(options, cascade, held, echo)
-        if options.runner == "local":
-            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="whymatch-progress-"))
-            planned = replace(planned, progress=Progress(str(Path(folder) / "progress")))
-            planned.progress.add("pairs", planned.expected)
-            with Watch(planned.progress, echo, what="explanations", doing="measuring", before="reading the tables"):
-                submit(options, lambda pipeline: build(pipeline, planned))
-        else:
-            submit(options, lambda pipeline: build(pipeline, planned))
+        words = {"what": "explanations", "doing": "measuring", "before": "reading the tables"}
+        with watched(options.profile, echo, **words) as progress:
+            progress.add("pairs", planned.expected)
+            submit(options, lambda pipeline: build(pipeline, replace(planned, progress=progress)))
     return finish(options, planned.run_id, time.monotonic() - started, echo)
 
 
@@ -85,9 +76,9 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     from pipeline.evaluation.graph import EvaluationPlan
 
     images.require_safe_decoder()
-    check_reach(options.runner, options.tables, options.bundle, options.catalogue, options.scratch)
-    local = options.runner == "local"
-    device = resolve_device(options.device) if local else "cpu"
+    profile = options.profile
+    profile.check_reach(options.tables, options.bundle, options.catalogue, options.scratch)
+    device = resolve_device(options.device) if profile.here else "cpu"
     run_ = runs.find(options.tables, options.run_id)
     bundle = _checked_bundle(options, run_, echo)
     explained = explained_with(options, run_)
@@ -110,7 +101,7 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
     stages = make_stages(options, run_, bundle, cascade, held, serving.graphs) if randomises else ()
     controls = controls_of(options) if options.compares else ()
     needed = needed_bytes(options, bundle, planned_memory.total, len(stages), len(explained) + len(controls))
-    if not local:
+    if not profile.here:
         serving = replace(serving, device=options.device)
     regions, labels = _regions(options)
     settings = replace(
@@ -121,7 +112,7 @@ def plan(options: EvaluateOptions, cascade: Cascade, held: ExitStack, echo: Echo
         unrelated=found.unrelated,
         labels=labels,
     )
-    where = provider if local else f"{options.runner}, device {options.device}"
+    where = profile.described(provider, options.device)
     _say(options, run_, settings, found, where, needed, echo)
     return EvaluationPlan(
         options,

@@ -16,6 +16,8 @@ from pydantic.dataclasses import dataclass
 from pipeline.options import shared
 from pipeline.options.declaration import CONFIG, Group, Option, Options
 from pipeline.options.formats import Names, NamesOrNone, Repeated
+from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
+from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.metrics.registry import CURVES, REGIONS, needing, requests, told_requests
 from transforms.storage.addresses import is_local, local_path
@@ -166,7 +168,7 @@ class EvaluateOptions(Options):
         Option("summary and pictures of the curves (needs the extra 'report')", metavar="FOLDER"),
         shared.WHERE,
     ] = None
-    runner: Annotated[shared.Runner, shared.WHERE] = "local"
+    runner: Annotated[shared.Runner, shared.WHERE] = LOCAL.name
     workers: Annotated[shared.Workers, shared.WHERE] = 1
     batch: Annotated[shared.Batch, Field(ge=1), shared.WHERE] = None
     shards: Annotated[shared.Shards, shared.WHERE] = 8
@@ -202,11 +204,16 @@ class EvaluateOptions(Options):
         if self.maps == "full" and self.asks(*needing("stored maps")):
             asked = ", ".join(needing("stored maps"))
             raise UsageError(f"{asked} compares with another query's map of the table: leave --maps full out")
-        if self.asks(*needing("cascade")) and self.runner != "local" and not self.scratch:
+        if self.asks(*needing("cascade")) and not self.profile.here and not self.scratch:
             raise UsageError(
                 f"--runner {self.runner}: sanity needs --scratch, a folder that its workers can read, for randomised "
                 "copies of the bundle"
             )
+
+    @property
+    def profile(self) -> RunnerProfile:
+        """What is known of the runner."""
+        return profile_of(self.runner)
 
     def asks(self, *metrics: str) -> bool:
         """Whether one of ``metrics`` is wanted."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.inputs.pair_condition import PairCondition
-from pipeline.inputs.progress_lines import ProgressLines
+from pipeline.inputs.progress_lines import progress_lines
 from pipeline.text.left_out import LeftOut
 from transforms import storage
 from transforms.core.errors import AmbiguousProduct, UsageError
@@ -74,7 +74,7 @@ def embed_products(
 ) -> EmbeddedProducts:
     """Embeds each distinct image once; products whose image cannot be embedded are added to ``failures``."""
     addresses = list(dict.fromkeys(product.image for product in products))
-    progress = ProgressLines("embedding", "images", len(addresses), echo)
+    progress = progress_lines("embedding", "images", len(addresses), echo)
     outcomes: dict[str, EmbeddedImage | LoadFailure] = {}
     for address, outcome in embed(addresses, load, models, scores=False):
         outcomes[address] = outcome

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.inputs.embedded_products import EmbeddedProducts
 from pipeline.inputs.manifest_files import SCHEMA, Row
 from pipeline.inputs.pair_condition import PairCondition
-from pipeline.inputs.progress_lines import ProgressLines
+from pipeline.inputs.progress_lines import progress_lines
 from transforms.core import memory
 from transforms.core.attributes import neighbours
 from transforms.core.messages import listed
@@ -50,7 +50,7 @@ def recommend(
     echo(f"exact search: {len(asked):,} queries in {count:,} products, {memory.megabytes(bytes_needed)}")
     labels = _labels(embedded.products, search.similar_by) if search.similar_by else np.zeros(count, np.int64)
     searched = _with_others(asked, labels, search.similar_by, echo)
-    progress = ProgressLines("searching", "queries", len(searched), echo)
+    progress = progress_lines("searching", "queries", len(searched), echo)
     rows: dict[int, list[Row]] = {}
     for found in _among_their_own(_space(embedded, bundle, search), searched, search.chunk, labels):
         rows[found.query] = _rows(found, embedded, bundle, search)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
 
 from pipeline.options.declaration import Group, Option
 from pipeline.options.formats import Bytes, Repeated, Size
+from pipeline.runs.runners import LOCAL, RUNNERS, profile_of
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -27,7 +28,11 @@ Threads = Annotated[int | None, Option(THREADS)]
 Batch = Annotated[int | None, Option("forward passes at once; 16 on a CPU, 256 on a GPU")]
 Workers = Annotated[AtLeastOne, Option("processes of the local runner")]
 Shards = Annotated[AtLeastOne, Option("files a table")]
-Runner = Annotated[Literal["local", "spark", "flink", "dataflow"], Option("Beam runner")]
+if TYPE_CHECKING:
+    RunnerName = str
+else:
+    RunnerName = Literal[tuple(RUNNERS)]  # the profiles say which there are
+Runner = Annotated[RunnerName, Option("Beam runner")]
 BeamArgs = Annotated[Repeated, Option("Arguments after -- go to Beam's runner.", flag="--", recorded=False)]
 MaxPixels = Annotated[AtLeastOne, Option("of an image")]
 MaxBytes = Annotated[AtLeastOne, Option("of an image file")]
@@ -56,6 +61,4 @@ InputSize = Annotated[Size, Option("input size", metavar="HxW")]
 
 def shared_threads(values: Mapping[str, Any]) -> int:
     """This machine's cores shared among the workers."""
-    from pipeline.runs.runners import default_threads
-
-    return default_threads(values.get("workers", 1), values.get("runner", "local"))
+    return profile_of(values.get("runner", LOCAL.name)).threads(values.get("workers", 1))

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+from pipeline.runs.runners import RunnerProfile
 from transforms.beam.progress import Progress
+from transforms.core.progress_lines import Advance, share_and_time
 
 Echo = Callable[[str], None]
+
+_INTERVAL = 0.5
+"""Seconds between two looks."""
+
+
+@contextmanager
+def watched(profile: RunnerProfile, echo: Echo, **words: str) -> Iterator[Progress]:
+    """Where workers report to while the block runs, printed as :class:`Watch` does with ``words``.
+
+    Nowhere, where they are on other machines: their runner has a dashboard of its own.
+    """
+    if not profile.here:
+        yield Progress()
+        return
+    with tempfile.TemporaryDirectory(prefix="whymatch-progress-") as folder:
+        progress = Progress(str(Path(folder) / "progress"))
+        with Watch(progress, echo, **words):
+            yield progress
 
 
 class Watch:
@@ -23,13 +46,12 @@ class Watch:
         self,
         progress: Progress,
         echo: Echo,
-        interval: float = 0.5,
         *,
         what: str = "pairs",
         doing: str = "explaining",
         before: str = "reading the manifest",
     ) -> None:
-        self._progress, self._echo, self._interval = progress, echo, interval
+        self._progress, self._echo = progress, echo
         self._what, self._doing, self._before = what, doing, before
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -48,7 +70,7 @@ class Watch:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def _loop(self) -> None:
-        while not self._stop.wait(self._interval):
+        while not self._stop.wait(_INTERVAL):
             self._show()
 
     def _show(self, final: bool = False) -> None:
@@ -68,10 +90,5 @@ class Watch:
         if self._first is None:
             self._first = (now, done)
         since, before = self._first
-        left = f", {_clock((now - since) * (pairs - done) / (done - before))} left" if done > before else ""
-        return f"{self._doing}: {done:,} of {pairs:,} {self._what} ({done / pairs:.0%}){left}", 1 + 10 * done // pairs
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+        advance = Advance(done, pairs, done - before, now - since)
+        return share_and_time(advance, self._doing, self._what), 1 + advance.tenths

@@ -1,4 +1,4 @@
-"""Beam's runners: what each is given, and what their failures become."""
+"""Beam's runners, each an entry of ``RUNNERS``: all in which they differ is asked of it."""
 
 from __future__ import annotations
 
@@ -6,81 +6,93 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
-from transforms import storage
-from transforms.core.errors import RunError, UsageError, WhymatchError
-from transforms.storage.addresses import is_local
-
-
-class Running(Protocol):
-    """The options that say where a pipeline runs."""
-
-    @property
-    def runner(self) -> str: ...
-
-    @property
-    def workers(self) -> int: ...
-
-    @property
-    def beam_args(self) -> tuple[str, ...]: ...
+from transforms.core.errors import UsageError
+from transforms.core.messages import listed
 
 
-def submit(options: Running, build: Callable[[Any], Any]) -> None:
-    """Runs the pipeline that ``build`` makes and waits for it; RunError when it breaks."""
-    import apache_beam as beam
-
-    pipeline = beam.Pipeline(runner=runner_of(options), options=beam_options(options))
-    build(pipeline)
-    try:
-        state = pipeline.run().wait_until_finish()
-    except WhymatchError:
-        raise
-    except Exception as error:
-        # Beam wraps a worker's error in its own text, which may hold addresses
-        raise RunError(f"the pipeline broke: {storage.redact(_cause(error))}") from None
-    if state != "DONE":
-        raise RunError(f"the pipeline ended as {state}")
-
-
-def runner_of(options: Running) -> Any:
-    """The runner, or the name by which Beam finds it."""
-    if options.runner == "local":
-        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-        from apache_beam.transforms.environments import SubprocessSDKEnvironment
-
-        # FnApiRunner by name: the bare DirectRunner tries to download another engine
-        if options.workers == 1:
-            return FnApiRunner()
-        command = f"{shlex.quote(sys.executable)} -P -m pipeline.runs.local_worker"
-        return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command_string=command))
-    return {"spark": "SparkRunner", "flink": "FlinkRunner", "dataflow": "DataflowRunner"}[options.runner]
-
-
-def beam_options(options: Running) -> Any:
-    """Beam's own options."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    arguments = list(options.beam_args)
-    if options.runner == "local":
-        arguments.append(f"--direct_num_workers={options.workers}")
-    return PipelineOptions(arguments, save_main_session=False)
-
-
-def default_threads(workers: int, runner: str = "local") -> int:
-    """CPU threads a worker: this machine's cores shared among them; 1 elsewhere, where a core has its own worker."""
-    if runner != "local":
-        return 1
+def default_threads(workers: int) -> int:
+    """CPU threads of each of ``workers`` processes of this machine: its cores, shared among them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // workers)
 
 
-def check_reach(runner: str, *addresses: str | None) -> None:
-    """Workers of Dataflow see no disk of this machine; those of other clusters only what they share."""
-    if runner == "dataflow" and (local := [address for address in addresses if address and is_local(address)]):
-        raise UsageError(f"--runner dataflow: its workers cannot reach {local[0]}; copy it to gs:// or s3://")
-
-
-def _cause(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """What a runner's error says: the last line of its text, where the local one quotes the worker's own error."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+@dataclass(frozen=True)
+class RunnerProfile:
+    """One of Beam's runners.
+
+    Attributes:
+      name: as ``--runner`` calls it.
+      runner: Beam's runner for so many workers, or the name by which Beam finds it.
+      here: its workers are processes of this machine. They share the launcher's devices, files and memory, where all
+        rows are held; they can report progress to it; and Beam's log, whose errors are raised as well, is kept quiet.
+      reads_local_files: whether workers may find a local address at all; those of clusters see what they share.
+      arguments: of Beam's, for so many workers, beside those that the user gives.
+      threads: CPU threads of each of so many workers, where the user does not say.
+      cause: the one line that an error of this runner's becomes, which may still hold addresses.
+    """
+
+    name: str
+    runner: Callable[[int], Any]
+    here: bool = False
+    reads_local_files: bool = True
+    arguments: Callable[[int], tuple[str, ...]] = lambda _: ()
+    threads: Callable[[int], int] = lambda _: 1  # elsewhere a core has its own worker
+    cause: Callable[[BaseException], str] = last_line
+
+    def check_reach(self, *addresses: str | None) -> None:
+        """UsageError where one of ``addresses`` is nothing that workers can reach."""
+        from transforms.storage.addresses import is_local
+
+        if not self.reads_local_files and (local := [one for one in addresses if one and is_local(one)]):
+            raise UsageError(f"--runner {self.name}: its workers cannot reach {local[0]}; copy it to gs:// or s3://")
+
+    def described(self, provider: str, device: str) -> str:
+        """Where the networks run, in words: by ``provider``, as on this machine, or on the workers' own ``device``."""
+        return provider if self.here else f"{self.name}, device {device}"
+
+
+def _local(workers: int) -> Any:
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    # FnApiRunner by name: the bare DirectRunner tries to download another engine
+    if workers == 1:
+        return FnApiRunner()
+    command = f"{shlex.quote(sys.executable)} -P -m pipeline.runs.local_worker"
+    return FnApiRunner(SubprocessSDKEnvironment.from_command_string(command_string=command))
+
+
+LOCAL = RunnerProfile(
+    "local",
+    _local,
+    here=True,
+    arguments=lambda workers: (f"--direct_num_workers={workers}",),
+    threads=default_threads,
+)
+
+RUNNERS = {
+    profile.name: profile
+    for profile in (
+        LOCAL,
+        RunnerProfile("spark", lambda _: "SparkRunner"),
+        RunnerProfile("flink", lambda _: "FlinkRunner"),
+        RunnerProfile("dataflow", lambda _: "DataflowRunner", reads_local_files=False),
+    )
+}
+"""By the name of ``--runner``, the local one first."""
+
+
+def profile_of(name: str) -> RunnerProfile:
+    """The profile of that name; UsageError where there is none."""
+    if name not in RUNNERS:
+        raise UsageError(f"--runner {name}: there is {listed(tuple(RUNNERS))}")
+    return RUNNERS[name]

@@ -50,7 +50,7 @@ def read(transform: ReadPairs, folder: Path) -> list[tuple[str, Any]]:
     """All that comes out of ``transform``, with the name of its output."""
     path = folder / "found"  # a worker's memory is not the test's
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        outputs = pipeline | transform
+        outputs = (pipeline | "Pairs" >> transform)._asdict()
         named = [outputs[name] | name >> beam.Map(lambda item, name=name: (name, item)) for name in outputs]
         assert_that(named | beam.Flatten(), lambda found: path.write_bytes(pickle.dumps(list(found))) and None)
     found: list[tuple[str, Any]] = pickle.loads(path.read_bytes())

@@ -27,7 +27,7 @@ from transforms.explaining.explanation_rows import explanation_rows
 from transforms.explaining.null_statistics import NullStatistic
 from transforms.explaining.prepared_image import PreparedImage
 from transforms.explaining.settings import ExplanationSettings, Matched
-from transforms.explaining.verdicts import _values, by_method, judged_row, threshold_rows
+from transforms.explaining.verdicts import by_method, judged_row, shuffled_values, threshold_rows
 from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
@@ -179,9 +179,9 @@ def test_thresholds_go_to_rows_of_their_method_and_side() -> None:
 
 def test_which_values_are_taken_depends_on_the_image_alone() -> None:
     null_statistic = NullStatistic("rise", "query", "attribute_score", (0.5, 0.7))
-    pairs = list(_values("ab", null_statistic))
+    pairs = list(shuffled_values("ab", null_statistic))
     assert [one[1:] for _, one in pairs] == [("ab", 0.5), ("ab", 0.7)]
-    assert len({one[0] for _, one in (*pairs, *_values("cd", null_statistic))}) == 4
+    assert len({one[0] for _, one in (*pairs, *shuffled_values("cd", null_statistic))}) == 4
 
 
 def test_an_audit_judges_its_rows_and_says_by_which_thresholds(folder: Path, tmp_path: Path) -> None:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-import apache_beam as beam
-from apache_beam import pvalue
-from apache_beam.utils import shared
-
+from transforms.beam.crossing import COUNTS, Count
 from transforms.beam.progress import Progress
+from transforms.beam.typed import (
+    DoFn,
+    PCollection,
+    Shared,
+    Step,
+    Tagged,
+    batch,
+    flatten,
+    group_by_key,
+    map_each,
+    par_do,
+    split,
+    to_list,
+)
 from transforms.core.records import EmbeddedImage, Product
 from transforms.evaluating.attributes import EmbeddedCatalogue, EmbeddedProduct
 from transforms.serving.bundle import Bundle
@@ -27,71 +38,74 @@ class CatalogueEmbedder:
     bundle: Bundle
     type_column: str | None
     load: ImageLoader
-    handle: shared.Shared
+    handle: Shared
     progress: Progress = Progress()
 
 
-@dataclass(eq=False)
-class EmbedCatalogue(beam.PTransform):  # type: ignore[misc]
-    """Products to one :class:`EmbeddedCatalogue` of those that can be embedded and whose id no other has, and
-    ``counts``.
-
-    It is held in memory, as a side input: a few kilobytes a product.
+class CatalogueEmbedded(NamedTuple):
+    """One catalogue, as a side input: a few kilobytes a product in memory. ``counts`` are of products left out and of
+    forward passes.
     """
+
+    catalogue: PCollection[EmbeddedCatalogue]
+    counts: PCollection[Count]
+
+
+@dataclass(frozen=True)
+class EmbedCatalogue(Step[PCollection[Product], CatalogueEmbedded]):
+    """Products to those of them that can be embedded and whose id no other has."""
 
     cataloguer: CatalogueEmbedder
     batch: int
 
-    def expand(self, products: Any) -> Any:
-        cataloguer = self.cataloguer
-        shown = (
+    def expand(self, products: PCollection[Product]) -> CatalogueEmbedded:
+        """Products of an id of their own, shown to the networks a batch at a time, gathered."""
+        alone = (
             products
-            | "ById" >> beam.Map(lambda product: (product.id, product))
-            | "GroupById" >> beam.GroupByKey()
-            | "OwnId" >> beam.FlatMapTuple(_alone).with_outputs("counts", main="products")
+            | "ById" >> map_each(Product, tuple[str, Product], lambda product: (product.id, product))
+            | "GroupById" >> group_by_key(str, Product)
+            | "OwnId" >> split(tuple[str, Iterable[Product]], Product, _alone, COUNTS)
         )
-        embedded = (
-            shown.products
-            | "BatchProducts" >> beam.BatchElements(min_batch_size=self.batch, max_batch_size=self.batch)
-            | "ShowProducts" >> beam.ParDo(_EmbedProducts(cataloguer)).with_outputs("counts", main="shown")
+        shown = (
+            alone.main
+            | "BatchProducts" >> batch(Product, self.batch)
+            | "ShowProducts" >> par_do(list[Product], EmbeddedProduct, _EmbedProducts(self.cataloguer), COUNTS)
         )
         gathered = (
-            embedded.shown
-            | "AllProducts" >> beam.combiners.ToList()
-            | "Catalogue"
-            >> beam.Map(
-                lambda all_shown: EmbeddedCatalogue(
-                    cataloguer.bundle,
-                    cataloguer.type_column,
-                    tuple(sorted(all_shown, key=lambda one: one.product.id)),
-                )
-            )
+            shown.main
+            | "AllProducts" >> to_list(EmbeddedProduct)
+            | "Catalogue" >> map_each(list[EmbeddedProduct], EmbeddedCatalogue, self._gathered)
         )
-        return {"catalogue": gathered, "counts": (shown.counts, embedded.counts) | beam.Flatten()}
+        counts = [alone[COUNTS], shown[COUNTS]] | "CatalogueCounts" >> flatten(tuple[str, int])
+        return CatalogueEmbedded(gathered, counts)
+
+    def _gathered(self, shown: list[EmbeddedProduct]) -> EmbeddedCatalogue:
+        in_order = tuple(sorted(shown, key=lambda one: one.product.id))
+        return EmbeddedCatalogue(self.cataloguer.bundle, self.cataloguer.type_column, in_order)
 
 
-def _alone(product_id: str, products: Iterable[Product]) -> Iterator[Any]:
-    found = list(products)
+def _alone(group: tuple[str, Iterable[Product]]) -> Iterator[Product | Tagged]:
+    found = list(group[1])
     if len(found) == 1:
         yield found[0]
     else:
-        yield pvalue.TaggedOutput("counts", ("products_left_out", len(found)))
+        yield COUNTS(("products_left_out", len(found)))
 
 
-class _EmbedProducts(beam.DoFn):  # type: ignore[misc]
+class _EmbedProducts(DoFn[list[Product]]):
     def __init__(self, cataloguer: CatalogueEmbedder) -> None:
         self._cataloguer = cataloguer
 
     def setup(self) -> None:
-        self._models: Models = self._cataloguer.handle.acquire(lambda: Models(self._cataloguer.serving))
+        self._models = self._cataloguer.handle.acquire(lambda: Models(self._cataloguer.serving))
 
-    def process(self, products: list[Product]) -> Iterator[Any]:
+    def process(self, products: list[Product]) -> Iterator[EmbeddedProduct | Tagged]:
         outcomes = dict(embed([product.image for product in products], self._cataloguer.load, self._models))
         for product in products:
             outcome = outcomes[product.image]
             if isinstance(outcome, EmbeddedImage):
                 yield EmbeddedProduct(product, outcome.embedding, outcome.scores)
             else:
-                yield pvalue.TaggedOutput("counts", ("products_left_out", 1))
+                yield COUNTS(("products_left_out", 1))
         self._cataloguer.progress.add("images", len(products))
-        yield pvalue.TaggedOutput("counts", ("forward_passes", len(products)))
+        yield COUNTS(("forward_passes", len(products)))

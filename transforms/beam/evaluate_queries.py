@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import Any
+from typing import NamedTuple
 
-import apache_beam as beam
-from apache_beam import pvalue
-from apache_beam.utils import shared
-
+from transforms.beam.crossing import COUNTS, Count, Join
 from transforms.beam.progress import Progress
 from transforms.beam.step_counters import StepCounters
+from transforms.beam.typed import (
+    DoFn,
+    PCollection,
+    Shared,
+    Step,
+    Tagged,
+    flat_map,
+    group_by_key,
+    map_each,
+    par_do,
+)
 from transforms.core.memory import CHUNK
 from transforms.core.records import Product
 from transforms.evaluating.evaluate_image import measure
@@ -20,6 +28,7 @@ from transforms.evaluating.measured_image import ImageReaders, Networks
 from transforms.evaluating.remake_maps import PassCounter
 from transforms.evaluating.settings import EvaluationSettings
 from transforms.serving.models import Models, Serving
+from transforms.tables.cells import TableRow
 from transforms.tables.explained import Explained
 
 
@@ -30,7 +39,7 @@ class Evaluator:
     serving: Serving
     settings: EvaluationSettings
     reading: ImageReaders
-    handle: shared.Shared
+    handle: Shared
     progress: Progress = Progress()
 
     def open(self) -> Networks:
@@ -40,38 +49,47 @@ class Evaluator:
         return Networks(Models(serving), tuple(stages))
 
 
-@dataclass(eq=False)
-class EvaluateQueries(beam.PTransform):  # type: ignore[misc]
-    """:class:`Explained` to ``rows`` of the table metrics, and ``counts``."""
+class MeasuredQueries(NamedTuple):
+    """``rows`` of the table metrics; ``counts`` of explanations, forward passes and images."""
+
+    rows: PCollection[TableRow]
+    counts: PCollection[Count]
+
+
+@dataclass(frozen=True)
+class EvaluateQueries(Step[PCollection[Explained], MeasuredQueries]):
+    """Explanations to their measures."""
 
     evaluator: Evaluator
 
-    def expand(self, explained: Any) -> Any:
-        return (
+    def expand(self, explained: PCollection[Explained]) -> MeasuredQueries:
+        """All explanations of an image together."""
+        measured = (
             explained
-            | "ByImage" >> beam.Map(lambda one: (one.target.explained, one))
-            | "GroupByImage" >> beam.GroupByKey()
-            | "Measure" >> beam.ParDo(_Measure(self.evaluator)).with_outputs("counts", main="rows")
+            | "ByImage" >> map_each(Explained, tuple[str, Explained], lambda one: (one.target.explained, one))
+            | "GroupByImage" >> group_by_key(str, Explained)
+            | "Measure" >> par_do(tuple[str, Iterable[Explained]], TableRow, _Measure(self.evaluator), COUNTS)
         )
+        return MeasuredQueries(measured.main, measured[COUNTS])
 
 
-class _Measure(beam.DoFn):  # type: ignore[misc]
+class _Measure(DoFn[tuple[str, Iterable[Explained]]]):
     def __init__(self, evaluator: Evaluator) -> None:
         self._evaluator = evaluator
         self._metrics = StepCounters("evaluate")
 
     def setup(self) -> None:
         with self._metrics.loading():
-            self._networks: Networks = self._evaluator.handle.acquire(self._evaluator.open)
+            self._networks = self._evaluator.handle.acquire(self._evaluator.open)
 
-    def process(self, element: tuple[str, Iterable[Explained]]) -> Iterator[Any]:
+    def process(self, element: tuple[str, Iterable[Explained]]) -> Iterator[TableRow | Tagged]:
         address, explained = element
         evaluator, passes, failed, count = self._evaluator, PassCounter(), 0, 0
         for chunk in _chunks(explained):
             count += len(chunk)
             for row in measure(address, chunk, self._networks, evaluator.settings, evaluator.reading, passes):
                 failed += row["value"] is None
-                yield row
+                yield TableRow("metrics", row)
             evaluator.progress.add("done", len(chunk))
             self._metrics.items(len(chunk))
         self._metrics.failures(failed)
@@ -81,7 +99,7 @@ class _Measure(beam.DoFn):  # type: ignore[misc]
             ("forward_passes", passes.count),
             ("images", 1),
         ):
-            yield pvalue.TaggedOutput("counts", (name, number))
+            yield COUNTS((name, number))
 
 
 def _chunks(explained: Iterable[Explained]) -> Iterator[list[Explained]]:
@@ -99,18 +117,23 @@ def _pair(explained: Explained) -> tuple[str, str]:
     return explained.target.pair.pair_id, explained.target.side
 
 
-@dataclass(eq=False)
-class JoinRegions(beam.PTransform):  # type: ignore[misc]
+@dataclass(frozen=True)
+class JoinRegions(Step[tuple[PCollection[Explained], PCollection[Product]], PCollection[Explained]]):
     """Applied to a tuple of :class:`Explained` and products: every explanation with its product's label image."""
 
-    def expand(self, inputs: tuple[Any, Any]) -> Any:
+    def expand(self, inputs: tuple[PCollection[Explained], PCollection[Product]]) -> PCollection[Explained]:
+        """Explanations and products by product id."""
         explained, products = inputs
-        keyed = explained | "ByProduct" >> beam.Map(lambda one: (product_id(one), one))
-        known = products | "RegionsById" >> beam.Map(lambda product: (product.id, product))
+        keyed = explained | "ByProduct" >> map_each(
+            Explained, tuple[str, Explained], lambda one: (product_id(one), one)
+        )
+        known = products | "RegionsById" >> map_each(
+            Product, tuple[str, Product], lambda product: (product.id, product)
+        )
         return (
-            {"explained": keyed, "products": known}
-            | "JoinRegions" >> beam.CoGroupByKey()
-            | "WithRegions" >> beam.FlatMapTuple(_with_regions).with_output_types(Explained)
+            (keyed, known)
+            | "JoinRegions" >> Join(str, Explained, Product)
+            | "WithRegions" >> flat_map(tuple[str, tuple[list[Explained], list[Product]]], Explained, _with_regions)
         )
 
 
@@ -120,9 +143,9 @@ def product_id(explained: Explained) -> str:
     return pair.query_id if explained.target.side == "query" else pair.reference_id
 
 
-def _with_regions(_: str, joined: dict[str, Iterable[Any]]) -> Iterator[Explained]:
+def _with_regions(group: tuple[str, tuple[list[Explained], list[Product]]]) -> Iterator[Explained]:
+    _, (explained, products) = group
     # of several products with one id none is known to be the explained one
-    products: list[Product] = list(islice(joined["products"], 2))
     regions = products[0].regions if len(products) == 1 else None
-    for explained in joined["explained"]:
-        yield replace(explained, regions=regions)
+    for one in explained:
+        yield replace(one, regions=regions)

@@ -5,29 +5,42 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import NamedTuple
 
-import apache_beam as beam
-from apache_beam import pvalue
-from apache_beam.utils import shared
-
+from transforms.beam.crossing import COUNTS, FAILURES, Count, EmbeddingOutcome, Join
 from transforms.beam.progress import Progress
 from transforms.beam.step_counters import StepCounters
-from transforms.core.errors import PairError
-from transforms.core.memory import CHUNK
-from transforms.core.records import EmbeddedImage, Failure, LoadFailure, Side
+from transforms.beam.typed import (
+    DoFn,
+    PCollection,
+    Pipeline,
+    Shared,
+    SidedDoFn,
+    SideInput,
+    Step,
+    Tag,
+    Tagged,
+    create,
+    flat_map,
+    flatten,
+    group_by_key,
+    map_each,
+    par_do,
+    par_do_with,
+    split,
+)
+from transforms.core.records import EmbeddedImage, Failure, LoadFailure, Pair, Side
 from transforms.core.statistics.nulls import NullReferences
 from transforms.core.target import ExplanationTarget
-from transforms.explaining.explanation_rows import explanation_rows
-from transforms.explaining.image_regions import ImageRegions
-from transforms.explaining.prepared_image import PreparedImage
+from transforms.explaining.explain_image import ExplainedChunk, ExplainedImageSummary, ImageExplainer
+from transforms.explaining.null_statistics import NullStatistic
 from transforms.explaining.settings import ExplanationSettings, Matched
 from transforms.inputs.random_references import Drawn
 from transforms.inputs.region_files import RegionReader
 from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
+from transforms.tables.cells import TableRow
 
 
 @dataclass(frozen=True)
@@ -40,41 +53,46 @@ class Worker:
     serving: Serving
     explaining: ExplanationSettings
     load: ImageLoader
-    handle: shared.Shared
+    handle: Shared
     progress: Progress = Progress()
     regions: RegionReader | None = None
 
 
-@dataclass(eq=False)
-class DrawReferences(beam.PTransform):  # type: ignore[misc]
-    """Embeds the run's random references, whose addresses are given by side; one that cannot be is left out.
+class DrawnReferences(NamedTuple):
+    """Random references by side, one element, and ``counts`` of these and of the forward passes that they took."""
 
-    Outputs: ``drawn``, one element, ``{side: NullReferences}``, and ``counts`` of forward passes.
-    """
+    drawn: PCollection[dict[Side, NullReferences]]
+    counts: PCollection[Count]
+
+
+@dataclass(frozen=True)
+class DrawReferences(Step[Pipeline, DrawnReferences]):
+    """Embeds the run's random references, whose addresses are given by side; one that cannot be is left out."""
 
     worker: Worker
     addresses: Drawn
 
-    def expand(self, root: Any) -> Any:
-        return (
-            root
-            | "Addresses" >> beam.Create([dict(self.addresses)])
-            | "Embed" >> beam.ParDo(_EmbedDrawn(self.worker)).with_outputs("counts", main="drawn")
+    def expand(self, root: Pipeline) -> DrawnReferences:
+        """All of them together: they are few."""
+        addresses = root | "Addresses" >> create(dict[Side, tuple[str, ...]], [dict(self.addresses)])
+        drawn = addresses | "Embed" >> par_do(
+            dict[Side, tuple[str, ...]], dict[Side, NullReferences], _EmbedDrawn(self.worker), COUNTS
         )
+        return DrawnReferences(drawn.main, drawn[COUNTS])
 
 
 _WAITS = (1.0, 4.0)
 """Seconds before a random reference is read again."""
 
 
-class _EmbedDrawn(beam.DoFn):  # type: ignore[misc]
+class _EmbedDrawn(DoFn[dict[Side, tuple[str, ...]]]):
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
     def setup(self) -> None:
-        self._models: Models = self._worker.handle.acquire(lambda: Models(self._worker.serving))
+        self._models = self._worker.handle.acquire(lambda: Models(self._worker.serving))
 
-    def process(self, addresses: Drawn) -> Iterator[Any]:
+    def process(self, addresses: dict[Side, tuple[str, ...]]) -> Iterator[dict[Side, NullReferences] | Tagged]:
         distinct = sorted({address for some in addresses.values() for address in some})
         batch = self._models.similarity.batch
         found: dict[str, EmbeddedImage] = {}
@@ -84,8 +102,8 @@ class _EmbedDrawn(beam.DoFn):  # type: ignore[misc]
             side: NullReferences.of(found[address] for address in some if address in found)
             for side, some in addresses.items()
         }
-        yield pvalue.TaggedOutput("counts", ("forward_passes", len(found)))
-        yield pvalue.TaggedOutput("counts", ("random_references", len(found)))
+        yield COUNTS(("forward_passes", len(found)))
+        yield COUNTS(("random_references", len(found)))
 
     def _embedded(self, addresses: list[str]) -> Iterator[tuple[str, EmbeddedImage]]:
         """What can be embedded; a fault of the storage that may pass is given time, since every row hangs on these."""
@@ -102,106 +120,117 @@ class _EmbedDrawn(beam.DoFn):  # type: ignore[misc]
             time.sleep(wait)
 
 
-@dataclass(eq=False)
-class ExplainQueries(beam.PTransform):  # type: ignore[misc]
-    """Applied to a tuple of pairs and ``(address, EmbeddedImage | LoadFailure)``.
+NULL_STATISTICS = Tag("null_statistics", tuple[str, NullStatistic])
+"""Statistics of shuffled pairs, by the sha256 of the explained image."""
 
-    ``drawn`` is a side input of one mapping, that of :class:`DrawReferences`.
 
-    Outputs: ``rows`` of the table explanations, not yet judged, ``failures``, ``counts`` of forward passes and of
-    explained images, and ``null_statistics``, the statistics of shuffled pairs as ``(sha256, NullStatistic)``.
+class ExplainedQueries(NamedTuple):
+    """``rows`` of the table explanations, not yet judged, and all else that explaining says.
+
+    ``counts`` are of forward passes and of explained images.
+    """
+
+    rows: PCollection[TableRow]
+    failures: PCollection[Failure]
+    counts: PCollection[Count]
+    null_statistics: PCollection[tuple[str, NullStatistic]]
+
+
+@dataclass(frozen=True)
+class ExplainQueries(Step[tuple[PCollection[Pair], PCollection[EmbeddingOutcome]], ExplainedQueries]):
+    """Pairs and what became of their images to explanations.
+
+    ``drawn`` are the random references, as :class:`DrawReferences` gives them.
     """
 
     worker: Worker
-    drawn: Any
+    drawn: SideInput[dict[Side, NullReferences]]
 
-    def expand(self, inputs: tuple[Any, Any]) -> dict[str, Any]:
+    def expand(self, inputs: tuple[PCollection[Pair], PCollection[EmbeddingOutcome]]) -> ExplainedQueries:
+        """Targets to their counterparts by a join, then all those of one explained image together."""
         pairs, images = inputs
-        progress, explaining = self.worker.progress, self.worker.explaining
-        targets = pairs | "Sides" >> beam.FlatMap(
-            lambda pair: [ExplanationTarget(pair, side) for side in explaining.sides]
+        targets = pairs | "Sides" >> flat_map(Pair, ExplanationTarget, self._targets)
+        by_other = targets | "ByOther" >> map_each(
+            ExplanationTarget, tuple[str, ExplanationTarget], lambda target: (target.counterpart, target)
         )
-        joined = (
-            {"tasks": targets | "ByOther" >> beam.Map(lambda target: (target.counterpart, target)), "images": images}
-            | "JoinOthers" >> beam.CoGroupByKey()
-            | "Matched"
-            >> beam.FlatMapTuple(lambda _, joined: _matched(joined, explaining, progress))
-            .with_output_types(tuple[str, Any])
-            .with_outputs("failures", main="matched")
+        outcomes = images | "ByAddress" >> map_each(
+            EmbeddingOutcome, tuple[str, EmbeddingOutcome], lambda one: (one.address, one)
+        )
+        joined = (by_other, outcomes) | "JoinOthers" >> Join(str, ExplanationTarget, EmbeddingOutcome)
+        matched = joined | "Matched" >> split(
+            tuple[str, tuple[list[ExplanationTarget], list[EmbeddingOutcome]]],
+            tuple[str, tuple[ExplanationTarget, EmbeddedImage]],
+            self._matched,
+            FAILURES,
         )
         explained = (
-            joined.matched
-            | "GroupByImage" >> beam.GroupByKey()
+            matched.main
+            | "GroupByImage" >> group_by_key(str, tuple[ExplanationTarget, EmbeddedImage])
             | "Explain"
-            >> beam.ParDo(_Explain(self.worker), self.drawn).with_outputs(
-                "failures", "counts", "null_statistics", main="rows"
+            >> par_do_with(
+                tuple[str, Iterable[tuple[ExplanationTarget, EmbeddedImage]]],
+                TableRow,
+                _Explain(self.worker),
+                self.drawn,
+                FAILURES,
+                COUNTS,
+                NULL_STATISTICS,
             )
         )
-        failures = (joined.failures, explained.failures) | "Failures" >> beam.Flatten()
-        return {
-            "rows": explained.rows,
-            "failures": failures,
-            "counts": explained.counts,
-            "null_statistics": explained.null_statistics,
-        }
+        failures = [matched[FAILURES], explained[FAILURES]] | "Failures" >> flatten(Failure)
+        return ExplainedQueries(explained.main, failures, explained[COUNTS], explained[NULL_STATISTICS])
+
+    def _targets(self, pair: Pair) -> Iterator[ExplanationTarget]:
+        return (ExplanationTarget(pair, side) for side in self.worker.explaining.sides)
+
+    def _matched(
+        self, group: tuple[str, tuple[list[ExplanationTarget], list[EmbeddingOutcome]]]
+    ) -> Iterator[tuple[str, Matched] | Tagged]:
+        """Every target of one counterpart, by the address of the image that is explained, or their failures."""
+        _, (targets, outcomes) = group
+        counterpart = outcomes[0].outcome
+        if isinstance(counterpart, LoadFailure):
+            for target in targets:
+                yield FAILURES(self.worker.explaining.failure(target, counterpart))
+            return
+        for target in targets:
+            yield target.explained, (target, counterpart)
+        if targets:
+            self.worker.progress.add("pairs", len(targets))
 
 
-def _matched(joined: dict[str, Iterable[Any]], explaining: ExplanationSettings, progress: Progress) -> Iterator[Any]:
-    """``(explained address, (task, other image))`` for every task of one other image, or their failures."""
-    outcomes = list(joined["images"])
-    matched = 0
-    for target in joined["tasks"]:
-        if isinstance(outcomes[0], LoadFailure):
-            yield pvalue.TaggedOutput("failures", explaining.failure(target, outcomes[0]))
-        else:
-            matched += 1
-            yield target.explained, (target, outcomes[0])
-    if matched:
-        progress.add("pairs", matched)
-
-
-class _Explain(beam.DoFn):  # type: ignore[misc]
+class _Explain(SidedDoFn[tuple[str, Iterable[Matched]], Mapping[Side, NullReferences]]):
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._metrics = StepCounters("explain")
 
     def setup(self) -> None:
         with self._metrics.loading():
-            self._models: Models = self._worker.handle.acquire(lambda: Models(self._worker.serving))
+            self._models = self._worker.handle.acquire(lambda: Models(self._worker.serving))
 
-    def process(self, element: tuple[str, Iterable[Matched]], drawn: Mapping[Side, NullReferences]) -> Iterator[Any]:
+    def process(
+        self, element: tuple[str, Iterable[Matched]], drawn: Mapping[Side, NullReferences]
+    ) -> Iterator[TableRow | Tagged]:
         address, matched = element
-        explaining = self._worker.explaining
-        items: Iterator[Matched] = iter(matched)
-        try:
-            image = self._worker.load(address)
-            if any(explainer.converges for explainer in explaining.explainers):
-                items = iter(everything := list(items))
-            else:
-                everything = []
-            with self._metrics.inference():
-                prepared = PreparedImage.of(image, explaining, self._models, self._worker.load, everything, drawn)
-                _ = prepared.session.explained
-        except PairError as error:
-            for target, _ in items:
-                self._worker.progress.add("done")
-                self._metrics.failures()
-                yield pvalue.TaggedOutput("failures", explaining.failure(target, error))
+        worker = self._worker
+        explainer = ImageExplainer(
+            worker.explaining, self._models, worker.load, drawn, worker.regions, self._metrics.inference
+        )
+        for done in explainer.explain(address, matched):
+            yield from self._counted(done)
+
+    def _counted(self, done: ExplainedChunk | ExplainedImageSummary) -> Iterator[TableRow | Tagged]:
+        if isinstance(done, ExplainedChunk):
+            failures = [outcome for outcome in done.outcomes if isinstance(outcome, Failure)]
+            self._metrics.failures(len(failures))
+            self._metrics.items(done.targets)
+            self._worker.progress.add("done", done.targets)
+            yield from map(FAILURES, failures)
+            yield from (
+                TableRow("explanations", outcome) for outcome in done.outcomes if not isinstance(outcome, Failure)
+            )
             return
-        compared: set[tuple[str | None, Side]] = set()
-        regions = ImageRegions(self._worker.regions, image.frame)
-        while chunk := list(islice(items, CHUNK)):
-            compared.update((target.pair.condition, target.side) for target, _ in chunk)
-            for outcome in explanation_rows(prepared, chunk, regions):
-                if isinstance(outcome, Failure):
-                    self._metrics.failures()
-                    yield pvalue.TaggedOutput("failures", outcome)
-                else:
-                    yield outcome
-            self._metrics.items(len(chunk))
-            self._worker.progress.add("done", len(chunk))
-        for null_statistic in prepared.null_statistics(sorted(compared, key=str)):
-            yield pvalue.TaggedOutput("null_statistics", (image.sha256, null_statistic))
-        self._metrics.passes(prepared.passes)
-        yield pvalue.TaggedOutput("counts", ("queries", 1))
-        yield pvalue.TaggedOutput("counts", ("forward_passes", prepared.passes))
+        self._metrics.passes(done.passes)
+        yield from (NULL_STATISTICS((done.sha256, one)) for one in done.null_statistics)
+        yield COUNTS(("queries", 1))
+        yield COUNTS(("forward_passes", done.passes))

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any
+from typing import NamedTuple
 
-import apache_beam as beam
-from apache_beam import pvalue
-
+from transforms.beam.crossing import COUNTS, Count, Join
+from transforms.beam.typed import (
+    PCollection,
+    Pipeline,
+    Step,
+    Tagged,
+    create,
+    flat_map,
+    map_each,
+    reshuffle,
+    split,
+)
 from transforms.core.statistics.sampling import kept
 from transforms.tables import runs
 from transforms.tables.explained import Explained, read
 
 
-@dataclass(eq=False)
-class ReadExplanations(beam.PTransform):  # type: ignore[misc]
-    """Reads the explanations of ``methods`` in ``files``, of whole queries: those that a hash of their id draws.
+class ExplanationsRead(NamedTuple):
+    """``counts`` are of ``explanations_read`` and of ``explanations_not_sampled``."""
 
-    Outputs: ``explained`` (:class:`Explained`) and ``counts`` (``("explanations_read", n)`` and
-    ``("explanations_not_sampled", n)``).
-    """
+    explained: PCollection[Explained]
+    counts: PCollection[Count]
+
+
+@dataclass(frozen=True)
+class ReadExplanations(Step[Pipeline, ExplanationsRead]):
+    """Reads the explanations of ``methods`` in ``files``, of whole queries: those that a hash of their id draws."""
 
     files: tuple[str, ...]
     methods: tuple[str, ...]
@@ -29,15 +40,17 @@ class ReadExplanations(beam.PTransform):  # type: ignore[misc]
     seed: int
     attributes: bool
 
-    def expand(self, root: Any) -> Any:
-        return (
+    def expand(self, root: Pipeline) -> ExplanationsRead:
+        """File by file."""
+        read = (
             root
-            | "Files" >> beam.Create(list(self.files))
-            | "SpreadFiles" >> beam.Reshuffle()
-            | "ReadExplained" >> beam.FlatMap(self._read).with_outputs("counts", main="explained")
+            | "Files" >> create(str, self.files)
+            | "SpreadFiles" >> reshuffle(str)
+            | "ReadExplained" >> split(str, Explained, self._read, COUNTS)
         )
+        return ExplanationsRead(read.main, read[COUNTS])
 
-    def _read(self, file: str) -> Iterator[Any]:
+    def _read(self, file: str) -> Iterator[Explained | Tagged]:
         count = left_out = 0
         for explained in read(file, self.methods, attributes=self.attributes):
             count += 1
@@ -45,25 +58,25 @@ class ReadExplanations(beam.PTransform):  # type: ignore[misc]
                 yield explained
             else:
                 left_out += 1
-        yield pvalue.TaggedOutput("counts", ("explanations_read", count))
-        yield pvalue.TaggedOutput("counts", ("explanations_not_sampled", left_out))
+        yield COUNTS(("explanations_read", count))
+        yield COUNTS(("explanations_not_sampled", left_out))
 
 
-@dataclass(eq=False)
-class JoinImages(beam.PTransform):  # type: ignore[misc]
+@dataclass(frozen=True)
+class JoinImages(Step[PCollection[Explained], PCollection[Explained]]):
     """:class:`Explained` with the sha256 of both images, from the ``files`` of the run's table images."""
 
     files: tuple[str, ...]
 
-    def expand(self, explained: Any) -> Any:
-        files = explained.pipeline | "ImageFiles" >> beam.Create(list(self.files), reshuffle=False)
-        images = files | "Images" >> beam.FlatMap(_images)
-        for name, address, place in (("explained", _explained_address, 0), ("other", _other_address, 1)):
-            keyed = explained | f"By {name}" >> beam.Map(lambda one, address=address: (address(one), one))
-            explained = (
-                {"explained": keyed, "images": images}
-                | f"Join {name}" >> beam.CoGroupByKey()
-                | f"Audited {name}" >> beam.FlatMap(_audited, place)
+    def expand(self, explained: PCollection[Explained]) -> PCollection[Explained]:
+        """A join for each of the two images."""
+        files = explained.pipeline | "ImageFiles" >> create(str, self.files, reshuffle=False)
+        images = files | "Images" >> flat_map(str, tuple[str, str], _images)
+        for name, image in (("explained", _EXPLAINED), ("other", _OTHER)):
+            keyed = explained | f"By {name}" >> map_each(Explained, tuple[str, Explained], image.keyed)
+            joined = (keyed, images) | f"Join {name}" >> Join(str, Explained, str)
+            explained = joined | f"Audited {name}" >> flat_map(
+                tuple[str, tuple[list[Explained], list[str]]], Explained, image.audited
             )
         return explained
 
@@ -73,16 +86,20 @@ def _images(file: str) -> Iterator[tuple[str, str]]:
         yield from zip(batch.column("address").to_pylist(), batch.column("image_sha256").to_pylist(), strict=True)
 
 
-def _explained_address(explained: Explained) -> str:
-    return explained.target.explained
+@dataclass(frozen=True)
+class _ImageOf:
+    """One image of an explanation: the explained one, or the other."""
+
+    explained: bool
+
+    def keyed(self, one: Explained) -> tuple[str, Explained]:
+        return one.target.explained if self.explained else one.target.counterpart, one
+
+    def audited(self, group: tuple[str, tuple[list[Explained], list[str]]]) -> Iterator[Explained]:
+        _, (explained, digests) = group
+        digest = digests[0] if len(digests) == 1 else None
+        for one in explained:
+            yield replace(one, audited=(digest, one.audited[1]) if self.explained else (one.audited[0], digest))
 
 
-def _other_address(explained: Explained) -> str:
-    return explained.target.counterpart
-
-
-def _audited(group: tuple[str, dict[str, Iterable[Any]]], place: int) -> Iterator[Explained]:
-    digests = list(islice(group[1]["images"], 2))
-    digest = digests[0] if len(digests) == 1 else None
-    for one in group[1]["explained"]:
-        yield replace(one, audited=(digest, one.audited[1]) if place == 0 else (one.audited[0], digest))
+_EXPLAINED, _OTHER = _ImageOf(True), _ImageOf(False)

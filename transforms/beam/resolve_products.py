@@ -2,50 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import NamedTuple
 
-import apache_beam as beam
-from apache_beam import pvalue
+from transforms.beam.crossing import FAILURES, Join
+from transforms.beam.typed import PCollection, Step, Tagged, map_each, split
+from transforms.core.records import Failure, Pair, Product, Side
+from transforms.inputs.products import crossing, product_id, resolve
 
-from transforms.core.records import Pair, Side
-from transforms.inputs.products import ENOUGH, crossing, resolve
+ByProduct = tuple[str, tuple[list[Pair], list[Product]]]
+"""A product id, the pairs that have it on a side, and the products that have it: one, unless the catalogue is odd."""
 
 
-@dataclass(eq=False)
-class ResolveProducts(beam.PTransform):  # type: ignore[misc]
+class ResolvedPairs(NamedTuple):
+    """Pairs with the addresses of one side, and those that have none."""
+
+    pairs: PCollection[Pair]
+    failures: PCollection[Failure]
+
+
+@dataclass(frozen=True)
+class ResolveProducts(Step[tuple[PCollection[Pair], PCollection[Product]], ResolvedPairs]):
     """Joins one side of the pairs to the catalogue; applied to a tuple of pairs and products.
 
     Of a product's attributes only those of ``columns`` go with a pair: what the vocabulary speaks of, no descriptions.
     Its regions go with it where ``regions`` asks for them: a label image's address or some kilobytes of boxes.
-    Outputs: ``pairs`` and ``failures``.
     """
 
     side: Side
     columns: frozenset[str]
     regions: bool = False
 
-    def expand(self, inputs: tuple[Any, Any]) -> Any:
+    def expand(self, inputs: tuple[PCollection[Pair], PCollection[Product]]) -> ResolvedPairs:
+        """Pairs and products by product id, resolved together."""
         pairs, products = inputs
-        side, columns, regions = self.side, self.columns, self.regions
-        keyed = pairs | "PairsByProduct" >> beam.Map(lambda pair: (getattr(pair, f"{side}_id"), pair))
-        known = products | "ProductsById" >> beam.Map(lambda product: (product.id, crossing(product, regions)))
-        return (
-            {"pairs": keyed, "products": known}
-            | "Join" >> beam.CoGroupByKey()
-            | "Resolve"
-            >> beam.FlatMapTuple(lambda key, joined: _resolve_all(key, joined, side, columns))
-            .with_output_types(Any)
-            .with_outputs("failures", main="pairs")
+        keyed = pairs | "PairsByProduct" >> map_each(
+            Pair, tuple[str, Pair], lambda pair: (product_id(pair, self.side), pair)
         )
+        known = products | "ProductsById" >> map_each(
+            Product, tuple[str, Product], lambda product: (product.id, crossing(product, self.regions))
+        )
+        joined = (keyed, known) | "Join" >> Join(str, Pair, Product)
+        resolved = joined | "Resolve" >> split(
+            tuple[str, tuple[list[Pair], list[Product]]], Pair, self._resolved, FAILURES
+        )
+        return ResolvedPairs(resolved.main, resolved[FAILURES])
 
-
-def _resolve_all(
-    product_id: str, joined: dict[str, Iterable[Any]], side: Side, columns: frozenset[str]
-) -> Iterator[Any]:
-    products = list(islice(joined["products"], ENOUGH))
-    for pair in joined["pairs"]:
-        resolved = resolve(pair, products, side, columns)
-        yield resolved if isinstance(resolved, Pair) else pvalue.TaggedOutput("failures", resolved)
+    def _resolved(self, group: ByProduct) -> Iterator[Pair | Tagged]:
+        _, (pairs, products) = group
+        for pair in pairs:
+            outcome = resolve(pair, products, self.side, self.columns)
+            yield outcome if isinstance(outcome, Pair) else FAILURES(outcome)

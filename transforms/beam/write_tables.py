@@ -7,16 +7,28 @@ put.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage, tables
+from transforms.beam.crossing import Count, Join
+from transforms.beam.typed import (
+    PCollection,
+    SideInput,
+    Step,
+    combine_per_key,
+    create,
+    flatten,
+    map_each,
+    map_with,
+    to_dict,
+)
+from transforms.tables.cells import TableRow
 from transforms.tables.parquet import to_parquet
 
 _SHARD_BY = {
@@ -37,9 +49,9 @@ _SORT_BY = {
 }
 
 
-@dataclass(eq=False)
-class WriteTables(beam.PTransform):  # type: ignore[misc]
-    """``(table, row)`` to files under ``out``; yields ``("rows:<table>", n)`` for every file written.
+@dataclass(frozen=True)
+class WriteTables(Step[PCollection[TableRow], PCollection[Count]]):
+    """Rows to files under ``out``; yields ``("rows:<table>", n)`` for every file written.
 
     Every table that is named in ``present`` gets at least one file, so that readers always find its schema.
     ``evaluation_id`` is an evaluation's id, which goes into the files' names.
@@ -51,19 +63,25 @@ class WriteTables(beam.PTransform):  # type: ignore[misc]
     present: tuple[str, ...]
     evaluation_id: str | None = None
 
-    def expand(self, rows: Any) -> Any:
-        keyed = rows | "Shard" >> beam.MapTuple(lambda table, row: ((table, shard_of(table, row, self.shards)), row))
-        first = rows.pipeline | "FirstShards" >> beam.Create([((table, 0), None) for table in self.present])
+    def expand(self, rows: PCollection[TableRow]) -> PCollection[Count]:
+        """Rows by table and shard, joined to the first shard of every table."""
+        keyed = rows | "Shard" >> map_each(TableRow, tuple[tuple[str, int], TableRow], self._sharded)
+        first = rows.pipeline | "FirstShards" >> create(
+            tuple[tuple[str, int], str], [((table, 0), "present") for table in self.present]
+        )
         return (
             (keyed, first)
-            | "WithFirst" >> beam.Flatten()
-            | "GroupShards" >> beam.GroupByKey()
-            | "WriteShard" >> beam.MapTuple(self._write)
+            | "GroupShards" >> Join(tuple[str, int], TableRow, str)
+            | "WriteShard"
+            >> map_each(tuple[tuple[str, int], tuple[list[TableRow], list[str]]], tuple[str, int], self._write)
         )
 
-    def _write(self, key: tuple[str, int], rows: Iterable[tables.Row | None]) -> tuple[str, int]:
-        table, shard = key
-        content = sorted((row for row in rows if row is not None), key=lambda row: _sort_key(table, row))
+    def _sharded(self, one: TableRow) -> tuple[tuple[str, int], TableRow]:
+        return (one.table, shard_of(one.table, one.row, self.shards)), one
+
+    def _write(self, group: tuple[tuple[str, int], tuple[list[TableRow], list[str]]]) -> Count:
+        (table, shard), (rows, _) = group
+        content = sorted((one.row for one in rows), key=lambda row: _sort_key(table, row))
         address = storage.join(tables.folder(self.out, table, self.run_id), tables.part(shard, self.evaluation_id))
         data = to_parquet(tables.to_arrow(table, content))
         try:
@@ -85,13 +103,13 @@ def _sort_key(table: str, row: tables.Row) -> tuple[str, ...]:
     return tuple(str(row.get(column)) for column in _SORT_BY[table])
 
 
-@dataclass(eq=False)
-class FinishRun(beam.PTransform):  # type: ignore[misc]
+@dataclass(frozen=True)
+class FinishRun(Step[tuple[PCollection[Count], ...], PCollection[str]]):
     """Adds up all counts and, when every row that was read is accounted for, writes the one row of the table ``table``:
     a run, or the evaluation ``evaluation_id`` one, exists from then on.
 
-    Applied to a tuple of PCollections of ``(name, n)``. ``complete`` turns the sums into that row; it raises RunError
-    where they do not add up. ``found``, a side input of one mapping, is what else the run found out for its row.
+    Applied to all that count. ``complete`` turns the sums into that row; it raises RunError where they do not add up.
+    ``found`` is what else the run found out for its row. The address of the row's file comes out.
     """
 
     out: str
@@ -99,18 +117,21 @@ class FinishRun(beam.PTransform):  # type: ignore[misc]
     complete: Callable[[dict[str, int]], tables.Row]
     table: str = "runs"
     evaluation_id: str | None = None
-    found: Any = None
+    found: SideInput[dict[str, Any]] | None = None
 
-    def expand(self, counts: tuple[Any, ...]) -> Any:
-        return (
+    def expand(self, counts: tuple[PCollection[Count], ...]) -> PCollection[str]:
+        """The sums as one mapping."""
+        sums = (
             counts
-            | "AllCounts" >> beam.Flatten()
-            | "Sum" >> beam.CombinePerKey(sum)
-            | "ToDict" >> beam.combiners.ToDict()
-            | "WriteRun" >> beam.FlatMap(self._write, *([] if self.found is None else [self.found]))
+            | "AllCounts" >> flatten(tuple[str, int])
+            | "Sum" >> combine_per_key(tuple[str, int], sum)
+            | "ToDict" >> to_dict(dict[str, int])
         )
+        if self.found is None:
+            return sums | "WriteRun" >> map_each(dict[str, int], str, self._write)
+        return sums | "WriteRun" >> map_with(dict[str, int], str, self._write, self.found)
 
-    def _write(self, counts: dict[str, int], found: Mapping[str, Any] = MappingProxyType({})) -> Iterator[tables.Row]:
+    def _write(self, counts: dict[str, int], found: Mapping[str, Any] = MappingProxyType({})) -> str:
         row = {**self.complete(counts), **found}
         address = storage.join(tables.folder(self.out, self.table, self.run_id), tables.part(0, self.evaluation_id))
         try:
@@ -121,4 +142,4 @@ class FinishRun(beam.PTransform):  # type: ignore[misc]
             (wanted,) = tables.to_arrow(self.table, [row]).to_pylist()
             if found != {**wanted, "finished": found["finished"]}:
                 raise
-        yield row
+        return address

@@ -1,4 +1,4 @@
-"""TODO."""
+"""One image of one pair that is to be explained against the other: the unit of explaining."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -43,7 +44,8 @@ class ExplainedImageSummary:
 class ImageExplainer:
     """Explains one image after the other, with networks that are open.
 
-    ``nulls`` are random references of each side; ``regions`` reads what a catalogue knows of photographs.
+    ``nulls`` are random references of each side; ``regions`` reads what a catalogue knows of photographs; the context
+    of ``timer`` is that of the passes of an image.
     """
 
     settings: ExplanationSettings
@@ -51,6 +53,7 @@ class ImageExplainer:
     load: Load
     nulls: Mapping[Side, NullReferences] = field(default_factory=dict)
     regions: RegionReader | None = None
+    timer: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def explain(self, address: str, matched: Iterable[Matched]) -> Iterator[ExplainedChunk | ExplainedImageSummary]:
         """Explains the image at ``address`` against all of ``matched``, whose order changes no row.
@@ -64,8 +67,9 @@ class ImageExplainer:
             everything: list[Matched] = []
             if any(explainer.converges for explainer in self.settings.explainers):
                 items = iter(everything := list(items))
-            prepared = PreparedImage.of(image, self.settings, self.models, self.load, everything, self.nulls)
-            _ = prepared.session.explained
+            with self.timer():
+                prepared = PreparedImage.of(image, self.settings, self.models, self.load, everything, self.nulls)
+                _ = prepared.session.explained
         except PairError as error:
             for target, _ in items:
                 yield ExplainedChunk((self.settings.failure(target, error),), 1)

@@ -18,7 +18,7 @@ Thresholds = Mapping[tuple[str, str], Mapping[Statistic, Threshold]]
 """By method and side."""
 
 
-def _values(
+def shuffled_values(
     sha256: str, null_statistic: NullStatistic
 ) -> Iterator[tuple[tuple[str, str, Statistic], tuple[str, str, float]]]:
     """Each value with a hash of where it comes from: which are taken must not depend on how they were grouped."""
@@ -27,7 +27,9 @@ def _values(
         yield key, (content_id(sha256, str(place), letter="", digits=16), sha256, value)
 
 
-def by_method(thresholds: Mapping[tuple[str, str, Statistic], Threshold]) -> Thresholds:
+def by_method(
+    thresholds: Mapping[tuple[str, str, Statistic], Threshold],
+) -> dict[tuple[str, str], dict[Statistic, Threshold]]:
     """``(method, side, statistic)`` to threshold, statistics within method and side."""
     nested: dict[tuple[str, str], dict[Statistic, Threshold]] = {}
     for (method, side, statistic), threshold in thresholds.items():

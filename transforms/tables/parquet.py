@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.core.errors import RunError
+from transforms.tables.cells import check_columns
 from transforms.tables.schema import SCHEMA_VERSION, SCHEMAS, Row
 
 ROW_GROUP = 2000
@@ -30,8 +31,7 @@ def to_arrow(table: str, rows: Sequence[Row]) -> pa.Table:
     """``rows`` as Arrow, in the table's schema; ValueError for a row with an unknown or a missing required column."""
     schema = SCHEMAS[table]
     for row in rows:
-        if unknown := row.keys() - set(schema.names):
-            raise ValueError(f"{table} has no column {sorted(unknown)}")
+        check_columns(table, row)
         for field in schema:
             if not field.nullable and field.name != "schema_version" and row.get(field.name) is None:
                 raise ValueError(f"{table}.{field.name} must not be null: {row}")

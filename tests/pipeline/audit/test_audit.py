@@ -17,6 +17,7 @@ from transforms import tables
 from transforms.beam.write_tables import WriteTables
 from transforms.core.statistics.nulls import REFERENCES, SPARE
 from transforms.storage import AlreadyPublished
+from transforms.tables.cells import TableRow
 
 TIMES = ("started", "finished", "configuration", "versions")
 
@@ -222,12 +223,16 @@ def test_images_lie_beside_each_file_of_a_pattern(drawn: Path, bundle: Path, tmp
     assert len(table(tmp_path / "out", "explanations", "folders")) == 2
 
 
+def shard(row: tables.Row) -> tuple[tuple[str, int], tuple[list[TableRow], list[str]]]:
+    return ("strata", 0), ([TableRow("strata", row)], [])
+
+
 def test_a_retried_shard_and_a_retried_end_are_no_conflict(tmp_path: Path) -> None:
     step = WriteTables(str(tmp_path), "r", 1, ())
     row: tables.Row = {"stratum": "all", "queries": 1, "sampled_queries": 1, "pairs": 2, "rate": 1.0}
-    assert step._write(("strata", 0), [row]) == step._write(("strata", 0), [row]) == ("rows:strata", 1)
+    assert step._write(shard(row)) == step._write(shard(row)) == ("rows:strata", 1)
     with pytest.raises(AlreadyPublished):
-        step._write(("strata", 0), [{**row, "pairs": 3}])
+        step._write(shard({**row, "pairs": 3}))
 
 
 def test_nobody_listening_changes_no_exit_code(drawn: Path, bundle: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from pipeline.audit import launch
 from pipeline.audit.bundle_fit import plan_memory
 from pipeline.audit.options import AuditOptions
-from pipeline.runs import runners
 from pipeline.runs.progress import Watch
+from pipeline.runs.runners import profile_of
+from pipeline.runs.submit import beam_options
 from transforms.beam.progress import Progress
 from transforms.core.errors import RunError, UsageError
 from transforms.serving import bundle as bundles
@@ -50,11 +51,11 @@ def test_progress_says_how_far_and_how_long(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_runner_arguments() -> None:
-    passed = runners.beam_options(options(runner="flink", beam_args=("--flink_master=localhost:8081",)))
+    passed = beam_options(options(runner="flink", beam_args=("--flink_master=localhost:8081",)))
     assert passed.get_all_options(drop_default=True)["flink_master"] == "localhost:8081"
-    local = runners.beam_options(options(workers=3)).get_all_options(drop_default=True)
+    local = beam_options(options(workers=3)).get_all_options(drop_default=True)
     assert local["direct_num_workers"] == 3
-    assert runners.runner_of(options(runner="dataflow")) == "DataflowRunner"
+    assert profile_of("dataflow").runner(1) == "DataflowRunner"
 
 
 def test_a_broken_pipeline_is_a_run_error_without_secrets(

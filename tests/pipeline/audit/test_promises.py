@@ -53,9 +53,9 @@ def test_every_row_becomes_a_pair_or_a_failure(rows: list[dict[str, str]], tmp_p
         assert len(ids) == len(set(ids)), "a pair id twice"
 
     with beam.Pipeline(FnApiRunner()) as pipeline:
-        read = pipeline | ReadPairs((str(manifest),))
-        pairs = read["pairs"] | "P" >> beam.Map(lambda pair: ("pair", pair.pair_id))
-        failures = read["failures"] | "F" >> beam.Map(lambda failure: ("failure", failure.reason))
+        read = pipeline | "Pairs" >> ReadPairs((str(manifest),))
+        pairs = read.pairs | "P" >> beam.Map(lambda pair: ("pair", pair.pair_id))
+        failures = read.failures | "F" >> beam.Map(lambda failure: ("failure", failure.reason))
         assert_that((pairs, failures) | beam.Flatten(), check)
 
 
