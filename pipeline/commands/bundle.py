@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,23 @@ def add(commands: Any) -> None:
 
 
 def _run_bundle(options: argparse.Namespace) -> int:
-    from export.bundling.from_onnx import bundle_command
+    from export.bundling.check_embedding import ExpectedEmbedding
+    from export.bundling.from_onnx import AttributeFlags, BundleRequest, bundle_command
+    from export.bundling.preprocessing_settings import PreprocessingFlags
 
-    names = (
-        "similarity_onnx attributes_onnx vocabulary out input output layout channels scale mean std size resize "
-        "shorter interpolation similarity_function preprocessor_config attributes_input scores_output maps_output "
-        "activation"
-    )
-    check = tuple(options.check) if options.check else None
+    image, embedding = options.check or (None, None)
+    names = "similarity_onnx out input output preprocessor_config similarity_function"
     bundle_command(
-        **{name: getattr(options, name) for name in names.split()}, check=check, tolerance=options.check_tolerance
+        BundleRequest(
+            **{name: getattr(options, name) for name in names.split()},
+            preprocessing=_chosen(options, PreprocessingFlags),
+            attributes=_chosen(options, AttributeFlags),
+            check=ExpectedEmbedding(image, embedding, options.check_tolerance) if options.check else None,
+        )
     )
     return 0
+
+
+def _chosen(options: argparse.Namespace, flags: Any) -> Any:
+    """The dataclass ``flags`` of the options that bear the names of its fields."""
+    return flags(**{field.name: getattr(options, field.name) for field in fields(flags)})

@@ -44,15 +44,17 @@ def add(commands: Any) -> None:
 
 def _run_export(options: argparse.Namespace) -> int:
     find_factories()
-    from export.bundling.from_torch import export_command
+    from export.bundling.from_torch import ExportRequest, export_command
 
     export_command(
-        similarity=options.similarity,
-        attributes=options.attributes,
-        out=options.out,
-        phi=options.phi,
-        precision=options.precision,
-        gradient=options.gradient,
-        factories=options.factory,
+        ExportRequest(
+            similarity=options.similarity,
+            attributes=options.attributes,
+            out=options.out,
+            phi=options.phi,
+            precision=options.precision,
+            gradient=options.gradient,
+            factories=options.factory,
+        )
     )
     return 0

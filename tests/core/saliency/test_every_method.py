@@ -64,7 +64,7 @@ ALL = ["--method", ",".join(NAMES), *SET]
 def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with all four graphs, exported from torch."""
     torch = pytest.importorskip("torch", reason="needs the extra export")
-    from export.bundling.from_torch import export_command
+    from export.bundling.from_torch import ExportRequest, export_command
     from export.training.networks.backbones import Normalisation
     from export.training.networks.checkpoint import Config, build_network, save
     from transforms.core.imaging.images import Resize
@@ -86,9 +86,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(folder / f"{kind}.pt", config, network)
     torch.set_num_threads(threads)
     export_command(
-        similarity=folder / "similarity.pt",
-        attributes=folder / "attributes.pt",
-        out=folder / "bundle",
+        ExportRequest(folder / "similarity.pt", folder / "bundle", attributes=folder / "attributes.pt"),
         echo=lambda _: None,
     )
     return folder / "bundle"

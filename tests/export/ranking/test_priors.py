@@ -18,6 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundling.build import build
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from export.bundling.preprocessing import Preprocessing
 from export.ranking.priors import PriorSettings, priors_command
 from pipeline import cli, demo
@@ -84,12 +85,12 @@ def red_bundle(
     """A bundle of the network; its attribute network gives the vocabulary, which is all that the priors need of it."""
     build(
         folder,
-        similarity=network(pool, weights),
-        similarity_preprocessing=Preprocessing("nchw", "rgb", 1 / 255, (0, 0, 0), (1, 1, 1)),
-        resize=Resize(SIZE, "squash"),
-        attributes=attribute_network(names=len(VOCABULARY)) if attributes else None,
-        vocabulary=VOCABULARY if attributes else (),
-        **{"similarity_function": "dot", **how},
+        BundleSpec(
+            SimilarityNetwork(network(pool, weights), Preprocessing("nchw", "rgb", 1 / 255, (0, 0, 0), (1, 1, 1))),
+            Resize(SIZE, "squash"),
+            attributes=AttributeNetwork(attribute_network(names=len(VOCABULARY)), VOCABULARY) if attributes else None,
+            **{"similarity_function": "dot", **how},
+        ),
     )
     return folder
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.bundling.build import build
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from export.ranking import calibrate as ranking
 from export.ranking.calibrate import FOLDS, calibrate, calibrate_command
 from export.ranking.catalogue_embeddings import _products, embed_catalogue
@@ -79,12 +80,12 @@ def shop_bundle(folder: Path, **given: Any) -> Bundle:
     """A bundle of hand-built networks with the attributes of ``VOCABULARY``."""
     return build(
         folder,
-        similarity=network(size=SIZE),
-        similarity_preprocessing=PREPROCESSING,
-        resize=Resize(SIZE, "squash"),
-        attributes=attribute_network(names=len(VOCABULARY)),
-        vocabulary=VOCABULARY,
-        **given,
+        BundleSpec(
+            SimilarityNetwork(network(size=SIZE), PREPROCESSING),
+            Resize(SIZE, "squash"),
+            attributes=AttributeNetwork(attribute_network(names=len(VOCABULARY)), VOCABULARY),
+            **given,
+        ),
     )
 
 
