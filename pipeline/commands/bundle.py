@@ -68,14 +68,17 @@ def _run_bundle(options: argparse.Namespace) -> int:
     from export.bundling.from_onnx import AttributeFlags, BundleRequest, bundle_command
     from export.bundling.preprocessing_settings import PreprocessingFlags
 
-    image, embedding = options.check or (None, None)
+    check = None
+    if options.check:
+        image, embedding = options.check
+        check = ExpectedEmbedding(image, embedding, options.check_tolerance)
     names = "similarity_onnx out input output preprocessor_config similarity_function"
     bundle_command(
         BundleRequest(
             **{name: getattr(options, name) for name in names.split()},
             preprocessing=_chosen(options, PreprocessingFlags),
             attributes=_chosen(options, AttributeFlags),
-            check=ExpectedEmbedding(image, embedding, options.check_tolerance) if options.check else None,
+            check=check,
         )
     )
     return 0

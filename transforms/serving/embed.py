@@ -1,23 +1,45 @@
-"""Images at addresses to embeddings: one that cannot be loaded or embedded becomes its failure, and takes no other with
-it.
+"""Images to embeddings: one that cannot be loaded or embedded becomes its failure, and takes no other with it.
+
+Who has frames already embeds them by :func:`embed_frames`, and whatever else is run in batches is kept apart by
+:func:`isolate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from transforms.core.errors import NonFiniteEmbedding, PairError
 from transforms.core.imaging.fill import make_fill
-from transforms.core.records import EmbeddedImage, Float32, LoadFailure
+from transforms.core.records import EmbeddedImage, Float32, Image, LoadFailure
 from transforms.core.saliency.explainer import ReferenceMasks
 from transforms.core.similarity import reduce_perturbed
 from transforms.serving.load_image import Load, LoadedImage
 from transforms.serving.models import Models
+from transforms.serving.runtime import SimilarityModel
 
 Outcome = tuple[str, EmbeddedImage | LoadFailure]
+
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
+
+
+def isolate(run: Callable[[Sequence[_Given]], Iterable[_Made]], items: Sequence[_Given]) -> list[_Made | PairError]:
+    """What ``run`` makes of ``items``, one for one, or the error of an item that it fails for.
+
+    Where it fails for several at once, it is tried on either half: a bad item in a batch of M costs about 2 log2 M
+    further calls, and the others keep what they had.
+    """
+    try:
+        return list(run(items)) if items else []
+    except PairError as error:
+        if len(items) == 1:
+            return [error]
+    half = len(items) // 2
+    return [*isolate(run, items[:half]), *isolate(run, items[half:])]
 
 
 def embed(
@@ -45,6 +67,15 @@ def embed(
         if masked and isinstance(outcome, EmbeddedImage):
             outcomes[address] = _with_masked(outcome, loaded[address], masked, models)
     return [(address, outcomes[address]) for address in addresses]
+
+
+def embed_frames(frames: Sequence[Image], similarity: SimilarityModel) -> list[Float32 | PairError]:
+    """The finite embedding [D] of each of ``frames`` uint8 [H, W, 3], which are of the network's size, or its error."""
+    broken = NonFiniteEmbedding("the embedding holds NaN or infinity")
+    return [
+        one if isinstance(one, PairError) or np.isfinite(one).all() else broken
+        for one in isolate(lambda some: similarity.embed(np.stack(some)), frames)
+    ]
 
 
 def _embed_loaded(loaded: dict[str, LoadedImage], models: Models) -> dict[str, EmbeddedImage | LoadFailure]:
