@@ -60,10 +60,7 @@ def priors_command(
     require_safe_decoder()
     described = _described(serving.bundle, pairs)
     left_out: Counter[str] = Counter()
-    everyone = _products(catalogue, described.vocabulary, left_out)
-    products = with_splits(everyone)
-    if others := len(everyone) - len(products):
-        left_out["of another split"] = others
+    everyone, products = _read_catalogue(catalogue, described.vocabulary, left_out)
     train = [product for product in products if product.split == "train"]
     files = [] if pairs is None else storage.expand(pairs.address)
     network = open_cut(serving, described, settings.layer, _access(access, [catalogue, *files]))
@@ -112,10 +109,16 @@ def _described(address: str, pairs: ManifestPairs | None) -> Bundle:
     return described
 
 
-def _products(address: str, vocabulary: Sequence[str], left_out: Counter[str]) -> list[Product]:
-    """The products with an id of their own, in the order of their ids."""
-    products = read_products(address, dict.fromkeys(map(column_of, vocabulary)), left_out)
-    return sorted(products, key=lambda product: product.id)
+def _read_catalogue(
+    address: str, vocabulary: Sequence[str], left_out: Counter[str]
+) -> tuple[list[Product], list[Product]]:
+    """The products with an id of their own, in the order of their ids; and those of a training, with their splits."""
+    read = read_products(address, dict.fromkeys(map(column_of, vocabulary)), left_out)
+    everyone = sorted(read, key=lambda product: product.id)
+    products = with_splits(everyone)
+    if others := len(everyone) - len(products):
+        left_out["of another split"] = others
+    return everyone, products
 
 
 def _access(given: storage.Access | None, files: Sequence[str]) -> storage.Access:

@@ -32,7 +32,7 @@ from tests.support.networks import SIZE, D, attribute_network, network
 from tests.support.rows import explanation, publish, run
 from transforms import storage
 from transforms.core.attributes.ranking import Ranking, match_scores
-from transforms.core.errors import BundleError, UsageError
+from transforms.core.errors import BundleError, ModelFailed, UsageError
 from transforms.core.imaging.images import Resize
 from transforms.core.metrics.removal import Oracle, Pool, Removal
 from transforms.core.records import Float64
@@ -686,3 +686,32 @@ def test_access_defaults_to_the_catalogues_folder(shop: Path, served: Path) -> N
     assert len(allowed.gallery.places) == 56
     with pytest.raises(UsageError, match=r"no product .* can be used: .*address_refused"):
         embed_catalogue(Serving(str(served)), str(shop / "products.csv"), (), access=storage.Access(), echo=quiet)
+
+
+def test_an_image_that_fails_takes_no_other_of_its_batch_with_it(
+    shop: Path, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the similarity network, for a product, nor in the attribute network, for a query."""
+    catalogue = str(shop / "products.csv")
+    whole = embed_catalogue(Serving(str(served)), catalogue, {"p04", "p07"}, echo=quiet)
+    bad, worse = (np.asarray(Image.open(shop / name)) for name in ("03.png", "04.png"))
+    embed, predict = SimilarityModel.embed, AttributeModel.predict
+
+    def fail_on(refused: NDArray[np.uint8], run: Any) -> Any:
+        def failing(model: Any, images: NDArray[np.uint8]) -> Any:
+            if any(np.array_equal(image, refused) for image in images):
+                raise ModelFailed("out of memory")
+            return run(model, images)
+
+        return failing
+
+    monkeypatch.setattr(SimilarityModel, "embed", fail_on(bad, embed))
+    monkeypatch.setattr(AttributeModel, "predict", fail_on(worse, predict))
+    left = embed_catalogue(Serving(str(served)), catalogue, {"p04", "p07"}, echo=quiet)
+    assert set(whole.gallery.places) - set(left.gallery.places) == {"p03", "p04"}
+    assert left.left_out[ModelFailed.reason] == 2
+    for product, place in left.gallery.places.items():
+        np.testing.assert_array_equal(
+            left.gallery.embeddings[place], whole.gallery.embeddings[whole.gallery.places[product]]
+        )
+    assert set(left.activations) == {left.gallery.places["p07"]}
