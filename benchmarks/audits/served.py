@@ -31,8 +31,9 @@ from torchvision.transforms import v2
 
 from benchmarks.support.efficientnet_lite import efficientnet_lite0
 from benchmarks.support.machine import markdown_table, paragraph, processor, versions, write
-from export.bundling.from_onnx import bundle_command
+from export.bundling.from_onnx import BundleRequest, bundle_command
 from export.bundling.from_torch import to_onnx
+from export.bundling.preprocessing_settings import PreprocessingFlags
 from pipeline import cli
 from transforms.core.records import Float64, Product, content_id
 from transforms.inputs import catalogue
@@ -132,7 +133,8 @@ def _products(address: str, count: int) -> list[Product]:
 
 
 def _bundle(file: Path, case: Case, out: Path) -> Path:
-    bundle_command(similarity_onnx=file, out=out, echo=lambda _: None, **{**_RIGHT, **case.bundle})
+    flags = PreprocessingFlags(**{**_RIGHT, **case.bundle})
+    bundle_command(BundleRequest(file, out, preprocessing=flags), echo=lambda _: None)
     return out
 
 

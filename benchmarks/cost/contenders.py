@@ -48,6 +48,7 @@ def prepare(folder: Path, setting: Setting) -> None:
     """Writes what the contenders need into ``folder``: the network as ``network.onnx`` and a bundle around it."""
     import onnx
 
+    from export.bundling import bundle_spec
     from export.bundling.build import build
     from export.bundling.from_torch import to_onnx
     from export.bundling.preprocessing import Preprocessing
@@ -61,14 +62,17 @@ def prepare(folder: Path, setting: Setting) -> None:
     attributes = ServedAttributes(AttributeNetwork(backbone(_BACKBONE, None), size=SIZE, attributes=ATTRIBUTES))
     build(
         folder / "bundle",
-        similarity=folder / "network.onnx",
-        similarity_preprocessing=preprocessing,
-        resize=Resize(SIZE, "squash"),
-        attributes=to_onnx(attributes, SIZE, ("scores", "maps"), setting.precision),
-        attributes_preprocessing=preprocessing,
-        scores_output="scores",
-        maps_output="maps",
-        vocabulary=[f"attribute={index}" for index in range(ATTRIBUTES)],
+        bundle_spec.BundleSpec(
+            bundle_spec.SimilarityNetwork(folder / "network.onnx", preprocessing),
+            Resize(SIZE, "squash"),
+            attributes=bundle_spec.AttributeNetwork(
+                to_onnx(attributes, SIZE, ("scores", "maps"), setting.precision),
+                [f"attribute={index}" for index in range(ATTRIBUTES)],
+                preprocessing=preprocessing,
+                scores="scores",
+                maps="maps",
+            ),
+        ),
     )
 
 

@@ -23,7 +23,7 @@ from benchmarks.sane.study import UNSUPERVISED, Garments, Supervision
 from benchmarks.support.machine import markdown_table, paragraph, processor, versions
 from benchmarks.support.steps import Steps
 from export.ranking.catalogue_embeddings import embed_catalogue
-from export.ranking.evidence import collect
+from export.ranking.evidence import AuditMaps, collect
 from pipeline.demo import attribute_mask
 from transforms.core.errors import UsageError
 from transforms.core.metrics.regions import iou
@@ -31,6 +31,7 @@ from transforms.core.records import Failure, Float32, Float64, Product
 from transforms.core.statistics.bootstrap import Interval, bootstrap
 from transforms.inputs import catalogue as catalogues
 from transforms.serving import bundle as bundles
+from transforms.serving.models import Serving
 
 SUPERVISION = Supervision(0.1, 1.0)
 """How the maps supervise: not flat, since the question is where activation maps lie."""
@@ -112,20 +113,20 @@ def overlaps(plan: Garments, supervision: Supervision, steps: Steps) -> Overlaps
 
 def _overlaps(plan: Garments, bundle: Path, products: Sequence[Product]) -> Float64:
     """IoU [Q, C] of one attribute network."""
-    seen = embed_catalogue(
-        str(bundle), str(plan.catalogue / "catalogue.csv"), {product.id for product in products}, echo=_quiet
+    embeddings = embed_catalogue(
+        Serving(str(bundle)), str(plan.catalogue / "catalogue.csv"), {product.id for product in products}, echo=_quiet
     )
-    height, width = seen.gallery.bundle.resize.size
+    height, width = embeddings.gallery.bundle.resize.size
     found = np.full((len(products), len(plan.columns)), np.nan)
     for at, product in enumerate(products):
-        maps = seen.activations[seen.gallery.places[product.id]]
+        maps = embeddings.activations[embeddings.gallery.places[product.id]]
         for number, column in enumerate(plan.columns):
             name = f"{column}={dict(product.attributes).get(column)}"
-            if name not in seen.gallery.bundle.vocabulary:
+            if name not in embeddings.gallery.bundle.vocabulary:
                 continue
             region = PIL.Image.fromarray(attribute_mask(plan.catalogue, product.id, column))
             small = np.asarray(region.resize((width, height), PIL.Image.Resampling.NEAREST))
-            found[at, number] = overlap(maps[seen.gallery.bundle.vocabulary.index(name)], small)
+            found[at, number] = overlap(maps[embeddings.gallery.bundle.vocabulary.index(name)], small)
     return found
 
 
@@ -147,14 +148,15 @@ def _known(plan: Garments, address: Path, column: str) -> Known:
     if bundle.priors is None:
         raise UsageError(f"{address} has no priors")
     catalogue = str(plan.catalogue / "catalogue.csv")
-    parts = collect(str(plan.audit(column, "test").makes), str(address), catalogue, echo=_quiet)
+    maps = AuditMaps(str(plan.audit(column, "test").makes))
+    dataset = collect(maps, Serving(str(address)), catalogue, echo=_quiet)
     of_column = np.array([name.partition("=")[0] == column for name in bundle.vocabulary])
-    wanted = parts.on_query & of_column  # [P, A]; the query's value of the column
+    wanted = dataset.on_query & of_column  # [P, A]; the query's value of the column
     usable = wanted.any(axis=1)
-    queries = np.unique(np.array(parts.queries)[usable], return_inverse=True)[1]
-    prior = np.where(parts.on_query, np.array(bundle.priors), -np.inf)
-    rank = bundle.ranking.scores(parts.confidence, parts.match)
-    shares = [share_of_first(values[usable], wanted[usable]) for values in (prior, rank, parts.confidence)]
+    queries = np.unique(np.array(dataset.queries)[usable], return_inverse=True)[1]
+    prior = np.where(dataset.on_query, np.array(bundle.priors), -np.inf)
+    rank = bundle.ranking.scores(dataset.confidence, dataset.match)
+    shares = [share_of_first(values[usable], wanted[usable]) for values in (prior, rank, dataset.confidence)]
     figures = json.loads((plan.train_similarity(column).makes / "similarity.json").read_text(encoding="utf-8"))
     test = figures["training"]["figures"]["test"]
     first, second, third = (_over_queries(share, queries) for share in shares)

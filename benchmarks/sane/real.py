@@ -35,13 +35,14 @@ from benchmarks.sane.report import Results, rewritten
 from benchmarks.sane.study import RECORD, SEARCHED, UNIFORM, UNSUPERVISED, Choice, Real, Record, Supervision, Tried
 from benchmarks.support.steps import Steps
 from export.ranking.catalogue_embeddings import embed_catalogue
-from export.ranking.evidence import RankingDataset, collect
+from export.ranking.evidence import AuditMaps, RankingDataset, collect
 from transforms.core.errors import UsageError
 from transforms.core.metrics.removal import Oracle, Removal
 from transforms.core.records import Failure, Float64
 from transforms.core.statistics.calibration import Evidence, fit_scales
 from transforms.inputs import catalogue as catalogues
 from transforms.serving import bundle as bundles
+from transforms.serving.models import Serving
 
 SPLITS = ("train", "valid", "test")
 AMONG = ("all", "having")
@@ -134,21 +135,34 @@ def read_seed(plan: Real, supervision: Supervision, seed: int) -> Seed:
         for row in catalogues.read(catalogue)
         if not isinstance(row, Failure) and row.split in SPLITS[1:]
     }
-    seen = embed_catalogue(bundle, catalogue, queries.keys(), threads=2, echo=_quiet)
+    embeddings = embed_catalogue(Serving(bundle, threads=2), catalogue, queries.keys(), echo=_quiet)
     removal = Removal(max_distance=plan.max_distance)
     valid, test = (
-        collect(str(plan.audit(split).makes), bundle, catalogue, removal=removal, seen=seen, echo=_quiet)
+        collect(
+            AuditMaps(str(plan.audit(split).makes)),
+            Serving(bundle),
+            catalogue,
+            removal=removal,
+            embeddings=embeddings,
+            echo=_quiet,
+        )
         for split in SPLITS[1:]
     )
     at = [
-        seen.gallery.places[product]
+        embeddings.gallery.places[product]
         for product, split in queries.items()
-        if split == "test" and product in seen.gallery.places
+        if split == "test" and product in embeddings.gallery.places
     ]
-    places = np.array([place for place in at if place in seen.confidence])
+    places = np.array([place for place in at if place in embeddings.confidence])
     attributes = len(valid.vocabulary)
-    confidence = np.stack([seen.confidence[place] for place in places.tolist()]).astype(np.float64)
-    return Seed(valid, test, confidence, seen.gallery.has[places, :attributes], seen.gallery.known[places, :attributes])
+    confidence = np.stack([embeddings.confidence[place] for place in places.tolist()]).astype(np.float64)
+    return Seed(
+        valid,
+        test,
+        confidence,
+        embeddings.gallery.has[places, :attributes],
+        embeddings.gallery.known[places, :attributes],
+    )
 
 
 def read_prior(plan: Real, supervision: Supervision, seed: int, among: str) -> Float64:

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
+from export.bundling.bundle_spec import SimilarityNetwork
 from export.bundling.preprocessing import Preprocessing
 from export.graphs.network_file import image_input, load, pick_output, precision, shape
 from transforms import storage
@@ -39,25 +41,29 @@ class Difference:
         return f"largest difference {self.largest:.2g}, cosine {self.cosine:.6f}"
 
 
-def check(
-    bundle: Bundle,
-    folder: Path,
-    *,
-    network: str | Path,
-    preprocessing: Preprocessing,
-    input: str | None,
-    output: str | None,
-    image: str | Path,
-    embedding: str | Path,
-    tolerance: float = TOLERANCE,
-) -> Difference:
-    """Compares the embedding of the file ``image`` by the bundle in ``folder`` with the .npy file ``embedding``.
+@dataclass(frozen=True)
+class ExpectedEmbedding:
+    """What the user's own pipeline makes of an image.
 
-    ``network`` is the user's own ONNX file, for the search of what would fit.
+    Attributes:
+      image: a file. embedding: an .npy file with its embedding [D].
+      tolerance: the largest absolute difference that is none, both embeddings at length 1.
+    """
+
+    image: str | Path
+    embedding: str | Path
+    tolerance: float = TOLERANCE
+
+
+def check(bundle: Bundle, folder: Path, source: SimilarityNetwork, expected: ExpectedEmbedding) -> Difference:
+    """Compares the embedding of ``expected.image`` by the bundle in ``folder`` with ``expected.embedding``.
+
+    ``source`` is what the bundle was made of, for the search of what would fit.
 
     Raises:
-      UsageError: the difference is above ``tolerance``; the message says which settings would fit.
+      UsageError: the difference is above the tolerance; the message says which settings would fit.
     """
+    image, embedding, tolerance = expected.image, expected.embedding, expected.tolerance
     pixels = _decode(image)
     wanted = _read(embedding, bundle.embedding_size)
     model = SimilarityModel(bundle, folder, "cpu", 1, 1)
@@ -71,10 +77,9 @@ def check(
             f"--check: the embeddings point the same way, but the bundle's is {found.lengths:.4g} times as long as "
             f"that in {embedding}: one of them is normalised. Check --output and --similarity-function."
         )
-    bare = _BareNetwork(network, input, output)
     raise UsageError(
         f"--check: the bundle's embedding of {image} is not that in {embedding}: {found}; at most {tolerance:g} is "
-        f"allowed. {_advice(bare, pixels, wanted, preprocessing, bundle.resize, found, tolerance)}"
+        f"allowed. {_advice(source, bundle.resize, pixels, wanted, found, tolerance)}"
     )
 
 
@@ -88,13 +93,15 @@ def difference(ours: Float32, theirs: Float64) -> Difference:
 class _BareNetwork:
     """The user's network without anything of whymatch's around it."""
 
-    def __init__(self, network: str | Path, input: str | None, output: str | None) -> None:
-        model = load(network).model
-        entry = image_input(model, input)
-        self._names = entry.name, pick_output(model, output).name
+    def __init__(self, source: SimilarityNetwork) -> None:
+        model = load(source.network).model
+        entry = image_input(model, source.input)
+        self._names = entry.name, pick_output(model, source.output).name
         self._batch = (shape(entry) or (1,))[0] or 1
         self._dtype = precision(entry)
-        self._session = runtime.session(network)
+        self._session = runtime.session(
+            source.network.SerializeToString() if isinstance(source.network, onnx.ModelProto) else source.network
+        )
 
     def embed(self, image: Image, preprocessing: Preprocessing) -> Float32:
         """The embedding [D] of ``image`` uint8 [H,W,3]."""
@@ -104,16 +111,11 @@ class _BareNetwork:
 
 
 def _advice(
-    bare: _BareNetwork,
-    pixels: Image,
-    wanted: Float64,
-    preprocessing: Preprocessing,
-    resize: Resize,
-    found: Difference,
-    tolerance: float,
+    source: SimilarityNetwork, resize: Resize, pixels: Image, wanted: Float64, found: Difference, tolerance: float
 ) -> str:
-    tried = []
-    for names, one_preprocessing, one_resize in _alternatives(preprocessing, resize):
+    """What would fit, of all settings that differ from those of ``source`` and ``resize`` in one thing or two."""
+    bare, tried = _BareNetwork(source), []
+    for names, one_preprocessing, one_resize in _alternatives(source.preprocessing, resize):
         result = difference(bare.embed(images.resize(pixels, one_resize)[0], one_preprocessing), wanted)
         tried.append(
             (

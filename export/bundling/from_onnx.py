@@ -3,122 +3,119 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from export.bundling import check_embedding as checking
-from export.bundling import preprocessing_settings as settling
 from export.bundling import preprocessor_config as configs
 from export.bundling.build import build
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork, check_names
+from export.bundling.check_embedding import ExpectedEmbedding, check
 from export.bundling.prefix import Activation
-from export.bundling.preprocessing import Channels
-from export.graphs.network_file import Layout, load
+from export.bundling.preprocessing import Preprocessing
+from export.bundling.preprocessing_settings import PreprocessingFlags, declared, settle_preprocessing, with_layout
+from export.graphs.network_file import load
 from transforms import storage
 from transforms.core.errors import UsageError
-from transforms.core.imaging.images import Interpolation, ResizeMode
 from transforms.core.similarity import SimilarityFunction
 from transforms.serving.bundle import Bundle
 
 
-def bundle_command(
-    *,
-    similarity_onnx: str | Path,
-    out: str | Path,
-    attributes_onnx: str | Path | None = None,
-    input: str | None = None,
-    output: str | None = None,
-    layout: Layout | None = None,
-    channels: Channels | None = None,
-    scale: float | None = None,
-    mean: tuple[float, float, float] | None = None,
-    std: tuple[float, float, float] | None = None,
-    size: tuple[int, int] | None = None,
-    resize: ResizeMode | None = None,
-    interpolation: Interpolation | None = None,
-    shorter: int | None = None,
-    preprocessor_config: str | Path | None = None,
-    similarity_function: SimilarityFunction = "cosine",
-    vocabulary: Sequence[str] | str | Path | None = None,
-    attributes_input: str | None = None,
-    scores_output: str | None = None,
-    maps_output: str | None = None,
-    activation: Activation = "none",
-    check: tuple[str | Path, str | Path] | None = None,
-    tolerance: float = checking.TOLERANCE,
-    echo: Callable[[str], object] = print,
-) -> Bundle:
-    """Bundles ``similarity_onnx``, and ``attributes_onnx`` if there is one, in the new folder ``out``.
+@dataclass(frozen=True)
+class AttributeFlags:
+    """The attribute network that was asked for, None where there is none, or where it leaves no doubt.
 
-    What stands in front of the network comes from the arguments, then from the network's declared input shape, then
-    from ``preprocessor_config`` (None: the file of that name beside the network, if there is one); it is never guessed,
-    and what was used is shown through ``echo``. The attribute network takes the same, in its own layout.
-
-    Args:
+    Attributes:
+      attributes_onnx: its file.
       vocabulary: the attributes' names in the order of the network's scores, or a file with one name a line.
-      check: an image and an .npy file with the embedding that the user's own pipeline gives it; a largest difference
-        above ``tolerance``, at length 1, is an error, and then nothing is written.
+      attributes_input, scores_output, maps_output, activation: as in ``export.bundling.bundle_spec.AttributeNetwork``.
+    """
+
+    attributes_onnx: str | Path | None = None
+    vocabulary: Sequence[str] | str | Path | None = None
+    attributes_input: str | None = None
+    scores_output: str | None = None
+    maps_output: str | None = None
+    activation: Activation = "none"
+
+
+@dataclass(frozen=True)
+class BundleRequest:
+    """What ``whymatch bundle`` is asked for.
+
+    Attributes:
+      similarity_onnx: the embedding network's file.
+      out: the new folder of the bundle.
+      input, output: names, None where there is only one.
+      preprocessing: what stands in front of the network, as far as it is stated.
+      preprocessor_config: a file with the rest; None for the one of that name beside the network, if there is one.
+      similarity_function: of embeddings.
+      attributes: the attribute network. It takes the same preprocessing, in its own layout.
+      check: an embedding that the bundle has to give; where it does not, nothing is written.
+    """
+
+    similarity_onnx: str | Path
+    out: str | Path
+    input: str | None = None
+    output: str | None = None
+    preprocessing: PreprocessingFlags = field(default_factory=PreprocessingFlags)
+    preprocessor_config: str | Path | None = None
+    similarity_function: SimilarityFunction = "cosine"
+    attributes: AttributeFlags = field(default_factory=AttributeFlags)
+    check: ExpectedEmbedding | None = None
+
+
+def bundle_command(request: BundleRequest, *, echo: Callable[[str], object] = print) -> Bundle:
+    """Makes the bundle that ``request`` describes.
+
+    What stands in front of the network comes from the request, then from the network's declared input shape, then
+    from a preprocessor_config.json; it is never guessed, and what was used is shown through ``echo``.
 
     Raises:
       UsageError: a setting is missing or contradicts the network, or the check fails; the message says what to do.
       BundleError: a network cannot serve.
     """
-    flags = {
-        "layout": layout,
-        "channels": channels,
-        "scale": scale,
-        "mean": mean,
-        "std": std,
-        "size": size,
-        "resize": resize,
-        "interpolation": interpolation,
-        "shorter": shorter,
-    }
-    config = _config(similarity_onnx, preprocessor_config)
-    settings = settling.settle_preprocessing(load(similarity_onnx).model, input, flags, config)
-    echo(f"{similarity_onnx}: what stands in front of it")
+    file, expected = request.similarity_onnx, request.check
+    config = _config(file, request.preprocessor_config)
+    settings = settle_preprocessing(load(file).model, request.input, request.preprocessing, config)
+    echo(f"{file}: what stands in front of it")
     for line in settings.lines():
         echo(line)
+    similarity = SimilarityNetwork(file, settings.preprocessing, request.input, request.output)
 
     def verify(bundle: Bundle, folder: Path) -> None:
-        if check is not None:
-            found = checking.check(
-                bundle,
-                folder,
-                network=similarity_onnx,
-                preprocessing=settings.preprocessing,
-                input=input,
-                output=output,
-                image=check[0],
-                embedding=check[1],
-                tolerance=tolerance,
-            )
-            echo(f"check: {check[0]} as in {check[1]} ({found})")
+        if expected is not None:
+            found = check(bundle, folder, similarity, expected)
+            echo(f"check: {expected.image} as in {expected.embedding} ({found})")
 
-    names = _vocabulary(vocabulary)
-    attributes_preprocessing = None
-    if attributes_onnx is not None:
-        own = settling.declared(load(attributes_onnx).model, attributes_input).get("layout")
-        attributes_preprocessing = settling.with_layout(settings.preprocessing, own)
-    made = build(
-        out,
-        similarity=similarity_onnx,
-        similarity_preprocessing=settings.preprocessing,
+    spec = BundleSpec(
+        similarity=similarity,
         resize=settings.resize,
-        input=input,
-        output=output,
-        similarity_function=similarity_function,
-        attributes=attributes_onnx,
-        attributes_preprocessing=attributes_preprocessing,
-        attributes_input=attributes_input,
-        scores_output=scores_output,
-        maps_output=maps_output,
-        activation=activation,
-        vocabulary=names,
-        verify=verify,
+        similarity_function=request.similarity_function,
+        attributes=_attributes(request.attributes, settings.preprocessing),
     )
+    made = build(request.out, spec, verify=verify)
     for line in _summary(made):
         echo(line)
-    echo(f"{out}: a bundle, model {made.model_id}")
+    echo(f"{request.out}: a bundle, model {made.model_id}")
     return made
+
+
+def _attributes(flags: AttributeFlags, preprocessing: Preprocessing) -> AttributeNetwork | None:
+    """The attribute network, with the similarity network's ``preprocessing`` in its own layout."""
+    names = _vocabulary(flags.vocabulary)
+    if flags.attributes_onnx is None:
+        check_names(network=False, names=len(names))
+        return None
+    layout = declared(load(flags.attributes_onnx).model, flags.attributes_input).get("layout")
+    return AttributeNetwork(
+        network=flags.attributes_onnx,
+        vocabulary=names,
+        preprocessing=with_layout(preprocessing, layout),
+        input=flags.attributes_input,
+        scores=flags.scores_output,
+        maps=flags.maps_output,
+        activation=flags.activation,
+    )
 
 
 def _config(network: str | Path, given: str | Path | None) -> Path | None:

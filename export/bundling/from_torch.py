@@ -6,7 +6,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,7 +14,9 @@ import onnx
 import torch
 from torch import nn
 
+from export.bundling import bundle_spec
 from export.bundling.build import build
+from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
 from export.bundling.gradient import trace_to_onnx
 from export.bundling.parity import attributes_parity, gradient_parity, similarity_parity
 from export.bundling.preprocessing import Preprocessing
@@ -39,89 +41,132 @@ GRADIENT_TOLERANCE, GRADIENT_CORRELATION = 1e-4, 0.999
 _LEFT_OUT = "it was left out of the export (--no-gradient)"
 
 
-def export_command(
-    *,
-    similarity: Path,
-    attributes: Path | None = None,
-    out: Path,
-    phi: Phi = (0.5, 0.5, 0.0),
-    similarity_function: SimilarityFunction = "cosine",
-    precision: Precision = "float32",
-    gradient: bool = True,
-    factories: Sequence[str] = (),
-    echo: Echo = print,
-) -> Bundle:
-    """Writes the bundle of a similarity checkpoint and, if given, an attribute checkpoint to the new folder ``out``.
+@dataclass(frozen=True)
+class ExportRequest:
+    """What ``whymatch export`` is asked for; UsageError for what cannot be.
+
+    Attributes:
+      similarity, attributes: checkpoints; without attributes the bundle makes maps only.
+      out: the new folder of the bundle.
+      phi: weights of the ranking, as in ``transforms.core.attributes.ranking.Ranking``.
+      similarity_function: of embeddings.
+      precision: of the networks; the gradient is always float32.
+      gradient: whether it comes along.
+      factories: the module:factory backbones that a checkpoint may run (``export.training.networks.checkpoint.load``).
+    """
+
+    similarity: Path
+    out: Path
+    attributes: Path | None = None
+    phi: Phi = (0.5, 0.5, 0.0)
+    similarity_function: SimilarityFunction = "cosine"
+    precision: Precision = "float32"
+    gradient: bool = True
+    factories: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.precision not in TOLERANCE:
+            raise UsageError(f"precision is {self.precision!r}, expected {' or '.join(TOLERANCE)}")
+        try:
+            Ranking(self.phi)
+        except ValueError as error:
+            raise UsageError(f"--phi: {error}") from None
+
+
+def export_command(request: ExportRequest, *, echo: Echo = print) -> Bundle:
+    """Makes the bundle of a similarity checkpoint and, if given, an attribute checkpoint.
 
     The graphs of the finished bundle are compared with torch on random images under random masks and fills; the
-    largest difference goes into the bundle's record. The gradient of the similarity, always float32, comes along unless
-    ``gradient`` is False; where torch cannot trace it or it differs from torch's, the bundle says why it has none.
-    Of a network with conditions the graphs are those of its plain embedding; the masks stand in ``Bundle.conditions``.
-    ``factories`` names the module:factory backbones that a checkpoint
-    may run (``export.training.networks.checkpoint.load``).
+    largest difference goes into the bundle's record. Where torch cannot trace the gradient of the similarity, or it
+    differs from torch's, the bundle says why it has none. Of a network with conditions the graphs are those of its
+    plain embedding; the masks stand in ``Bundle.conditions``.
     Raises BundleError where a difference is above ``TOLERANCE``, and UsageError for unfit checkpoints.
     """
-    if precision not in TOLERANCE:
-        raise UsageError(f"precision is {precision!r}, expected {' or '.join(TOLERANCE)}")
+    out = request.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already: name a new folder for the bundle")
-    try:
-        Ranking(phi)
-    except ValueError as error:
-        raise UsageError(f"--phi: {error}") from None
-    config, network = load(similarity, "similarity", factories=factories)
+    trained = _load_checkpoints(request)
+    spec = _spec(request, trained)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # The bundle gets its name only when its graphs have proved to be torch's.
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+        staged = Path(folder) / "bundle"
+        built = build(staged, spec)
+        built = _with_gradient_parity(built, staged, trained.network, trained.config.normalisation)
+        built = _with_parity(built, staged, trained, request.precision)
+        bundles.write(built, staged)
+        _move(staged, out)
+    echo(_summary(built, out))
+    return built
+
+
+@dataclass(frozen=True)
+class _TrainedAttributes:
+    """An attribute network as it was trained, and what it serves."""
+
+    config: Config
+    network: ServedAttributes
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The networks of the checkpoints; that of the similarity without its conditions, whose masks stand beside it."""
+
+    config: Config
+    network: nn.Module
+    conditions: Mapping[str, tuple[float, ...]]
+    attributes: _TrainedAttributes | None
+
+
+def _load_checkpoints(request: ExportRequest) -> _Trained:
+    config, network = load(request.similarity, "similarity", factories=request.factories)
     conditions: dict[str, tuple[float, ...]] = {}
     if isinstance(network, TypeSpecificNetwork):
         masks = network.masks().detach().tolist()
         conditions = {name: tuple(mask) for name, mask in zip(config.conditions, masks, strict=True)}
         network = network.embedder
-    attribute_config, attribute_network = None, None
-    if attributes is not None:
-        attribute_config, attribute_network = load(attributes, "attributes", factories=factories)
-        if attribute_config.resize != config.resize:
-            raise UsageError(
-                f"both networks of a bundle see the same image: {similarity} was trained on {config.resize}, "
-                f"{attributes} on {attribute_config.resize}. Train one of them again."
-            )
-    training: dict[str, Any] = {"similarity": {"backbone": config.backbone, **config.training}}
-    extra: dict[str, Any] = {}
-    if attribute_config is not None and attribute_network is not None:
-        training["attributes"] = {"backbone": attribute_config.backbone, **attribute_config.training}
-        softmax = attribute_config.training.get("attribute_loss") == "smooth-l1"
-        served = ServedAttributes(cast(AttributeNetwork, attribute_network), "softmax" if softmax else "sigmoid")
-        extra = {
-            "attributes": to_onnx(served, config.resize.size, ("scores", "maps"), precision),
-            "attributes_preprocessing": _preprocessing(attribute_config.normalisation),
-            "scores_output": "scores",
-            "maps_output": "maps",
-            "vocabulary": attribute_config.vocabulary,
-        }
-        attribute_network = served
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # The bundle gets its name only when its graphs have proved to be torch's.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-        staged = Path(folder) / "bundle"
-        built = build(
-            staged,
-            similarity=to_onnx(network, config.resize.size, ("embedding",), precision),
-            similarity_preprocessing=_preprocessing(config.normalisation),
-            resize=config.resize,
-            similarity_function=similarity_function,
-            gradient=_gradient(network, config.resize.size, similarity_function, bool(conditions))
-            if gradient
-            else _LEFT_OUT,
-            phi=phi,
-            conditions=conditions,
-            training=training,
-            versions={"torch": torch.__version__},
-            **extra,
+    if request.attributes is None:
+        return _Trained(config, network, conditions, None)
+    own, attributes = load(request.attributes, "attributes", factories=request.factories)
+    if own.resize != config.resize:
+        raise UsageError(
+            f"both networks of a bundle see the same image: {request.similarity} was trained on {config.resize}, "
+            f"{request.attributes} on {own.resize}. Train one of them again."
         )
-        built = _with_gradient_parity(built, staged, network, config.normalisation)
-        built = _with_parity(built, staged, config, network, attribute_config, attribute_network, precision)
-        bundles.write(built, staged)
-        _move(staged, out)
-    echo(_summary(built, out))
-    return built
+    softmax = own.training.get("attribute_loss") == "smooth-l1"
+    served = ServedAttributes(cast(AttributeNetwork, attributes), "softmax" if softmax else "sigmoid")
+    return _Trained(config, network, conditions, _TrainedAttributes(own, served))
+
+
+def _spec(request: ExportRequest, trained: _Trained) -> BundleSpec:
+    """What the bundle is made of; exports the networks and traces the gradient."""
+    config, network = trained.config, trained.network
+    size = config.resize.size
+    training: dict[str, Any] = {"similarity": {"backbone": config.backbone, **config.training}}
+    attributes = None
+    if trained.attributes is not None:
+        own = trained.attributes.config
+        training["attributes"] = {"backbone": own.backbone, **own.training}
+        attributes = bundle_spec.AttributeNetwork(
+            to_onnx(trained.attributes.network, size, ("scores", "maps"), request.precision),
+            own.vocabulary,
+            _preprocessing(own.normalisation),
+            scores="scores",
+            maps="maps",
+        )
+    similarity = to_onnx(network, size, ("embedding",), request.precision)
+    function, conditions = request.similarity_function, trained.conditions
+    return BundleSpec(
+        similarity=SimilarityNetwork(similarity, _preprocessing(config.normalisation)),
+        resize=config.resize,
+        similarity_function=function,
+        attributes=attributes,
+        gradient=_gradient(network, size, function, bool(conditions)) if request.gradient else _LEFT_OUT,
+        phi=request.phi,
+        conditions=conditions,
+        training=training,
+        versions={"torch": torch.__version__},
+    )
 
 
 def to_onnx(
@@ -160,32 +205,21 @@ def to_onnx(
     return model
 
 
-def _with_parity(
-    built: Bundle,
-    folder: Path,
-    config: Config,
-    network: nn.Module,
-    attribute_config: Config | None,
-    attribute_network: nn.Module | None,
-    precision: Precision,
-) -> Bundle:
-    size = config.resize.size
+def _with_parity(built: Bundle, folder: Path, trained: _Trained, precision: Precision) -> Bundle:
+    """Records how far the graphs are from torch; BundleError where they are too far."""
+    size = trained.config.resize.size
     found = similarity_parity(
         folder / built.similarity.file,
-        network,
-        config.normalisation,
+        trained.network,
+        trained.config.normalisation,
         size,
         unit=built.similarity_function == "cosine",
     )
     _check(found, "similarity", precision)
     built = replace(built, similarity=replace(built.similarity, parity=found))
-    if built.attributes is not None and attribute_config is not None:
-        found = attributes_parity(
-            folder / built.attributes.file,
-            cast(ServedAttributes, attribute_network),
-            attribute_config.normalisation,
-            size,
-        )
+    own = trained.attributes
+    if built.attributes is not None and own is not None:
+        found = attributes_parity(folder / built.attributes.file, own.network, own.config.normalisation, size)
         _check(found, "attribute", precision)
         built = replace(built, attributes=replace(built.attributes, parity=found))
     return built

@@ -7,9 +7,9 @@ are multiplied before they are compared; references, and the embedding that come
 
 ``torch.func.grad_and_value`` of the network and the similarity is traced to ATen operations with ``make_fx`` and
 exported as any network is. The gradient of the sum over the batch is each row's own gradient, because rows do not meet
-in a network in evaluation mode. What ONNX has no operator for is spelled out (``_decompositions``); attention takes its
-mathematical form, since the fused kernels have opaque gradients. ``export.bundling.gradient_prefix`` puts mask, image
-and fill in front.
+in a network in evaluation mode. What ONNX has no operator for is spelled out (``export.bundling.backward_rules``);
+attention takes its mathematical form, since the fused kernels have opaque gradients. Mask, image and fill are put in
+front by ``export.bundling.gradient_prefix``.
 
 Only the batch is symbolic: with symbolic sides too, as ``make_fx`` has it by itself, the trace of ResNet-18 takes 20
 times as long, and "same" padding becomes arithmetic in the graph. A network that writes its batch into its operations
@@ -35,6 +35,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize
 
+from export.bundling.backward_rules import decompositions
 from transforms.core.errors import BundleError
 from transforms.core.similarity import SimilarityFunction
 
@@ -46,7 +47,6 @@ _OPERATION = re.compile(r"\b(?:aten|prims|torchvision|quantized)(?:\.|::)\w+")
 _OUTPUTS = ("similarity", "gradient", "embedding")
 
 Values = tuple[Tensor, Tensor, Tensor]
-_aten = torch.ops.aten
 _torch_linear = nn.functional.linear
 
 
@@ -112,7 +112,7 @@ def trace(
         given = _any_batch(examples) if batch is None else examples
         core = make_fx(
             _core(network, function),
-            decomposition_table=_decompositions(),
+            decomposition_table=decompositions(),
             tracing_mode="fake" if batch else "symbolic",
             _allow_non_fake_inputs=True,
         )(*given)
@@ -243,141 +243,3 @@ def _obstacle(error: BaseException) -> str:
             return found[0].replace("::", ".")
     lines = str(seen[0]).strip().splitlines()
     return f"the network: {lines[0] if lines else type(seen[0]).__name__}"
-
-
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """What is spelled out in operations that ONNX has; a user of the table sees the last entry for an operation."""
-    return {
-        **torch._decomp.core_aten_decompositions(),
-        _aten.convolution_backward.default: _convolution_backward,
-        _aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
-        _aten.avg_pool2d_backward.default: _average_pool_backward,
-        _aten.empty_permuted.default: _empty,
-        _aten.threshold_backward.default: _threshold_backward,
-        _aten.hardtanh_backward.default: _hardtanh_backward,
-        _aten.select_backward.default: _select_backward,
-        _aten.slice_backward.default: _slice_backward,
-    }
-
-
-def _convolution_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias_sizes: Sequence[int] | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-    wanted: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradient in ``x`` alone: weights are constants.
-
-    A convolution's is a transposed convolution, which at stride 1 is a convolution by the mirrored kernel. ONNX
-    Runtime's convolutions are several times faster than its transposed ones, most of all with groups.
-    """
-    if not wanted[0]:
-        return None, None, None
-    axes = range(len(stride))
-    if transposed:
-        plain = _aten.convolution(gradient, weight, None, stride, padding, dilation, False, [0] * len(stride), groups)
-        return plain, None, None
-    reach = [dilation[axis] * (weight.shape[2 + axis] - 1) for axis in axes]
-    if all(step == 1 for step in stride) and all(reach[axis] >= padding[axis] for axis in axes):
-        per_group, channels = weight.shape[0] // groups, weight.shape[1]
-        mirrored = weight.flip([2 + axis for axis in axes]) if any(side > 1 for side in weight.shape[2:]) else weight
-        turned = mirrored.reshape(groups, per_group, channels, *weight.shape[2:]).transpose(1, 2)
-        turned = turned.reshape(groups * channels, per_group, *weight.shape[2:])
-        around = [reach[axis] - padding[axis] for axis in axes]
-        plain = _aten.convolution(gradient, turned, None, stride, around, dilation, False, [0] * len(stride), groups)
-        return plain, None, None
-    left_over = [
-        x.shape[2 + axis] - ((gradient.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis] + reach[axis] + 1)
-        for axis in axes
-    ]
-    spread = _aten.convolution(gradient, weight, None, stride, padding, dilation, True, left_over, groups)
-    return spread, None, None
-
-
-def _max_pool_backward(
-    gradient: Tensor,
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-    indices: Tensor,
-) -> Tensor:
-    """Each window's gradient goes to the pixel that was its largest; ``indices`` count within a plane."""
-    plane = torch.zeros_like(x).flatten(-2)
-    return plane.scatter_add(-1, indices.flatten(-2), gradient.flatten(-2)).reshape(x.shape)
-
-
-def _average_pool_backward(
-    gradient: Tensor,
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    ceil_mode: bool,
-    count_padding: bool,
-    divisor: int | None,
-) -> Tensor:
-    """Each window's gradient, divided by the window's size, goes to all of its pixels: a transposed convolution."""
-    stride = stride or kernel
-    sizes = []  # of the windows, along each axis
-    for side, width, step, pad, count in zip(x.shape[2:], kernel, stride, padding, gradient.shape[2:], strict=True):
-        ends = [(at * step - pad, min(at * step - pad + width, side + pad)) for at in range(count)]
-        sizes.append([end - start if count_padding else min(end, side) - max(start, 0) for start, end in ends])
-    areas = [[float(divisor or height * width) for width in sizes[1]] for height in sizes[0]]
-    shares = gradient / torch.tensor(areas, dtype=gradient.dtype)
-    channels = x.shape[1]
-    ones = torch.ones((channels, 1, *kernel), dtype=gradient.dtype)
-    spread = _aten.convolution(shares, ones, None, stride, [0, 0], [1, 1], True, [0, 0], channels)
-    pads: list[int] = []
-    for axis in (1, 0):
-        pads += [-padding[axis], x.shape[2 + axis] + padding[axis] - spread.shape[2 + axis]]
-    return _constant_pad(spread, pads)
-
-
-def _empty(size: Sequence[int], order: Sequence[int], dtype: torch.dtype | None = None, **_: Any) -> Tensor:
-    """What is written over at once; ONNX has no memory that is not set, nor an order of dimensions in it."""
-    return torch.zeros(size, dtype=dtype)
-
-
-def _threshold_backward(gradient: Tensor, x: Tensor, threshold: float) -> Tensor:
-    """By a product: ONNX Runtime's Where took a quarter of EfficientNet-Lite0's gradient, its product takes a tenth."""
-    return gradient * (x > threshold).to(gradient.dtype)
-
-
-def _hardtanh_backward(gradient: Tensor, x: Tensor, least: float, most: float) -> Tensor:
-    return gradient * ((x > least) & (x < most)).to(gradient.dtype)
-
-
-def _select_backward(gradient: Tensor, sizes: Sequence[int], dim: int, index: int) -> Tensor:
-    dim, index = dim % len(sizes), index % sizes[dim]
-    return _placed(gradient.unsqueeze(dim), sizes, dim, index)
-
-
-def _slice_backward(gradient: Tensor, sizes: Sequence[int], dim: int, start: int, end: int, step: int) -> Tensor:
-    if step != 1:
-        scattered: Tensor = _aten.slice_scatter(gradient.new_zeros(sizes), gradient, dim, start, end, step)
-        return scattered
-    dim = dim % len(sizes)
-    start = min(start + sizes[dim] if start < 0 else start, sizes[dim])
-    return _placed(gradient, sizes, dim, start)
-
-
-def _placed(gradient: Tensor, sizes: Sequence[int], dim: int, start: int) -> Tensor:
-    """``gradient`` with zeros before and behind it along ``dim``."""
-    pads = [0, 0] * (len(sizes) - dim - 1) + [start, sizes[dim] - start - gradient.shape[dim]]
-    return _constant_pad(gradient, pads)
-
-
-def _constant_pad(values: Tensor, pads: Sequence[int]) -> Tensor:
-    """Zeros around ``values``, or less of them where a number is negative; pairs from the last dimension on."""
-    padded: Tensor = _aten.constant_pad_nd(values, pads, 0.0)
-    return padded

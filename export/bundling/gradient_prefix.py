@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.bundling.prefix import _pixels
+from export.bundling.prefix import perturb
 from export.bundling.preprocessing import Preprocessing
 from export.graphs.compose import Pieces, copy_apart, merge, renamed
 from export.graphs.network_file import default_opset
@@ -39,13 +39,7 @@ def wrap_gradient(core: onnx.ModelProto, *, preprocessing: Preprocessing, size: 
     rows = core.graph.input[0].type.tensor_type.shape.dim[0].dim_value or "B"
     dimension = core.graph.input[1].type.tensor_type.shape.dim[1].dim_value
     graph = Pieces(default_opset(core))
-    image = _pixels(graph, preprocessing, "image", integer=True)
-    fill = _pixels(graph, preprocessing, "fill", integer=False)
-    shape = graph.constant("mask_shape", np.array([-1, 1, *size], np.int64))
-    mask = graph.node("Reshape", ["mask", shape], "mask_nchw")
-    delta = graph.node("Sub", [image, fill], "delta")
-    masked = graph.node("Mul", [mask, delta], "masked")
-    perturbed = graph.node("Add", [masked, fill], "perturbed")
+    perturbed, delta = perturb(graph, preprocessing, size)
     noise = graph.node("Transpose", ["noise"], "noise_nchw", perm=[0, 3, 1, 2])
     if preprocessing.channels == "bgr":
         order = graph.constant("noise_order", np.array([2, 1, 0], np.int64))

@@ -60,13 +60,7 @@ def wrap_similarity(
     """
     merged, names = copy_apart(network)
     graph = Pieces(default_opset(network))
-    image = _pixels(graph, preprocessing, "image", integer=True)
-    fill = _pixels(graph, preprocessing, "fill", integer=False)
-    shape = graph.constant("mask_shape", np.array([-1, 1, *size], np.int64))
-    mask = graph.node("Reshape", ["mask", shape], "mask_nchw")  # one channel: no data moves
-    delta = graph.node("Sub", [image, fill], "delta")
-    masked = graph.node("Mul", [mask, delta], "masked")
-    perturbed = graph.node("Add", [masked, fill], "perturbed")
+    perturbed, _ = perturb(graph, preprocessing, size)
     _feed(graph, preprocessing, perturbed, renamed(image_input(network, input), names))
     behind = Pieces(graph.opset)
     last = renamed(pick_output(network, output), names)
@@ -135,6 +129,17 @@ def wrap_attributes(
             helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["I", "A", "h", "w"]),
         ],
     )
+
+
+def perturb(graph: Pieces, preprocessing: Preprocessing, size: tuple[int, int]) -> tuple[str, str]:
+    """The normalised image under the mask, v + mask * (u - v) [.,3,H,W], and the difference u - v by itself."""
+    image = _pixels(graph, preprocessing, "image", integer=True)
+    fill = _pixels(graph, preprocessing, "fill", integer=False)
+    shape = graph.constant("mask_shape", np.array([-1, 1, *size], np.int64))
+    mask = graph.node("Reshape", ["mask", shape], "mask_nchw")  # one channel: no data moves
+    delta = graph.node("Sub", [image, fill], "delta")
+    masked = graph.node("Mul", [mask, delta], "masked")
+    return graph.node("Add", [masked, fill], "perturbed"), delta
 
 
 def _expose(wrapped: onnx.ModelProto, value: onnx.ValueInfoProto, name: str) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import onnx
 
 from export.bundling import preprocessor_config
-from export.bundling.preprocessing import Preprocessing
+from export.bundling.preprocessing import Channels, Preprocessing
 from export.graphs.network_file import Layout, image_input, shape
 from transforms.core.errors import UsageError
-from transforms.core.imaging.images import Resize
+from transforms.core.imaging.images import Interpolation, Resize, ResizeMode
 
 _FLAGS = {
     "layout": "--layout nchw|nhwc",
@@ -28,6 +28,30 @@ _FLAGS = {
     "resize": "--resize squash|crop|pad",
     "interpolation": "--interpolation nearest|bilinear|bicubic|lanczos",
 }
+
+
+@dataclass(frozen=True)
+class PreprocessingFlags:
+    """What was asked for in front of a network, None where another source is to say it.
+
+    ``layout`` to ``std`` as in ``export.bundling.preprocessing.Preprocessing``; ``size`` to ``shorter`` as in
+    ``transforms.core.imaging.images.Resize``, of which ``resize`` is the mode.
+    """
+
+    layout: Layout | None = None
+    channels: Channels | None = None
+    scale: float | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    size: tuple[int, int] | None = None
+    resize: ResizeMode | None = None
+    interpolation: Interpolation | None = None
+    shorter: int | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are there, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -57,14 +81,14 @@ class PreprocessingSettings:
 
 
 def settle_preprocessing(
-    network: onnx.ModelProto, input: str | None, flags: Mapping[str, Any], config: Path | None
+    network: onnx.ModelProto, input: str | None, flags: PreprocessingFlags, config: Path | None
 ) -> PreprocessingSettings:
-    """Settles ``flags`` (name to value, None where not given) with what ``network`` and the file ``config`` say.
+    """Settles ``flags`` with what ``network`` and the file ``config`` say.
 
     Raises:
       UsageError: a setting is missing, or a flag contradicts the network's declared input shape.
     """
-    values, sources, gaps = _gathered(flags, declared(network, input), config)
+    values, sources, gaps = _gathered(flags.given, declared(network, input), config)
     if missing := [name for name in _FLAGS if name not in values]:
         beside = f" {config} was read." if config else f" A {preprocessor_config.FILE} beside the network would do too."
         reasons = "".join(f"\n  {_FLAGS[name]}" + (f" ({gaps[name]})" if name in gaps else "") for name in missing)
@@ -94,17 +118,15 @@ def _gathered(
     found = preprocessor_config.read(config) if config else preprocessor_config.PreprocessorConfig()
     values, sources = dict(found.values), dict.fromkeys(found.values, str(config))
     for name, value in shown.items():
-        if flags.get(name) is None and name == "size" and values.get(name, value) != value:
+        if name not in flags and name == "size" and values.get(name, value) != value:
             raise UsageError(f"the network takes {_text(value)}, {config} says {_text(values[name])}: state --size")
         values[name], sources[name] = value, "the network's input shape"
     own_crop = (values.get("size"), values.get("resize"))
     for name, value in flags.items():
-        if value is None:
-            continue
         if name in shown and value != shown[name]:
             raise UsageError(f"--{name} is {_text(value)}, but the network's input shape says {_text(shown[name])}")
         values[name], sources[name] = value, f"--{name}"
-    if flags.get("shorter") is None and "shorter" in values and (values["size"], values["resize"]) != own_crop:
+    if "shorter" not in flags and "shorter" in values and (values["size"], values["resize"]) != own_crop:
         del values["shorter"]  # it belongs to the file's own size
     sources.setdefault("shorter", "the default")
     return values, sources, found.gaps

@@ -97,41 +97,61 @@ def _efficientnet(config: Mapping[str, Any], found: PreprocessorConfig) -> None:
 
 def _size(config: Mapping[str, Any], kind: str, found: PreprocessorConfig) -> None:
     """size, resize and shorter."""
-    size, crop = config.get("size"), config.get("crop_size")
-    cuts = config.get("do_center_crop", kind in _CROPS if kind in _SHORTEST_EDGE | _SQUARE else None)
-    if not config.get("do_resize", True):
-        return _gap(found, "it resizes nothing (do_resize is false)")
-    if config.get("do_pad"):
-        return _gap(found, "it pads (do_pad), which image processors do in several ways")
-    if cuts is None and crop is not None:
-        return _gap(found, "it has a crop_size but no do_center_crop")
-    if isinstance(size, int):
-        if kind not in _SHORTEST_EDGE | _SQUARE:
-            return _gap(found, f"its size {size} may be the shorter side or both")
-        size = {"shortest_edge": size} if kind in _SHORTEST_EDGE else {"height": size, "width": size}
+    try:
+        found.values.update(_resize(config, kind))
+    except _Unclear as gap:
+        found.gaps.update(size=str(gap), resize=str(gap))
+
+
+class _Unclear(Exception):
+    """The file gives no resize that whymatch has; the message says why."""
+
+
+def _resize(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """size and resize, and shorter where the centre is cut out."""
+    crop, cuts = config.get("crop_size"), _cuts_centre(config, kind)
     target = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    size = _named_sides(config.get("size"), kind)
     sides = size if isinstance(size, dict) else {}
     if set(sides) == {"height", "width"}:
         if cuts and target is not None and _sides(target) != _sides(sides):
-            return _gap(
-                found, f"it squashes to {_sides(sides)} and then cuts {_sides(target)} out, which whymatch does not"
+            raise _Unclear(
+                f"it squashes to {_sides(sides)} and then cuts {_sides(target)} out, which whymatch does not"
             )
-        found.values.update(size=_sides(sides), resize="squash")
-    elif set(sides) == {"shortest_edge"} and kind == "ConvNext":
-        edge = int(sides["shortest_edge"])
-        if edge >= 384:
-            found.values.update(size=(edge, edge), resize="squash")
-        else:
-            shorter = int(edge / config.get("crop_pct", 224 / 256))
-            found.values.update(size=(edge, edge), resize="crop", shorter=shorter)
-    elif set(sides) == {"shortest_edge"} and cuts and target is not None:
-        found.values.update(size=_sides(target), resize="crop", shorter=int(sides["shortest_edge"]))
-    else:
-        _gap(found, f"its size {size} and crop_size {crop} give no single input size")
+        return {"size": _sides(sides), "resize": "squash"}
+    if set(sides) == {"shortest_edge"} and kind == "ConvNext":
+        return _convnext(int(sides["shortest_edge"]), config)
+    if set(sides) == {"shortest_edge"} and cuts and target is not None:
+        return {"size": _sides(target), "resize": "crop", "shorter": int(sides["shortest_edge"])}
+    raise _Unclear(f"its size {size} and crop_size {crop} give no single input size")
 
 
-def _gap(found: PreprocessorConfig, reason: str) -> None:
-    found.gaps.update(size=reason, resize=reason)
+def _cuts_centre(config: Mapping[str, Any], kind: str) -> Any:
+    """Whether the centre is cut out, as the file or its class says, None where neither does."""
+    cuts = config.get("do_center_crop", kind in _CROPS if kind in _SHORTEST_EDGE | _SQUARE else None)
+    if not config.get("do_resize", True):
+        raise _Unclear("it resizes nothing (do_resize is false)")
+    if config.get("do_pad"):
+        raise _Unclear("it pads (do_pad), which image processors do in several ways")
+    if cuts is None and config.get("crop_size") is not None:
+        raise _Unclear("it has a crop_size but no do_center_crop")
+    return cuts
+
+
+def _named_sides(size: Any, kind: str) -> Any:
+    """``size`` with the names that the class gives a whole number."""
+    if not isinstance(size, int):
+        return size
+    if kind not in _SHORTEST_EDGE | _SQUARE:
+        raise _Unclear(f"its size {size} may be the shorter side or both")
+    return {"shortest_edge": size} if kind in _SHORTEST_EDGE else {"height": size, "width": size}
+
+
+def _convnext(edge: int, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Its processor squashes to large sizes, and cuts smaller ones out of a frame that is larger by crop_pct."""
+    if edge >= 384:
+        return {"size": (edge, edge), "resize": "squash"}
+    return {"size": (edge, edge), "resize": "crop", "shorter": int(edge / config.get("crop_pct", 224 / 256))}
 
 
 def _sides(value: Mapping[str, Any]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.ranking.catalogue_embeddings import require_attributes
-from export.ranking.evidence import RankingDataset, collect
+from export.ranking.evidence import AuditMaps, RankingDataset, collect
 from transforms import storage
 from transforms.core.attributes.ranking import Ranking, Scales
 from transforms.core.errors import UsageError
@@ -24,7 +24,7 @@ from transforms.core.statistics import calibration
 from transforms.core.statistics.calibration import KINDS, Kind, Point, Search
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
-from transforms.serving.runtime import Device
+from transforms.serving.models import Serving
 
 Echo = Callable[[str], None]
 
@@ -51,8 +51,8 @@ class Calibration:
     before: Point
 
 
-def calibrate(parts: RankingDataset, kinds: Sequence[Kind] = KINDS, before: Ranking | None = None) -> Calibration:
-    """The scales and the phi that score best on ``parts``: by ``removal``, then ``top1``, then the order of ``kinds``.
+def calibrate(dataset: RankingDataset, kinds: Sequence[Kind] = KINDS, before: Ranking | None = None) -> Calibration:
+    """The scales and the phi that score best on ``dataset``: by ``removal``, then ``top1``, then order of ``kinds``.
 
     What is compared are figures by cross-fitting: the queries are dealt to ``FOLDS`` folds by a hash of their ids, and
     the pairs of each are ranked by what was fitted to the others. Figures of the fitted pairs themselves would favour
@@ -60,14 +60,14 @@ def calibrate(parts: RankingDataset, kinds: Sequence[Kind] = KINDS, before: Rank
 
     ``before`` is the ranking to compare with. UsageError where attribute removal cannot judge pairs of two queries.
     """
-    oracle, evidence = Oracle(parts.drops), parts.evidence
+    oracle, evidence = Oracle(dataset.drops), dataset.evidence
     if not oracle.judged.any():
         raise UsageError(
-            f"none of the {len(parts.pairs):,} pairs can be judged: of {oracle.unscored:,} no attribute could be "
+            f"none of the {len(dataset.pairs):,} pairs can be judged: of {oracle.unscored:,} no attribute could be "
             f"removed, of {oracle.not_above_zero:,} none makes the similarity drop. Take more pairs, a larger "
             "catalogue, or --max-distance 1."
         )
-    folds = _folds(parts.queries, oracle.judged)
+    folds = _folds(dataset.queries, oracle.judged)
     searches: dict[Kind, tuple[Scales, Search]] = {}
     held_out: dict[Kind, Point] = {}
     for kind in kinds:
@@ -77,14 +77,14 @@ def calibrate(parts: RankingDataset, kinds: Sequence[Kind] = KINDS, before: Rank
         held_out[kind] = Point.of(searches[kind][1].best.phi, judgement)
     best = max(kinds, key=lambda kind: (held_out[kind].removal, held_out[kind].top1))
     before = before or Ranking()
-    old = before.scores(parts.confidence, parts.match)
+    old = before.scores(dataset.confidence, dataset.match)
     return Calibration(
         kind=best,
         scales=searches[best][0],
         phi=searches[best][1].best.phi,
         searches=searches,
         held_out=held_out,
-        alone=Point.of((1.0, 0.0, 0.0), oracle.judge(parts.confidence)),
+        alone=Point.of((1.0, 0.0, 0.0), oracle.judge(dataset.confidence)),
         before=Point.of(before.phi, oracle.judge(old)),
     )
 
@@ -102,58 +102,52 @@ def _folds(queries: Sequence[str], judged: NDArray[np.bool_]) -> NDArray[np.int6
     return np.array([fold[query] for query in queries])
 
 
-def calibrate_command(
-    *,
-    bundle: Path,
-    catalogue: str,
-    tables: str,
-    run_id: str | None = None,
-    split: str = "valid",
-    method: str | None = None,
-    scale: Kind | Literal["best"] = "best",
-    removal: Removal | None = None,
-    record: Path | None = None,
-    access: storage.Access | None = None,
-    device: Device = "cpu",
-    threads: int = 1,
-    echo: Echo = print,
-) -> Calibration:
-    """Calibrates the ranking of ``bundle``, a local folder, on a run over validation pairs, and writes it there.
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What ``whymatch calibrate`` is asked for.
 
-    What the bundle says else, such as a description, may change meanwhile: it is read again before it is written.
-
-    Args:
+    Attributes:
+      serving: the bundle, a local folder, and how it is served.
+      catalogue: its products are the queries and references of the run.
+      maps: those of a run over validation pairs.
       split: pairs whose query is of this split are used, "all" for every pair.
       scale: the kind of scales; "best" for the one that does best on queries that it was not fitted to.
+      removal: which products stand for a query without an attribute.
       record: a JSON file for everything that was tried.
-      bundle, catalogue, tables, ...: as for :func:`collect`.
+    """
+
+    serving: Serving
+    catalogue: str
+    maps: AuditMaps
+    split: str = "valid"
+    scale: Kind | Literal["best"] = "best"
+    removal: Removal = field(default_factory=Removal)
+    record: Path | None = None
+
+
+def calibrate_command(
+    request: CalibrationRequest, *, access: storage.Access | None = None, echo: Echo = print
+) -> Calibration:
+    """Calibrates the ranking of a bundle, and writes it there; ``access`` as for :func:`collect`.
+
+    What the bundle says else, such as a description, may change meanwhile: it is read again before it is written.
 
     Raises:
       UsageError: the run, the bundle and the catalogue do not belong together, no query is of the split, nothing can be
         judged, or the bundle's networks, names or priors changed meanwhile. Nothing is written then.
     """
-    removal = removal or Removal()
-    described = require_attributes(bundles.read(str(bundle)), str(bundle))
-    parts = collect(
-        tables,
-        str(bundle),
-        catalogue,
-        run_id=run_id,
-        method=method,
-        removal=removal,
-        access=access,
-        device=device,
-        threads=threads,
-        echo=echo,
-    )
-    if split != "all":
-        parts = parts.of_split(split)
-    found = calibrate(parts, KINDS if scale == "best" else (scale,), described.ranking)
-    for line in _told(parts, found):
+    serving, removal, bundle = request.serving, request.removal, Path(request.serving.bundle)
+    described = require_attributes(bundles.read(serving.bundle), serving.bundle)
+    dataset = collect(request.maps, serving, request.catalogue, removal=removal, access=access, echo=echo)
+    if request.split != "all":
+        dataset = dataset.of_split(request.split)
+    found = calibrate(dataset, KINDS if request.scale == "best" else (request.scale,), described.ranking)
+    for line in _told(dataset, found):
         echo(line)
     now = _unchanged(bundle, described)
-    if record is not None:
-        _replace_text(record, json.dumps(_recorded(parts, found, removal), indent=1, ensure_ascii=False) + "\n")
+    if request.record is not None:
+        content = json.dumps(_recorded(dataset, found, removal), indent=1, ensure_ascii=False)
+        _replace_text(request.record, content + "\n")
     bundles.rewrite(replace(now, phi=found.phi, scales=found.scales), bundle)
     echo(f"{bundle / bundles.MANIFEST}: phi {_phi(found.phi)} on the scale {found.kind}")
     return found
@@ -181,19 +175,19 @@ def _replace_text(path: Path, text: str) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _told(parts: RankingDataset, found: Calibration) -> Iterator[str]:
-    oracle = Oracle(parts.drops)
-    queries = dict(zip(parts.queries, parts.splits, strict=True))
+def _told(dataset: RankingDataset, found: Calibration) -> Iterator[str]:
+    oracle = Oracle(dataset.drops)
+    queries = dict(zip(dataset.queries, dataset.splits, strict=True))
     splits = Counter(split or "no split" for split in queries.values())
     yield (
-        f"run {parts.run_id}, {parts.method}: {len(parts.pairs):,} pairs of {len(queries):,} queries "
+        f"run {dataset.run_id}, {dataset.method}: {len(dataset.pairs):,} pairs of {len(queries):,} queries "
         f"({', '.join(f'{count:,} {split}' for split, count in splits.most_common())})"
     )
     if splits["test"]:
         yield "queries of the split test are among them: what is chosen here must not be judged by them again"
-    scored = np.isfinite(parts.drops) & parts.on_query
+    scored = np.isfinite(dataset.drops) & dataset.on_query
     yield (
-        f"{scored.sum() / max(1, parts.on_query.sum()):.0%} of the queries' attributes could be removed; "
+        f"{scored.sum() / max(1, dataset.on_query.sum()):.0%} of the queries' attributes could be removed; "
         f"{int(oracle.judged.sum()):,} pairs are judged, of {oracle.unscored:,} no attribute could be removed, of "
         f"{oracle.not_above_zero:,} none makes the similarity drop"
     )
@@ -208,17 +202,17 @@ def _told(parts: RankingDataset, found: Calibration) -> Iterator[str]:
         yield f"{name:<18}{_phi(point.phi):<18}{point.removal:>8.3f}{point.top1:>8.3f}{point.top5:>8.3f}"
 
 
-def _recorded(parts: RankingDataset, found: Calibration, removal: Removal) -> dict[str, Any]:
+def _recorded(dataset: RankingDataset, found: Calibration, removal: Removal) -> dict[str, Any]:
     """Everything that was tried, JSON values only."""
-    oracle = Oracle(parts.drops)
+    oracle = Oracle(dataset.drops)
     return {
-        "run_id": parts.run_id,
-        "method": parts.method,
-        "pairs": len(parts.pairs),
-        "queries": len(set(parts.queries)),
-        "splits": Counter(split or "none" for split in parts.splits),
+        "run_id": dataset.run_id,
+        "method": dataset.method,
+        "pairs": len(dataset.pairs),
+        "queries": len(set(dataset.queries)),
+        "splits": Counter(split or "none" for split in dataset.splits),
         "folds": FOLDS,
-        "left_out": dict(parts.left_out),
+        "left_out": dict(dataset.left_out),
         "removal": asdict(removal),
         "judged": int(oracle.judged.sum()),
         "unscored": oracle.unscored,

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from export.ranking.products import counted, read_products
 from export.training.splits import with_splits
 from transforms import storage
-from transforms.core.errors import AmbiguousProduct, NonFiniteEmbedding, PairError, UsageError
+from transforms.core.errors import PairError, UsageError
 from transforms.core.imaging.images import ImageLimits
-from transforms.core.records import Failure, Float32, Image, Product
+from transforms.core.records import Float32, Product
 from transforms.evaluating.gallery import Gallery, columns_of, type_column
-from transforms.inputs import catalogue as catalogues
 from transforms.inputs.rows import header
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
-from transforms.serving.load_image import ImageLoader
+from transforms.serving.embed import embed_frames, isolate
+from transforms.serving.load_image import ImageLoader, LoadedImage, try_load
 from transforms.serving.models import Models, Serving
-from transforms.serving.runtime import Device
 
 Echo = Callable[[str], None]
 
@@ -51,14 +51,11 @@ class CatalogueEmbeddings:
 
 
 def embed_catalogue(
-    bundle: str,
+    serving: Serving,
     catalogue: str,
     queries: Collection[str],
     *,
     access: storage.Access | None = None,
-    device: Device = "cpu",
-    threads: int = 1,
-    batch: int | None = None,
     echo: Echo = print,
 ) -> CatalogueEmbeddings:
     """Shows every product of ``catalogue`` to the similarity network, and ``queries`` to the attribute network.
@@ -67,118 +64,89 @@ def embed_catalogue(
     image) is counted by reason, and said.
 
     Args:
-      bundle, catalogue: their addresses.
+      serving: the bundle, and how it is served.
+      catalogue: its address.
       queries: ids of products.
       access: what the catalogue's image addresses may name; files under its folder and object storage without it.
-      device, threads, batch: as in ``transforms.serving.models.Serving``.
 
     Raises:
       UsageError: the bundle has no attribute network, the catalogue lacks a column of its vocabulary, or no product
         can be used.
     """
-    described = require_attributes(bundles.read(bundle), bundle)
-    columns = columns_of(described)
+    described = require_attributes(bundles.read(serving.bundle), serving.bundle)
     left_out: Counter[str] = Counter()
     of_type = type_column(described)
     if of_type is not None and of_type not in header(catalogue):
         echo(f"the catalogue has no column {of_type!r}: any product may stand for a query under a condition")
         of_type = None
-    products = _products(catalogue, columns if of_type is None else dict.fromkeys((*columns, of_type)), left_out)
-    trained_as = {product.id: product.split for product in with_splits(products)}
-    models = Models(Serving(bundle, device, threads, batch))
+    columns = dict.fromkeys((*columns_of(described), *(() if of_type is None else (of_type,))))
+    products = read_products(catalogue, columns, left_out)
     access = access or storage.Access(roots=(storage.resolve(".", catalogue),))
-    load = ImageLoader(access, ImageLimits(), models.bundle.resize)
     kept: list[Product] = []
-    rows: list[Float32] = []
-    scores: dict[int, Float32] = {}
-    maps: dict[int, Float32] = {}
-    said = time.monotonic()
-    with ThreadPoolExecutor(max(1, threads)) as workers:
-        for start in range(0, len(products), step := models.similarity.batch):
-            some = products[start : start + step]
-            for product, outcome in _looked_at(some, load, models, queries, workers):
-                if isinstance(outcome, PairError):
-                    left_out[outcome.reason] += 1
-                    continue
-                rows.append(outcome[0])
-                if product.id in queries:
-                    scores[len(kept)], maps[len(kept)] = outcome[1:]
-                kept.append(product)
-            if (now := time.monotonic()) - said > 10:
-                echo(f"  embedded {start + len(some):,} of {len(products):,} products")
-                said = now
+    images: list[_ProductImage] = []
+    for product, outcome in _embed_products(products, queries, serving, access, echo):
+        if isinstance(outcome, PairError):
+            left_out[outcome.reason] += 1
+        else:
+            kept.append(product)
+            images.append(outcome)
     if left_out:
         echo(f"products left out: {counted(left_out)}")
     if not kept:
         raise UsageError(f"no product of {storage.shown(catalogue)} can be used: {counted(left_out)}")
-    gallery = Gallery.of(described, kept, np.stack(rows), of_type)
-    splits = tuple(trained_as.get(product.id, product.split) for product in kept)
-    return CatalogueEmbeddings(gallery, splits, scores, maps, dict(left_out))
+    trained_as = {product.id: product.split for product in with_splits(products)}
+    return CatalogueEmbeddings(
+        gallery=Gallery.of(described, kept, np.stack([image.embedding for image in images]), of_type),
+        splits=tuple(trained_as.get(product.id, product.split) for product in kept),
+        confidence={at: image.confidence for at, image in enumerate(images) if image.confidence is not None},
+        activations={at: image.activations for at, image in enumerate(images) if image.activations is not None},
+        left_out=dict(left_out),
+    )
 
 
-_Looked = tuple[Float32, Float32, Float32]
+@dataclass(frozen=True, eq=False)
+class _ProductImage:
+    """A product's embedding [D] and, of a query, the attribute network's scores [A] and maps [A, h, w]."""
+
+    embedding: Float32
+    confidence: Float32 | None = None
+    activations: Float32 | None = None
 
 
-def _looked_at(
-    products: Sequence[Product],
-    load: ImageLoader,
-    models: Models,
-    queries: Collection[str],
-    workers: ThreadPoolExecutor,
-) -> Iterator[tuple[Product, _Looked | PairError]]:
-    """Each product with its embedding [D] and, of a query, scores [A] and maps [A, h, w], else empty ones."""
-    images = list(workers.map(lambda product: _loaded(product, load), products))
-    usable = [image for image in images if not isinstance(image, PairError)]
-    embedded = iter(_embedded(usable, models) if usable else [])
-    for product, image in zip(products, images, strict=True):
+def _embed_products(
+    products: Sequence[Product], queries: Collection[str], serving: Serving, access: storage.Access, echo: Echo
+) -> Iterator[tuple[Product, _ProductImage | PairError]]:
+    """Each product with what the networks make of its image, or why they make nothing; a line every few seconds."""
+    models = Models(serving)
+    load = ImageLoader(access, ImageLimits(), models.bundle.resize)
+    said = time.monotonic()
+    with ThreadPoolExecutor(max(1, serving.threads)) as workers:
+        for start in range(0, len(products), step := models.similarity.batch):
+            some = products[start : start + step]
+            loaded = list(workers.map(lambda product: try_load(product.image, load), some))
+            yield from zip(some, _embed_batch(some, loaded, queries, models), strict=True)
+            if (now := time.monotonic()) - said > 10:
+                echo(f"  embedded {start + len(some):,} of {len(products):,} products")
+                said = now
+
+
+def _embed_batch(
+    products: Sequence[Product], loaded: Sequence[LoadedImage | PairError], queries: Collection[str], models: Models
+) -> Iterator[_ProductImage | PairError]:
+    """What the networks make of each of ``loaded``, the images of ``products``."""
+    frames = [image.pixels for image in loaded if isinstance(image, LoadedImage)]
+    embeddings, attributes = iter(embed_frames(frames, models.similarity)), models.attributes
+    for product, image in zip(products, loaded, strict=True):
         if isinstance(image, PairError):
-            yield product, image
-            continue
-        embedding = next(embedded)
-        if isinstance(embedding, PairError):
-            yield product, embedding
-            continue
-        nothing = np.zeros(0, np.float32)
-        if product.id not in queries or models.attributes is None:
-            yield product, (embedding, nothing, nothing)
-            continue
-        try:
-            scores, maps = models.attributes.predict(image[None])  # alone, as an audit does
-        except PairError as error:
-            yield product, error
-            continue
-        yield product, (embedding, scores[0], maps[0])
-
-
-def _loaded(product: Product, load: ImageLoader) -> Image | PairError:
-    try:
-        return load(product.image).pixels
-    except PairError as error:
-        return error
-
-
-def _embedded(images: Sequence[Image], models: Models) -> list[Float32 | PairError]:
-    try:
-        rows = models.similarity.embed(np.stack(images))
-    except PairError as error:
-        # one image must not take the others of its batch with it
-        return [error] if len(images) == 1 else [_embedded([image], models)[0] for image in images]
-    broken = NonFiniteEmbedding("the embedding holds NaN or infinity")
-    return [row if np.isfinite(row).all() else broken for row in rows]
-
-
-def _products(address: str, columns: Iterable[str], left_out: Counter[str]) -> list[Product]:
-    """The products with an id of their own, in the catalogue's order, with the attributes of ``columns``."""
-    products: list[Product] = []
-    for row in catalogues.read(address, columns=tuple(columns)):
-        if isinstance(row, Failure):
-            left_out[row.reason] += 1
+            yield image
+        elif isinstance(embedding := next(embeddings), PairError):
+            yield embedding
+        elif product.id in queries and attributes is not None:
+            # alone, as an audit does
+            (found,) = isolate(lambda frames: [attributes.predict(np.stack(frames))], [image.pixels])
+            yield found if isinstance(found, PairError) else _ProductImage(embedding, found[0][0], found[1][0])
         else:
-            products.append(row)
-    rows = Counter(product.id for product in products)
-    if twice := sum(rows[product.id] > 1 for product in products):
-        left_out[AmbiguousProduct.reason] = twice
-    return [product for product in products if rows[product.id] == 1]
+            yield _ProductImage(embedding)
 
 
 def require_attributes(bundle: Bundle, address: str) -> Bundle:
@@ -187,7 +155,3 @@ def require_attributes(bundle: Bundle, address: str) -> Bundle:
             f"{storage.shown(address)} has no attribute network, so it ranks nothing. Export it with --attributes."
         )
     return bundle
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))

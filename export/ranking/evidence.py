@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from export.ranking.catalogue_embeddings import CatalogueEmbeddings, counted, embed_catalogue, require_attributes
+from export.ranking.catalogue_embeddings import CatalogueEmbeddings, embed_catalogue, require_attributes
+from export.ranking.products import counted
 from export.training.splits import SPLITS
 from transforms import storage
 from transforms.core.attributes.ranking import match_scores
@@ -23,9 +24,10 @@ from transforms.core.metrics.removal import Removal, attribute_drops
 from transforms.core.records import Float64
 from transforms.core.since_audit import same_similarity
 from transforms.core.statistics.calibration import Evidence
+from transforms.evaluating.gallery import Gallery
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
-from transforms.serving.runtime import Device
+from transforms.serving.models import Serving
 from transforms.tables import runs
 
 Echo = Callable[[str], None]
@@ -57,9 +59,9 @@ class _Run:
 _MAY_LACK = ("map", "map_height", "map_width", "similarity")
 
 
-def _find_run(tables: str, run_id: str | None, method: str | None, bundle: Bundle) -> _Run:
-    """The run ``run_id``, or the one that was started last, and its ``method``; UsageError where it will not do."""
-    run = runs.find(tables, run_id)
+def _find_run(maps: AuditMaps, bundle: Bundle) -> _Run:
+    """The run of ``maps`` and its method; UsageError where it will not do."""
+    method, run = maps.method, runs.find(maps.tables, maps.run_id)
     # a map is the similarity's alone: whatever attribute network the audited bundle had, if any, does not matter
     if run.row["model_id"] != bundle.model_id:
         raise UsageError(
@@ -149,19 +151,26 @@ class RankingDataset:
         return replace(self, **chosen, left_out=left_out)
 
 
+@dataclass(frozen=True)
+class AuditMaps:
+    """Whose maps are read: the folder ``tables`` that an audit wrote to, a run of it, a method of that.
+
+    ``run_id`` is a complete run, None for the one that was started last. ``method`` is needed where it has several.
+    """
+
+    tables: str
+    run_id: str | None = None
+    method: str | None = None
+
+
 def collect(
-    tables: str,
-    bundle: str,
+    maps: AuditMaps,
+    serving: Serving,
     catalogue: str,
     *,
-    run_id: str | None = None,
-    method: str | None = None,
     removal: Removal | None = None,
-    seen: CatalogueEmbeddings | None = None,
+    embeddings: CatalogueEmbeddings | None = None,
     access: storage.Access | None = None,
-    device: Device = "cpu",
-    threads: int = 1,
-    batch: int | None = None,
     echo: Echo = print,
 ) -> RankingDataset:
     """The parts of the ranking for every pair of a run whose query is explained, and its attributes' drops.
@@ -170,59 +179,72 @@ def collect(
     cells of the activation maps are made of whole stored ones, close to it elsewhere.
 
     Args:
-      tables: the folder of the tables. run_id: a complete run, the one that was started last by default.
-      bundle: its address; the run must be of its similarity model.
+      maps: of a run of the bundle's similarity model.
+      serving: the bundle, and how it is served.
       catalogue: its products are the queries and references, by their ids, and what stands for a query.
-      method: whose maps; needed where the run has several.
       removal: which products stand for a query without an attribute.
-      seen: what :func:`see` made of this bundle and catalogue, where several runs or methods are collected.
-      access, device, threads, batch: as for :func:`see`.
+      embeddings: what :func:`embed_catalogue` made of this bundle and catalogue, where several runs or methods are
+        collected.
+      access: as for :func:`embed_catalogue`.
 
     Pairs whose products cannot be used, or whose similarity is not what the run says, since the images have changed,
     are counted and said, and so are those without a map of finite numbers. Under a condition that joins types, products
     of the query's own type stand for it, and types are not scored. UsageError where none is left, or a table cannot be
     read.
     """
-    described = require_attributes(seen.gallery.bundle if seen else bundles.read(bundle), bundle)
-    run = _find_run(tables, run_id, method, described)
-    wanted = {query for some in run.batches(["query_id"]) for query in _values(some, "query_id")}
-    if seen is None:
-        seen = embed_catalogue(
-            bundle, catalogue, wanted, access=access, device=device, threads=threads, batch=batch, echo=echo
-        )
-    rows, left_out = _usable(run, seen)
-    order = sorted(range(len(rows)), key=lambda at: (rows[at].query, rows[at].pair))
+    bundle = embeddings.gallery.bundle if embeddings else bundles.read(serving.bundle)
+    run = _find_run(maps, require_attributes(bundle, serving.bundle))
+    if embeddings is None:
+        queries = {query for some in run.batches(["query_id"]) for query in _values(some, "query_id")}
+        embeddings = embed_catalogue(serving, catalogue, queries, access=access, echo=echo)
+    rows, left_out = _usable(run, embeddings)
     if left_out:
         echo(f"pairs left out: {counted(left_out)}")
     if not rows:
         raise UsageError(f"no pair of run {run.id} can be used with this catalogue: {counted(left_out)}")
-    rows = [rows[at] for at in order]
-    queries = np.array([seen.gallery.places[row.query] for row in rows])
-    references = np.array([seen.gallery.places[row.reference] for row in rows])
-    attributes = len(described.vocabulary)
-    drops = np.empty((len(rows), attributes))
-    for condition in dict.fromkeys(row.condition for row in rows):
-        of = np.array([row.condition == condition for row in rows])
-        found = attribute_drops(seen.gallery.pool(condition), queries[of], references[of], removal)
-        found[:, seen.gallery.of_types(condition)] = np.nan
-        drops[of] = found[:, :attributes]
+    rows.sort(key=lambda row: (row.query, row.pair))
+    return replace(_dataset(run, rows, embeddings, removal), left_out={**embeddings.left_out, **left_out})
+
+
+def _dataset(
+    run: _Run, rows: Sequence[_Row], embeddings: CatalogueEmbeddings, removal: Removal | None
+) -> RankingDataset:
+    """The dataset of ``rows``, in their order, which leaves nothing out."""
+    gallery, places = embeddings.gallery, embeddings.gallery.places
+    bundle = gallery.bundle
+    queries = np.array([places[row.query] for row in rows])
     return RankingDataset(
         pairs=tuple(row.pair for row in rows),
         queries=tuple(row.query for row in rows),
         references=tuple(row.reference for row in rows),
         conditions=tuple(row.condition for row in rows),
-        splits=tuple(seen.splits[place] for place in queries.tolist()),
+        splits=tuple(embeddings.splits[place] for place in queries.tolist()),
         similarity=np.array([row.similarity for row in rows]),
-        confidence=np.stack([seen.confidence[place] for place in queries.tolist()]).astype(np.float64),
+        confidence=np.stack([embeddings.confidence[place] for place in queries.tolist()]).astype(np.float64),
         match=np.stack([row.match for row in rows]),
-        prior=None if described.priors is None else np.array(described.priors, np.float64),
-        drops=drops,
-        on_query=seen.gallery.has[queries, :attributes],
-        vocabulary=described.vocabulary,
+        prior=None if bundle.priors is None else np.array(bundle.priors, np.float64),
+        drops=_drops(rows, gallery, removal),
+        on_query=gallery.has[queries, : len(bundle.vocabulary)],
+        vocabulary=bundle.vocabulary,
         run_id=run.id,
         method=run.method,
-        left_out={**seen.left_out, **left_out},
+        left_out={},
     )
+
+
+def _drops(rows: Sequence[_Row], gallery: Gallery, removal: Removal | None) -> Float64:
+    """What each attribute of the vocabulary is worth to each pair of ``rows``, NaN where nothing tells: [P, A]."""
+    queries, references = (
+        np.array([gallery.places[getattr(row, side)] for row in rows]) for side in ("query", "reference")
+    )
+    attributes = len(gallery.bundle.vocabulary)
+    drops = np.empty((len(rows), attributes))
+    for condition in dict.fromkeys(row.condition for row in rows):
+        of = np.array([row.condition == condition for row in rows])
+        found = attribute_drops(gallery.pool(condition), queries[of], references[of], removal)
+        found[:, gallery.of_types(condition)] = np.nan
+        drops[of] = found[:, :attributes]
+    return drops
 
 
 @dataclass(frozen=True)
@@ -237,28 +259,29 @@ class _Row:
     match: Float64  # [A]
 
 
-def _usable(run: _Run, seen: CatalogueEmbeddings) -> tuple[list[_Row], Counter[str]]:
+def _usable(run: _Run, embeddings: CatalogueEmbeddings) -> tuple[list[_Row], Counter[str]]:
     """The pairs of ``run`` whose products are known, with their matches, and how many are not, by reason."""
+    gallery, places = embeddings.gallery, embeddings.gallery.places
     rows: list[_Row] = []
     left_out: Counter[str] = Counter()
     keys = ("pair_id", "query_id", "reference_id", "condition", "similarity")
     for batch in run.batches([*keys, "map", "map_height", "map_width"]):
         values = zip(*(_values(batch, key) for key in keys), _maps(batch), strict=True)
         for pair, query, reference, condition, audited, saliency in values:
-            if seen.gallery.places.get(query) not in seen.activations or reference not in seen.gallery.places:
+            if places.get(query) not in embeddings.activations or reference not in places:
                 left_out["query or reference is no usable product of the catalogue"] += 1
                 continue
-            if condition is not None and condition not in seen.gallery.bundle.conditions:
+            if condition is not None and condition not in gallery.bundle.conditions:
                 left_out["the bundle has no such condition"] += 1
                 continue
             if saliency is None:
                 left_out["the map is none, or not of finite numbers"] += 1
                 continue
-            place = seen.gallery.places[query]
-            similarity = seen.gallery.similarity(place, seen.gallery.places[reference], condition)
+            place = places[query]
+            similarity = gallery.similarity(place, places[reference], condition)
             if not same_similarity(audited, similarity):
                 left_out["similarity is not the audited one: an image has changed"] += 1
                 continue
-            match = match_scores(seen.activations[place], saliency)
+            match = match_scores(embeddings.activations[place], saliency)
             rows.append(_Row(pair, query, reference, condition, similarity, match))
     return rows, left_out

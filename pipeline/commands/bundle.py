@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -52,11 +53,29 @@ class BundleOptions(Options):
 
 
 def _run(options: BundleOptions) -> int:
-    from export.bundling.from_onnx import bundle_command
+    from export.bundling.check_embedding import ExpectedEmbedding
+    from export.bundling.from_onnx import AttributeFlags, BundleRequest, bundle_command
+    from export.bundling.preprocessing_settings import PreprocessingFlags
 
-    given = {name: value for name, value in vars(options).items() if name != "check_tolerance"}
-    bundle_command(**given, tolerance=options.check_tolerance)
+    check = None
+    if options.check:
+        image, embedding = options.check
+        check = ExpectedEmbedding(image, embedding, options.check_tolerance)
+    names = "similarity_onnx out input output preprocessor_config similarity_function"
+    bundle_command(
+        BundleRequest(
+            **{name: getattr(options, name) for name in names.split()},
+            preprocessing=_chosen(options, PreprocessingFlags),
+            attributes=_chosen(options, AttributeFlags),
+            check=check,
+        )
+    )
     return 0
+
+
+def _chosen(options: BundleOptions, flags: Any) -> Any:
+    """The dataclass ``flags`` of the options that bear the names of its fields."""
+    return flags(**{one.name: getattr(options, one.name) for one in fields(flags)})
 
 
 COMMAND = Command(

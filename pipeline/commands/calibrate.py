@@ -39,19 +39,26 @@ class CalibrateOptions(Options):
 
 
 def _run(options: CalibrateOptions) -> int:
-    from export.ranking.calibrate import calibrate_command
+    from export.ranking.calibrate import CalibrationRequest, calibrate_command
+    from export.ranking.evidence import AuditMaps
     from pipeline.commands.common import say
     from pipeline.runs.runners import default_threads
     from transforms import storage
     from transforms.core.metrics.removal import Removal
+    from transforms.serving.models import Serving
     from transforms.storage.addresses import is_local
 
     beside = [storage.resolve("", options.catalogue)] if is_local(options.catalogue) else []
-    names = "bundle catalogue tables run_id split method scale record device"
     calibrate_command(
-        **{name: getattr(options, name) for name in names.split()},
-        removal=Removal(options.neighbours, max_distance=options.max_distance),
-        threads=options.threads or default_threads(1),
+        CalibrationRequest(
+            Serving(str(options.bundle), options.device, options.threads or default_threads(1)),
+            options.catalogue,
+            AuditMaps(options.tables, options.run_id, options.method),
+            split=options.split,
+            scale=options.scale,
+            removal=Removal(options.neighbours, max_distance=options.max_distance),
+            record=options.record,
+        ),
         access=storage.Access(roots=(*options.image_roots, *beside), allow_http=options.allow_http),
         echo=say,
     )

@@ -39,16 +39,18 @@ class ExportOptions(Options):
 
 def _run(options: ExportOptions) -> int:
     find_factories()
-    from export.bundling.from_torch import export_command
+    from export.bundling.from_torch import ExportRequest, export_command
 
     export_command(
-        similarity=options.similarity,
-        attributes=options.attributes,
-        out=options.out,
-        phi=options.phi,
-        precision=options.precision,
-        gradient=not options.no_gradient,
-        factories=options.factories,
+        ExportRequest(
+            similarity=options.similarity,
+            attributes=options.attributes,
+            out=options.out,
+            phi=options.phi,
+            precision=options.precision,
+            gradient=not options.no_gradient,
+            factories=options.factories,
+        )
     )
     return 0
 

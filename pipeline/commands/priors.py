@@ -58,16 +58,22 @@ class PriorsOptions(Options):
 
 
 def _run(options: PriorsOptions) -> int:
-    from export.ranking.priors import PriorSettings, priors_command
+    from export.ranking.priors.command import priors_command
+    from export.ranking.priors.held_out import ManifestPairs
+    from export.ranking.priors.settings import PriorSettings
     from pipeline.commands.common import say
     from pipeline.runs.runners import default_threads
+    from transforms import storage
+    from transforms.serving.models import Serving
 
     chosen = "layer counter_sets random_concepts set_size min_count alpha step among queries top_k seed"
-    names = "bundle catalogue pairs columns image_roots allow_http device batch"
+    threads = options.threads or default_threads(1)
     priors_command(
-        **{name: getattr(options, name) for name in names.split()},
+        Serving(str(options.bundle), options.device, threads, options.batch),
+        options.catalogue,
+        pairs=None if options.pairs is None else ManifestPairs(options.pairs, options.columns),
         settings=PriorSettings(**{name: getattr(options, name) for name in chosen.split()}),
-        threads=options.threads or default_threads(1),
+        access=storage.Access(roots=options.image_roots, allow_http=options.allow_http),
         echo=say,
     )
     return 0

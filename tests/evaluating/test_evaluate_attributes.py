@@ -17,6 +17,7 @@ from PIL import Image
 
 from benchmarks.evaluation.truth import pairs_of
 from export.bundling.build import build
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from tests.support.audits import Row, audit, read_csv, table, write_csv
 from tests.support.bundles import PREPROCESSING
 from tests.support.evaluations import evaluate, evaluation, metrics
@@ -86,12 +87,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     bundle = folder / "bundle"
     build(
         bundle,
-        similarity=network(),
-        similarity_preprocessing=PREPROCESSING,
-        resize=Resize(SIZE, "squash"),
-        attributes=attribute_network(names=len(VOCABULARY)),
-        vocabulary=VOCABULARY,
-        conditions={"worn": CONDITION, "plain": (1.0,) * D},
+        BundleSpec(
+            SimilarityNetwork(network(), PREPROCESSING),
+            Resize(SIZE, "squash"),
+            attributes=AttributeNetwork(attribute_network(names=len(VOCABULARY)), VOCABULARY),
+            conditions={"worn": CONDITION, "plain": (1.0,) * D},
+        ),
     )
     pairs = [
         {"query_id": f"p{query}", "reference_id": f"p{query * 5 % 23 + 1}", "condition": ("worn", "plain")[query % 2]}

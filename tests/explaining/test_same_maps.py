@@ -10,7 +10,8 @@ import onnx
 import PIL.Image
 import pytest
 
-from export.bundling.from_onnx import bundle_command
+from export.bundling.from_onnx import BundleRequest, bundle_command
+from export.bundling.preprocessing_settings import PreprocessingFlags
 from tests.support.networks import network
 from transforms.core.imaging import images
 from transforms.core.imaging.images import Resize
@@ -68,10 +69,10 @@ def test_layouts_and_channel_orders_give_the_same_maps(
             onnx.save(network(layout=layout, channels=channels), file)
             step = 1 if channels == "rgb" else -1
             out = tmp_path / f"bundle-{layout}-{channels}"
-            bundle_command(
-                similarity_onnx=file, out=out, layout=layout, channels=channels, scale=1 / 255,
-                mean=MEAN[::step], std=STD[::step], resize=resize, interpolation="bilinear", echo=lambda _: None,  # type: ignore[arg-type]
+            flags = PreprocessingFlags(
+                layout, channels, 1 / 255, MEAN[::step], STD[::step], resize=resize, interpolation="bilinear"  # type: ignore[arg-type]
             )  # fmt: skip
+            bundle_command(BundleRequest(file, out, preprocessing=flags), echo=lambda _: None)
             maps.append(saliency(out, photographs, method)[0])
     assert maps[0].shape == (12, 16)
     assert np.ptp(maps[0]) > 1e-3
@@ -82,7 +83,7 @@ def test_layouts_and_channel_orders_give_the_same_maps(
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_torch_and_its_own_onnx_files_give_the_same_maps(photographs: Path, method: Method, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the extra export")
-    from export.bundling.from_torch import export_command, to_onnx
+    from export.bundling.from_torch import ExportRequest, export_command, to_onnx
     from export.training.networks.backbones import Normalisation
     from export.training.networks.checkpoint import Config, build_network, save
 
@@ -97,7 +98,7 @@ def test_torch_and_its_own_onnx_files_give_the_same_maps(photographs: Path, meth
     )
     trained = build_network(config).eval()
     save(tmp_path / "similarity.pt", config, trained)
-    export_command(similarity=tmp_path / "similarity.pt", out=tmp_path / "from-torch", echo=lambda _: None)
+    export_command(ExportRequest(tmp_path / "similarity.pt", tmp_path / "from-torch"), echo=lambda _: None)
 
     class ChannelsLastBgr(torch.nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -117,10 +118,10 @@ def test_torch_and_its_own_onnx_files_give_the_same_maps(photographs: Path, meth
     assert (row["crop_top"], row["crop_left"], row["crop_height"], row["crop_width"]) == (6, 0, 48, 80)
     for layout, channels, step in (("nchw", "rgb", 1), ("nhwc", "bgr", -1)):
         out = tmp_path / f"from-{layout}"
-        bundle_command(
-            similarity_onnx=tmp_path / f"{layout}.onnx", out=out, layout=layout, channels=channels, scale=1 / 255,  # type: ignore[arg-type]
-            mean=MEAN[::step], std=STD[::step], resize="crop", interpolation="bilinear", echo=lambda _: None,  # type: ignore[arg-type]
+        flags = PreprocessingFlags(
+            layout, channels, 1 / 255, MEAN[::step], STD[::step], resize="crop", interpolation="bilinear"  # type: ignore[arg-type]
         )  # fmt: skip
+        bundle_command(BundleRequest(tmp_path / f"{layout}.onnx", out, preprocessing=flags), echo=lambda _: None)
         np.testing.assert_allclose(saliency(out, photographs, method)[0], expected, atol=1e-5)
 
 
@@ -134,10 +135,8 @@ def test_a_cropped_image_is_explained_where_its_content_lies(tmp_path: Path) -> 
         PIL.Image.fromarray(image).save(tmp_path / name)
     file = tmp_path / "network.onnx"
     onnx.save(_mean_colour(), file)
-    bundle_command(
-        similarity_onnx=file, out=tmp_path / "bundle", layout="nchw", channels="rgb", scale=1 / 255, size=(12, 12),
-        mean=(0.47, 0.47, 0.47), std=(1, 1, 1), resize="crop", interpolation="bilinear", echo=lambda _: None,
-    )  # fmt: skip
+    flags = PreprocessingFlags("nchw", "rgb", 1 / 255, (0.47, 0.47, 0.47), (1, 1, 1), (12, 12), "crop", "bilinear")
+    bundle_command(BundleRequest(file, tmp_path / "bundle", preprocessing=flags), echo=lambda _: None)
     found, row = saliency(tmp_path / "bundle", tmp_path, SlidingWindowMethod(window=2, stride=1))
     frame = Frame((60, 80), (12, 12), (row["crop_top"], row["crop_left"], row["crop_height"], row["crop_width"]))
     assert frame.box == (0, 10, 60, 60)

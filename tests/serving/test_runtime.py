@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.bundling.build import build
+from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
 from tests.support.bundles import PREPROCESSING, VOCABULARY, small_bundle
 from tests.support.networks import SIZE, D, compute, network
 from transforms.core.errors import BundleError, DeviceError, ModelFailed
@@ -74,9 +75,7 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
     folder = tmp_path_factory.mktemp("runtime") / "fixed"
     made = build(
         folder,
-        similarity=network(head="static_expand", batch=4),
-        similarity_preprocessing=PREPROCESSING,
-        resize=Resize(SIZE, "squash"),
+        BundleSpec(SimilarityNetwork(network(head="static_expand", batch=4), PREPROCESSING), Resize(SIZE, "squash")),
     )
     assert made.similarity.batch == 4
     return made, folder

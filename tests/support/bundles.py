@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.bundling.build import build
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from export.bundling.preprocessing import Preprocessing
 from tests.support.networks import SIZE, attribute_network, network
 from transforms.core.imaging.images import Resize
@@ -18,9 +19,9 @@ def small_bundle(folder: Path, *, attributes: bool = True, size: tuple[int, int]
     """A bundle of the hand-built networks for frames of 12 x 16 pixels, with the three attributes of ``VOCABULARY``."""
     return build(
         folder,
-        similarity=network(size=size),
-        similarity_preprocessing=PREPROCESSING,
-        resize=Resize(size, "squash"),
-        attributes=attribute_network() if attributes else None,
-        vocabulary=VOCABULARY if attributes else (),
+        BundleSpec(
+            SimilarityNetwork(network(size=size), PREPROCESSING),
+            Resize(size, "squash"),
+            attributes=AttributeNetwork(attribute_network(), VOCABULARY) if attributes else None,
+        ),
     )

@@ -37,7 +37,7 @@ def complete_bundle(folder: Path) -> Path:
     """A bundle with all four graphs, exported from torch."""
     import torch  # here, so that tests that need no torch do not load it
 
-    from export.bundling.from_torch import export_command
+    from export.bundling.from_torch import ExportRequest, export_command
     from export.training.networks.backbones import Normalisation
     from export.training.networks.checkpoint import Config, build_network, save
     from transforms.core.imaging.images import Resize
@@ -58,9 +58,7 @@ def complete_bundle(folder: Path) -> Path:
         save(folder / f"{kind}.pt", config, network)
     torch.set_num_threads(threads)
     export_command(
-        similarity=folder / "similarity.pt",
-        attributes=folder / "attributes.pt",
-        out=folder / "bundle",
+        ExportRequest(folder / "similarity.pt", folder / "bundle", attributes=folder / "attributes.pt"),
         echo=lambda _: None,
     )
     return folder / "bundle"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.bundling.build import build
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from pipeline import cli
 from tests.support.audits import Row, table, write_csv
 from tests.support.bundles import PREPROCESSING, VOCABULARY
@@ -78,13 +79,13 @@ def make_bundle(folder: Path, function: SimilarityFunction = "cosine", *, condit
     """A bundle of the hand-built networks."""
     build(
         folder,
-        similarity=network(),
-        similarity_preprocessing=PREPROCESSING,
-        resize=images.Resize(SIZE, "squash"),
-        similarity_function=function,
-        attributes=attribute_network(),
-        vocabulary=VOCABULARY,
-        conditions=CONDITIONS if conditions else None,
+        BundleSpec(
+            SimilarityNetwork(network(), PREPROCESSING),
+            images.Resize(SIZE, "squash"),
+            attributes=AttributeNetwork(attribute_network(), VOCABULARY),
+            similarity_function=function,
+            conditions=CONDITIONS if conditions else {},
+        ),
     )
     return folder
 

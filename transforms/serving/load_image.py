@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from transforms import storage
+from transforms.core.errors import PairError
 from transforms.core.imaging import images
 from transforms.core.records import Frame, Image
 
@@ -21,6 +22,14 @@ class LoadedImage:
 
 Load = Callable[[str], LoadedImage]
 """Reads the image at an address; raises PairError, and nothing else, for bad input."""
+
+
+def try_load(address: str, load: Load) -> LoadedImage | PairError:
+    """The image at ``address``, or the error of one that cannot be loaded."""
+    try:
+        return load(address)
+    except PairError as error:
+        return error
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.bundling.gradient import similarity as torch_similarity
-from export.ranking.priors import concept_vector
+from export.ranking.priors.concept_vectors import concept_vector
 from transforms.core.attributes.concepts import (
     concept_sets,
     generator,

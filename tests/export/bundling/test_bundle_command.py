@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from PIL import Image as PillowImage
 
 from export.bundling import check_embedding as checking
 from export.bundling import preprocessor_config as configs
-from export.bundling import served_graphs
 from export.bundling.build import build
-from export.bundling.from_onnx import bundle_command
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
+from export.bundling.check_embedding import ExpectedEmbedding
+from export.bundling.from_onnx import AttributeFlags, BundleRequest, bundle_command
 from export.bundling.preprocessing import Preprocessing
+from export.bundling.preprocessing_settings import PreprocessingFlags
+from export.bundling.serve.probing import ServedGraph
 from export.graphs import network_file as networks
 from tests.support.networks import SIZE, D, attribute_network, compute, network
 from transforms.core.errors import BundleError, UsageError
@@ -90,7 +94,7 @@ def save(model: onnx.ModelProto, folder: Path, name: str = "net.onnx") -> Path:
 def test_habits_of_exporters(
     tmp_path: Path, habits: dict[str, Any], preprocessing: Preprocessing, batch: int | None
 ) -> None:
-    made = build(tmp_path / "b", similarity=network(**habits), similarity_preprocessing=preprocessing, resize=SQUASH)
+    made = build(tmp_path / "b", BundleSpec(SimilarityNetwork(network(**habits), preprocessing), SQUASH))
     assert (made.similarity.batch, made.embedding_size, made.similarity.precision) == (batch, D, "float32")
     assert made.fill_mean == pytest.approx((123.675, 116.28, 103.53))
     assert bundles.read(str(tmp_path / "b")) == made
@@ -98,17 +102,17 @@ def test_habits_of_exporters(
 
 
 def test_half_precision_is_recorded_and_served(tmp_path: Path) -> None:
-    made = build(tmp_path / "b", similarity=network(half=True), similarity_preprocessing=RGB, resize=SQUASH)
+    made = build(tmp_path / "b", BundleSpec(SimilarityNetwork(network(half=True), RGB), SQUASH))
     assert made.similarity.precision == "float16"
     np.testing.assert_allclose(served(tmp_path / "b").embed(some_images()), expected(), atol=2e-3)
 
 
 @pytest.mark.parametrize("function", ["dot", "euclidean"])
 def test_other_similarities_keep_the_length(tmp_path: Path, function: Any) -> None:
-    how: dict[str, Any] = {"similarity_preprocessing": RGB, "resize": SQUASH}
-    made = build(tmp_path / "b", similarity=network(), similarity_function=function, **how)
+    spec = BundleSpec(SimilarityNetwork(network(), RGB), SQUASH)
+    made = build(tmp_path / "b", replace(spec, similarity_function=function))
     np.testing.assert_allclose(served(tmp_path / "b").embed(some_images()), expected(length_one=False), atol=1e-5)
-    assert made.model_id != build(tmp_path / "c", similarity=network(), **how).model_id
+    assert made.model_id != build(tmp_path / "c", spec).model_id
 
 
 def test_a_network_that_mixes_its_batch_is_served_one_by_one(tmp_path: Path) -> None:
@@ -119,7 +123,7 @@ def test_a_network_that_mixes_its_batch_is_served_one_by_one(tmp_path: Path) -> 
     model.graph.node.append(helper.make_node("Add", ["row", "small"], ["sum"]))
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "tenth"))
     model.graph.output[0].name = "sum"
-    made = build(tmp_path / "b", similarity=model, similarity_preprocessing=RGB, resize=SQUASH)
+    made = build(tmp_path / "b", BundleSpec(SimilarityNetwork(model, RGB), SQUASH))
     assert made.similarity.batch == 1
     np.testing.assert_allclose(served(tmp_path / "b").embed(some_images()), expected(), atol=2e-6)
 
@@ -136,7 +140,7 @@ def test_two_exports_of_one_network_explain_alike(tmp_path: Path) -> None:
         ("plain", network(), RGB),
         ("turned", network(layout="nhwc", channels="bgr"), BGR),
     ):
-        build(tmp_path / name, similarity=given, similarity_preprocessing=preprocessing, resize=crop)
+        build(tmp_path / name, BundleSpec(SimilarityNetwork(given, preprocessing), crop))
         model = served(tmp_path / name)
         rows.append(model.perturbed(frame, model.bank(design), fill))
     maps = [design.estimate((row.astype(np.float64) @ reference)[None], np.ones(1)) for row in rows]
@@ -151,14 +155,13 @@ def test_attributes(tmp_path: Path, layout: Any) -> None:
     own = Preprocessing(layout, "rgb", 1 / 255, MEAN, STD)
     made = build(
         tmp_path / "b",
-        similarity=network(),
-        similarity_preprocessing=RGB,
-        resize=SQUASH,
-        attributes=given,
-        attributes_preprocessing=own,
-        vocabulary=NAMES,
-        priors=(0.2, 0.3, 0.5),
-        phi=(0.7, 0.3, 0.1),
+        BundleSpec(
+            SimilarityNetwork(network(), RGB),
+            SQUASH,
+            attributes=AttributeNetwork(given, NAMES, preprocessing=own),
+            priors=(0.2, 0.3, 0.5),
+            phi=(0.7, 0.3, 0.1),
+        ),
     )
     assert (made.vocabulary, made.priors, made.phi) == (NAMES, (0.2, 0.3, 0.5), (0.7, 0.3, 0.1))
     scores, maps = AttributeModel(made, tmp_path / "b", "cpu", 1, 3).predict(some_images())
@@ -172,18 +175,28 @@ def test_attributes(tmp_path: Path, layout: Any) -> None:
         ({"similarity": network(head="feature_map")}, r"\[\?,4,12,16\], expected an embedding.*--output"),
         ({"similarity": network(size=(16, 12))}, r"takes \[.*3,16,12\].*size 12x16"),
         ({"similarity": network(layout="nhwc")}, "layout nchw"),
-        ({"attributes": attribute_network(maps=False), "vocabulary": NAMES}, r"scores \[B,A\] and the maps"),
-        ({"attributes": attribute_network(logits=True), "vocabulary": NAMES}, "--activation sigmoid"),
-        ({"attributes": attribute_network(names=4), "vocabulary": NAMES}, "4 scores for 3 names"),
-        ({"attributes": attribute_network()}, "0 attribute names"),
-        ({"vocabulary": NAMES}, "no attribute network"),
+        ({"attributes": attribute_network(maps=False)}, r"scores \[B,A\] and the maps"),
+        ({"attributes": attribute_network(logits=True)}, "--activation sigmoid"),
+        ({"attributes": attribute_network(names=4)}, "4 scores for 3 names"),
     ],
 )
 def test_what_cannot_serve_is_refused_and_leaves_nothing(tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    given = {"similarity": network(), "similarity_preprocessing": RGB, "resize": SQUASH, **change}
+    similarity = SimilarityNetwork(change.get("similarity", network()), RGB)
+    attributes = AttributeNetwork(change["attributes"], NAMES) if "attributes" in change else None
     with pytest.raises(UsageError, match=told):
-        build(tmp_path / "b", **given)
+        build(tmp_path / "b", BundleSpec(similarity, SQUASH, attributes=attributes))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_attribute_networks_and_names_come_together(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="an attribute network and 0 attribute names"):
+        AttributeNetwork(attribute_network(), ())
+    with pytest.raises(UsageError, match="no attribute network and 3 attribute names"):
+        command(tmp_path, vocabulary=NAMES)
+    attributes = save(attribute_network(), tmp_path, "attributes.onnx")
+    with pytest.raises(UsageError, match="an attribute network and 0 attribute names"):
+        command(tmp_path, attributes_onnx=attributes)
+    assert not (tmp_path / "b").exists()
 
 
 def test_networks_that_give_nan_are_refused(tmp_path: Path) -> None:
@@ -192,7 +205,7 @@ def test_networks_that_give_nan_are_refused(tmp_path: Path) -> None:
         if tensor.name == "shift":
             tensor.CopyFrom(numpy_helper.from_array(np.full(D, np.nan, np.float32), "shift"))
     with pytest.raises(BundleError, match="NaN or infinity"):
-        build(tmp_path / "b", similarity=model, similarity_preprocessing=RGB, resize=SQUASH)
+        build(tmp_path / "b", BundleSpec(SimilarityNetwork(model, RGB), SQUASH))
 
 
 def test_networks_that_give_nothing_are_refused(tmp_path: Path) -> None:
@@ -203,23 +216,23 @@ def test_networks_that_give_nothing_are_refused(tmp_path: Path) -> None:
             scaled = (numpy_helper.to_array(tensor) * 1e-6).astype(np.float16)
             tensor.CopyFrom(numpy_helper.from_array(scaled, tensor.name))
     with pytest.raises(BundleError, match="float16 cannot tell from zero"):
-        build(tmp_path / "b", similarity=model, similarity_preprocessing=RGB, resize=SQUASH)
+        build(tmp_path / "b", BundleSpec(SimilarityNetwork(model, RGB), SQUASH))
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    build(tmp_path / "b", similarity=network(), similarity_preprocessing=RGB, resize=SQUASH)
+    build(tmp_path / "b", BundleSpec(SimilarityNetwork(network(), RGB), SQUASH))
     before = sorted(path.name for path in (tmp_path / "b").iterdir())
     assert before == ["bundle.json", "projection.onnx", "similarity.onnx"]
     with pytest.raises(UsageError, match="is there already"):
-        build(tmp_path / "b", similarity=network(seed=1), similarity_preprocessing=RGB, resize=SQUASH)
+        build(tmp_path / "b", BundleSpec(SimilarityNetwork(network(seed=1), RGB), SQUASH))
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_the_same_input_gives_the_same_ids(tmp_path: Path) -> None:
-    how: dict[str, Any] = {"similarity_preprocessing": RGB, "resize": SQUASH}
-    one, two, other = (build(tmp_path / str(n), similarity=network(seed=n // 2), **how) for n in range(3))
+    specs = [BundleSpec(SimilarityNetwork(network(seed=n // 2), RGB), SQUASH) for n in range(3)]
+    one, two, other = (build(tmp_path / str(n), spec) for n, spec in enumerate(specs))
     assert one == two
     assert one.model_id != other.model_id
 
@@ -252,7 +265,7 @@ def test_external_data_comes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(networks, "INLINE_LIMIT", limit)
     (tmp_path / "theirs").mkdir()
     path = external(tmp_path / "theirs")
-    made = build(tmp_path / "b", similarity=path, similarity_preprocessing=RGB, resize=SQUASH)
+    made = build(tmp_path / "b", BundleSpec(SimilarityNetwork(path, RGB), SQUASH))
     assert list(made.similarity.files) == ["similarity.onnx"] + ["similarity-0.data"] * (limit == 0)
     for file in (tmp_path / "theirs").iterdir():
         file.unlink()
@@ -265,7 +278,7 @@ def test_external_data_outside_of_the_folder_is_refused(tmp_path: Path, location
     path = external(tmp_path / "theirs")
     (tmp_path / "theirs" / "net.data").rename(tmp_path / "secret.data")
     with pytest.raises(BundleError, match="outside of the network's folder"):
-        build(tmp_path / "b", similarity=moved(path, location), similarity_preprocessing=RGB, resize=SQUASH)
+        build(tmp_path / "b", BundleSpec(SimilarityNetwork(moved(path, location), RGB), SQUASH))
 
 
 @pytest.mark.parametrize("limit", [networks.INLINE_LIMIT, 0])
@@ -317,7 +330,7 @@ def test_functions_of_the_network_itself_may_have_any_domain(tmp_path: Path) -> 
     model.graph.node.append(helper.make_node("Double", ["before"], ["after"], domain="local"))
     model.graph.output[0].name = "after"
     model.opset_import.append(helper.make_opsetid("local", 1))
-    build(tmp_path / "b", similarity=model, similarity_preprocessing=RGB, resize=SQUASH)
+    build(tmp_path / "b", BundleSpec(SimilarityNetwork(model, RGB), SQUASH))
     np.testing.assert_allclose(served(tmp_path / "b").embed(some_images()), expected(), atol=2e-6)
 
 
@@ -336,8 +349,22 @@ def test_files_that_are_no_network(tmp_path: Path) -> None:
 def command(folder: Path, **change: Any) -> tuple[Bundle, str]:
     """`whymatch bundle` on the plain network with every flag, or without those that are None; and what it printed."""
     path = change.pop("similarity_onnx", None) or save(network(), folder)
+    asked = {**FLAGS, **change}
+    own: list[dict[str, Any]] = [
+        {field.name: asked.pop(field.name) for field in fields(flags) if field.name in asked}
+        for flags in (PreprocessingFlags, AttributeFlags)
+    ]
+    check = ExpectedEmbedding(*asked.pop("check")) if "check" in asked else None
+    request = BundleRequest(
+        path,
+        folder / "b",
+        preprocessing=PreprocessingFlags(**own[0]),
+        attributes=AttributeFlags(**own[1]),
+        check=check,
+        **asked,
+    )
     said: list[str] = []
-    made = bundle_command(similarity_onnx=path, out=folder / "b", **{**FLAGS, **change}, echo=said.append)
+    made = bundle_command(request, echo=said.append)
     return made, "\n".join(said)
 
 
@@ -647,7 +674,7 @@ def test_old_files_that_list_their_weights_as_inputs(tmp_path: Path) -> None:
     for tensor in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     path = save(model, tmp_path)
-    build(tmp_path / "b", similarity=path, similarity_preprocessing=RGB, resize=SQUASH)
+    build(tmp_path / "b", BundleSpec(SimilarityNetwork(path, RGB), SQUASH))
     np.testing.assert_allclose(served(tmp_path / "b").embed(some_images()), expected(), atol=2e-6)
     inputs = [value.name for value in onnx.load(tmp_path / "b" / "similarity.onnx").graph.input]
     assert inputs == ["image", "mask", "fill"]
@@ -657,7 +684,7 @@ def test_no_path_of_the_exporting_machine_is_kept(tmp_path: Path) -> None:
     model = network()
     entry = model.metadata_props.add()
     entry.key, entry.value = "source", "/home/somebody/model.py"
-    build(tmp_path / "b", similarity=model, similarity_preprocessing=RGB, resize=SQUASH)
+    build(tmp_path / "b", BundleSpec(SimilarityNetwork(model, RGB), SQUASH))
     assert b"somebody" not in (tmp_path / "b" / "similarity.onnx").read_bytes()
 
 
@@ -671,6 +698,5 @@ def test_a_network_whose_rows_depend_on_their_batch_is_found_out(varies_with: in
             return [np.nextafter(rows, np.float32(1e9)) if len(rows) == varies_with else rows for _ in outputs]
 
     pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
-    found = served_graphs._batch_invariant(Session(), pixels, None, ["embedding"], {})
-    assert found == (varies_with is None)
-    assert served_graphs._batch_invariant(Session(), pixels, 2, ["embedding"], {})  # it never meets another batch
+    assert ServedGraph(Session(), None, ["embedding"], {}).batch_invariant(pixels) == (varies_with is None)
+    assert ServedGraph(Session(), 2, ["embedding"], {}).batch_invariant(pixels)  # it never meets another batch

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from export.bundling import from_torch as exporting
-from export.bundling.from_torch import to_onnx
+from export.bundling.from_torch import ExportRequest, to_onnx
 from export.bundling.parity import attributes_parity, similarity_parity
 from export.bundling.prefix import wrap_attributes, wrap_similarity
 from export.training.networks.attribute_network import AttributeNetwork, ServedAttributes
@@ -26,6 +26,7 @@ from transforms.core.imaging.images import Resize
 from transforms.serving import bundle as bundles
 from transforms.serving import runtime
 from transforms.serving.attribute_model import AttributeModel
+from transforms.serving.bundle import Bundle
 from transforms.serving.similarity_model import SimilarityModel
 
 SIZE = (40, 24)
@@ -41,8 +42,11 @@ ATTRIBUTES = Config(
     vocabulary=("a=1", "a=2", "b=ü"),
 )
 
-# The gradient, which takes as long as all else, is the subject of test_gradient_graph.
-export_command = partial(exporting.export_command, gradient=False)
+
+def export_command(*, echo: Callable[[str], None], **asked: Any) -> Bundle:
+    """Without the gradient, which takes as long as all else, and is the subject of test_gradient_graph."""
+    return exporting.export_command(ExportRequest(gradient=False, **asked), echo=echo)
+
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -147,7 +151,7 @@ def test_half_precision(checkpoints: Any, tmp_path: Path) -> None:
     sizes = [(tmp_path / name / "similarity.onnx").stat().st_size for name in ("whole", "half")]
     assert sizes[1] < 0.6 * sizes[0]
     with pytest.raises(UsageError, match="precision is 'int8'"):
-        export_command(**checkpoints, out=tmp_path / "x", precision="int8", echo=lambda _: None)  # type: ignore[arg-type]
+        export_command(**checkpoints, out=tmp_path / "x", precision="int8", echo=lambda _: None)
 
 
 def test_a_torchvision_network(tmp_path: Path) -> None:

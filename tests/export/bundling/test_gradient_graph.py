@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from export.bundling import from_torch as exporting
-from export.bundling.build import NO_GRADIENT, build
-from export.bundling.from_torch import export_command
+from export.bundling.build import build
+from export.bundling.bundle_spec import NO_GRADIENT, BundleSpec, SimilarityNetwork
+from export.bundling.from_torch import ExportRequest, export_command
 from export.bundling.gradient import BATCH, similarity, to_onnx, trace, trace_to_onnx
 from export.bundling.gradient_prefix import wrap_gradient
 from export.bundling.preprocessing import Preprocessing
-from export.bundling.served_graphs import serve_gradient
+from export.bundling.serve.gradient import serve_gradient
 from export.training.networks.backbones import Normalisation, backbone
 from export.training.networks.checkpoint import Config, build_network, save
 from export.training.networks.similarity_network import EmbeddingNetwork
@@ -451,7 +452,7 @@ def checkpoint(path: Path, factory: str = "export.training.networks.small_networ
 def test_an_exported_bundle_has_a_gradient(tmp_path: Path) -> None:
     said: list[str] = []
     path = checkpoint(tmp_path / "similarity.pt")
-    built = export_command(similarity=path, out=tmp_path / "bundle", precision="float16", echo=said.append)
+    built = export_command(ExportRequest(path, tmp_path / "bundle", precision="float16"), echo=said.append)
     assert bundles.read(str(tmp_path / "bundle")) == built
     assert built.gradient is not None
     assert "gradient" not in built.missing
@@ -480,7 +481,7 @@ def test_a_network_without_a_gradient_is_exported_with_the_reason(
     path = checkpoint(tmp_path / "similarity.pt")
     said: list[str] = []
     monkeypatch.setattr(exporting, "trace_to_onnx", lambda _, *rest: trace_to_onnx(module, *rest))
-    built = export_command(similarity=path, out=tmp_path / "bundle", echo=said.append)
+    built = export_command(ExportRequest(path, tmp_path / "bundle"), echo=said.append)
     assert built.gradient is None
     assert re.search(reason, built.missing["gradient"])
     assert "\n" not in built.missing["gradient"]
@@ -493,13 +494,11 @@ def test_a_network_without_a_gradient_is_exported_with_the_reason(
 def test_bundles_of_onnx_files_and_exports_without(tmp_path: Path) -> None:
     made = build(
         tmp_path / "onnx",
-        similarity=networks.network(),
-        similarity_preprocessing=Preprocessing(),
-        resize=Resize(networks.SIZE, "squash"),
+        BundleSpec(SimilarityNetwork(networks.network(), Preprocessing()), Resize(networks.SIZE, "squash")),
     )
     assert (made.gradient, made.missing["gradient"]) == (None, NO_GRADIENT)
     path = checkpoint(tmp_path / "similarity.pt")
-    built = export_command(similarity=path, out=tmp_path / "without", gradient=False, echo=lambda _: None)
+    built = export_command(ExportRequest(path, tmp_path / "without", gradient=False), echo=lambda _: None)
     assert "--no-gradient" in built.missing["gradient"]
 
 

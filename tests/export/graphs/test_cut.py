@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.support.networks import Block, SmallTransformer
 from export.bundling.build import build
+from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
 from export.bundling.from_torch import to_onnx
 from export.bundling.preprocessing import Preprocessing
 from export.graphs import cut as tails
@@ -41,7 +42,7 @@ def bundled(folder: Path, model: onnx.ModelProto, **how: Any) -> Bundle:
     """A bundle of ``model``; ``how`` is what stands in front of it."""
     size = how.pop("size", SIZE)
     preprocessing = Preprocessing(how.pop("layout", "nchw"), "rgb", 1 / 255, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3))
-    return build(folder, similarity=model, similarity_preprocessing=preprocessing, resize=Resize(size, "squash"), **how)
+    return build(folder, BundleSpec(SimilarityNetwork(model, preprocessing), Resize(size, "squash"), **how))
 
 
 def halved(folder: Path, bundle: Bundle, layer: str | None = None, features: Layout | None = None) -> Cut:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.bundling.build import build
+from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
 from export.bundling.from_torch import to_onnx
 from export.bundling.gradient import trace_to_onnx
 from export.bundling.preprocessing import Preprocessing
@@ -123,10 +124,11 @@ def test_a_gradient_with_normalisations_of_its_own_is_that_of_the_folded_network
     made = tmp_path / "made"
     build(
         made,
-        similarity=to_onnx(module, SIZE, ("embedding",)),
-        similarity_preprocessing=PREPROCESSING,
-        resize=Resize(SIZE, "squash"),
-        gradient=trace_to_onnx(module, SIZE, "cosine"),
+        BundleSpec(
+            SimilarityNetwork(to_onnx(module, SIZE, ("embedding",)), PREPROCESSING),
+            Resize(SIZE, "squash"),
+            gradient=trace_to_onnx(module, SIZE, "cosine"),
+        ),
     )
     stages = cascade(made, tmp_path / "out", stages=None, seed=0)
     assert [stage.block for stage in stages] == ["head", "last.0", "inner.6", "first.0"]

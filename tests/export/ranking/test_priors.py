@@ -18,8 +18,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundling.build import build
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from export.bundling.preprocessing import Preprocessing
-from export.ranking.priors import PriorSettings, priors_command
+from export.ranking.priors.command import priors_command
+from export.ranking.priors.settings import PriorSettings
 from pipeline import cli, demo
 from pipeline.options.command_line import options_of
 from tests.support.audits import read_csv, write_csv
@@ -30,6 +32,7 @@ from transforms.core.errors import BundleError, UsageError
 from transforms.core.imaging.images import Resize
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
+from transforms.serving.models import Serving
 
 VOCABULARY = (
     "colour=red", "colour=blue", "colour=grey", "category=top", "pattern=plain", "pattern=striped", "sleeve=long",
@@ -85,12 +88,12 @@ def red_bundle(
     """A bundle of the network; its attribute network gives the vocabulary, which is all that the priors need of it."""
     build(
         folder,
-        similarity=network(pool, weights),
-        similarity_preprocessing=Preprocessing("nchw", "rgb", 1 / 255, (0, 0, 0), (1, 1, 1)),
-        resize=Resize(SIZE, "squash"),
-        attributes=attribute_network(names=len(VOCABULARY)) if attributes else None,
-        vocabulary=VOCABULARY if attributes else (),
-        **{"similarity_function": "dot", **how},
+        BundleSpec(
+            SimilarityNetwork(network(pool, weights), Preprocessing("nchw", "rgb", 1 / 255, (0, 0, 0), (1, 1, 1))),
+            Resize(SIZE, "squash"),
+            attributes=AttributeNetwork(attribute_network(names=len(VOCABULARY)), VOCABULARY) if attributes else None,
+            **{"similarity_function": "dot", **how},
+        ),
     )
     return folder
 
@@ -455,8 +458,8 @@ def test_a_bundle_that_changes_meanwhile(own: Path, catalogue: Path) -> None:
             bundles.write(weighed, own)
 
     made = priors_command(
-        bundle=own,
-        catalogue=str(catalogue),
+        Serving(str(own)),
+        str(catalogue),
         settings=PriorSettings(min_count=6, counter_sets=2, random_concepts=2),
         echo=calibrate,
     )
@@ -471,8 +474,8 @@ def test_a_bundle_that_changes_meanwhile(own: Path, catalogue: Path) -> None:
 
     with pytest.raises(UsageError, match="another bundle meanwhile"):
         priors_command(
-            bundle=own,
-            catalogue=str(catalogue),
+            Serving(str(own)),
+            str(catalogue),
             settings=PriorSettings(min_count=6, counter_sets=2, random_concepts=2),
             echo=exchange,
         )
@@ -493,8 +496,8 @@ def test_a_failing_network_is_named(own: Path, catalogue: Path) -> None:
     bundles.write(replace(described, similarity=similarity), own)
     with pytest.raises(BundleError, match="activations are the same for products with and without"):
         priors_command(
-            bundle=own,
-            catalogue=str(catalogue),
+            Serving(str(own)),
+            str(catalogue),
             settings=PriorSettings(min_count=6, counter_sets=2, random_concepts=2),
             echo=lambda _: None,
         )

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.bundling.build import build
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from export.ranking import calibrate as ranking
-from export.ranking.calibrate import FOLDS, calibrate, calibrate_command
-from export.ranking.catalogue_embeddings import _products, embed_catalogue
-from export.ranking.evidence import RankingDataset, collect
+from export.ranking.calibrate import FOLDS, CalibrationRequest, calibrate, calibrate_command
+from export.ranking.catalogue_embeddings import embed_catalogue
+from export.ranking.evidence import AuditMaps, RankingDataset, collect
+from export.ranking.products import read_products
 from export.training.splits import with_splits
 from pipeline import cli
 from tests.support.audits import audit, table, write_csv
@@ -30,13 +32,14 @@ from tests.support.removal import by_definition
 from tests.support.rows import explanation, publish, run
 from transforms import storage
 from transforms.core.attributes.ranking import Ranking, match_scores
-from transforms.core.errors import BundleError, UsageError
+from transforms.core.errors import BundleError, ModelFailed, UsageError
 from transforms.core.imaging.images import Resize
 from transforms.core.metrics.removal import Oracle, Pool, Removal
 from transforms.core.records import Float64
 from transforms.serving import bundle as bundles
 from transforms.serving.attribute_model import AttributeModel
 from transforms.serving.bundle import Bundle
+from transforms.serving.models import Serving
 from transforms.serving.similarity_model import SimilarityModel
 
 KINDS, COLOURS = ("dress", "skirt", "top"), ("blue", "green", "red")
@@ -80,12 +83,12 @@ def shop_bundle(folder: Path, **given: Any) -> Bundle:
     """A bundle of hand-built networks with the attributes of ``VOCABULARY``."""
     return build(
         folder,
-        similarity=network(size=SIZE),
-        similarity_preprocessing=PREPROCESSING,
-        resize=Resize(SIZE, "squash"),
-        attributes=attribute_network(names=len(VOCABULARY)),
-        vocabulary=VOCABULARY,
-        **given,
+        BundleSpec(
+            SimilarityNetwork(network(size=SIZE), PREPROCESSING),
+            Resize(SIZE, "squash"),
+            attributes=AttributeNetwork(attribute_network(names=len(VOCABULARY)), VOCABULARY),
+            **given,
+        ),
     )
 
 
@@ -175,34 +178,37 @@ def rows_of(world: World, pairs: Sequence[tuple[str, str]], **given: Any) -> lis
 
 
 def collected(out: Path, served: Path, shop: Path, **given: Any) -> RankingDataset:
-    return collect(str(out), str(served), str(shop / "products.csv"), **{"echo": quiet, **given})
+    maps = AuditMaps(str(out), given.pop("run_id", None), given.pop("method", None))
+    return collect(maps, Serving(str(served)), str(shop / "products.csv"), **{"echo": quiet, **given})
 
 
 def test_the_parts_of_a_run_by_definition(tmp_path: Path, world: World, shop: Path, served: Path) -> None:
     rows = rows_of(world, pairs_of(world))
     publish_run(tmp_path, "valid", world.bundle, rows)
-    parts = collected(tmp_path, served, shop, removal=Removal(3, 2, 1))
-    assert list(zip(parts.queries, parts.pairs, strict=True)) == sorted(zip(parts.queries, parts.pairs, strict=True))
-    assert set(parts.pairs) == {row["pair_id"] for row in rows}
-    assert parts.vocabulary == VOCABULARY
-    assert (parts.run_id, parts.method, set(parts.splits)) == ("valid", "rise", {"valid"})
-    np.testing.assert_array_equal(parts.prior, world.bundle.priors)
+    dataset = collected(tmp_path, served, shop, removal=Removal(3, 2, 1))
+    assert list(zip(dataset.queries, dataset.pairs, strict=True)) == sorted(
+        zip(dataset.queries, dataset.pairs, strict=True)
+    )
+    assert set(dataset.pairs) == {row["pair_id"] for row in rows}
+    assert dataset.vocabulary == VOCABULARY
+    assert (dataset.run_id, dataset.method, set(dataset.splits)) == ("valid", "rise", {"valid"})
+    np.testing.assert_array_equal(dataset.prior, world.bundle.priors)
     by_pair = {row["pair_id"]: row for row in rows}
-    for at, pair in enumerate(parts.pairs):
+    for at, pair in enumerate(dataset.pairs):
         row = by_pair[pair]
-        assert (parts.queries[at], parts.references[at]) == (row["query_id"], row["reference_id"])
+        assert (dataset.queries[at], dataset.references[at]) == (row["query_id"], row["reference_id"])
         place = world.ids.index(row["query_id"])
-        np.testing.assert_allclose(parts.confidence[at], world.confidence[place], atol=1e-6)
+        np.testing.assert_allclose(dataset.confidence[at], world.confidence[place], atol=1e-6)
         saliency: Float64 = np.array(row["map"], np.float32).astype(np.float64).reshape(2, 3)
-        np.testing.assert_allclose(parts.match[at], match_scores(world.activations[place], saliency), atol=1e-5)
+        np.testing.assert_allclose(dataset.match[at], match_scores(world.activations[place], saliency), atol=1e-5)
         expected = world.drops(row["query_id"], row["reference_id"], Removal(3, 2, 1))
-        np.testing.assert_allclose(parts.drops[at], expected, atol=1e-5)
+        np.testing.assert_allclose(dataset.drops[at], expected, atol=1e-5)
         cells = world.rows[row["query_id"]]
         has = [name in (f"kind={cells[2]}", f"colour={cells[3]}") for name in VOCABULARY]
-        np.testing.assert_array_equal(parts.on_query[at], has)
-    assert (np.isfinite(parts.drops) & parts.on_query).any(axis=1).all()
+        np.testing.assert_array_equal(dataset.on_query[at], has)
+    assert (np.isfinite(dataset.drops) & dataset.on_query).any(axis=1).all()
     # what cannot be used is counted: one damaged image, one missing, one id of two rows
-    assert parts.left_out == {"not_an_image": 1, "not_found": 1, "ambiguous_product": 2}
+    assert dataset.left_out == {"not_an_image": 1, "not_found": 1, "ambiguous_product": 2}
 
 
 def test_conditions_compare_masked_embeddings(tmp_path: Path, world: World, shop: Path, served: Path) -> None:
@@ -218,13 +224,13 @@ def test_conditions_compare_masked_embeddings(tmp_path: Path, world: World, shop
         for row, pair in zip(rows_of(world, pairs), pairs, strict=True)
     ]
     publish_run(tmp_path, "both", world.bundle, [*plain, *masked])
-    parts = collected(tmp_path, served, shop, removal=ANY)
-    assert sorted(parts.conditions, key=str) == [None] * 4 + ["worn"] * 4
-    for at, condition in enumerate(parts.conditions):
+    dataset = collected(tmp_path, served, shop, removal=ANY)
+    assert sorted(dataset.conditions, key=str) == [None] * 4 + ["worn"] * 4
+    for at, condition in enumerate(dataset.conditions):
         mask = CONDITION if condition else (1,) * D
-        pair = parts.queries[at], parts.references[at]
-        assert parts.similarity[at] == pytest.approx(world.similarity(*pair, mask), abs=1e-6)
-        np.testing.assert_allclose(parts.drops[at], world.drops(*pair, ANY, mask), atol=1e-5)
+        pair = dataset.queries[at], dataset.references[at]
+        assert dataset.similarity[at] == pytest.approx(world.similarity(*pair, mask), abs=1e-6)
+        np.testing.assert_allclose(dataset.drops[at], world.drops(*pair, ANY, mask), atol=1e-5)
 
 
 def test_only_what_explains_the_query_is_read(tmp_path: Path, world: World, shop: Path, served: Path) -> None:
@@ -242,8 +248,8 @@ def test_pairs_of_other_images_are_left_out_and_said(tmp_path: Path, world: Worl
     rows += [{**rows[0], "pair_id": "x", "reference_id": "p57"}, {**rows[0], "pair_id": "y", "query_id": "twice"}]
     publish_run(tmp_path, "changed", world.bundle, rows)
     said: list[str] = []
-    parts = collected(tmp_path, served, shop, echo=said.append)
-    assert parts.queries == (pairs[0][0], pairs[2][0])
+    dataset = collected(tmp_path, served, shop, echo=said.append)
+    assert dataset.queries == (pairs[0][0], pairs[2][0])
     assert any("2 query or reference is no usable product" in line and "1 similarity" in line for line in said)
     publish_run(tmp_path, "nothing", world.bundle, rows[-2:], minutes=5)
     with pytest.raises(UsageError, match="no pair of run nothing"):
@@ -280,8 +286,12 @@ def test_a_method_is_chosen(tmp_path: Path, world: World, shop: Path, served: Pa
         collected(tmp_path, served, shop)
     with pytest.raises(UsageError, match="no maps of 'mask'; it has those of lime, rise"):
         collected(tmp_path, served, shop, method="mask")
-    seen = embed_catalogue(str(served), str(shop / "products.csv"), {query for query, _ in pairs}, echo=quiet)
-    one, other = (collected(tmp_path, served, shop, method=method, seen=seen) for method in ("lime", "rise"))
+    embeddings = embed_catalogue(
+        Serving(str(served)), str(shop / "products.csv"), {query for query, _ in pairs}, echo=quiet
+    )
+    one, other = (
+        collected(tmp_path, served, shop, method=method, embeddings=embeddings) for method in ("lime", "rise")
+    )
     assert one.pairs == other.pairs
     np.testing.assert_array_equal(one.drops, other.drops)
     assert (one.match != other.match).any()
@@ -297,10 +307,10 @@ def test_a_catalogue_without_the_columns_is_refused(tmp_path: Path, world: World
     publish_run(tmp_path, "run", world.bundle, rows_of(world, pairs_of(world, 2)))
     catalogue = write_csv(tmp_path / "bare.csv", [{"id": "p01", "image": "p01.png", "kind": "top"}])
     with pytest.raises(UsageError, match="no column 'colour'"):
-        collect(str(tmp_path), str(served), str(catalogue), echo=quiet)
+        collect(AuditMaps(str(tmp_path)), Serving(str(served)), str(catalogue), echo=quiet)
 
 
-def some_parts(drops: Float64, **given: Any) -> RankingDataset:
+def some_dataset(drops: Float64, **given: Any) -> RankingDataset:
     rng = np.random.default_rng(8)
     count, names = drops.shape
     text = tuple(map(str, range(count)))
@@ -328,21 +338,21 @@ def test_the_best_of_all_kinds_is_chosen() -> None:
     rng = np.random.default_rng(1)
     confidence, match = rng.random((300, 6)), rng.uniform(-1, 1, (300, 6))
     # what matters is a step of the match, and within it the confidence: only isotonic can say so
-    parts = some_parts((match > 0.4) + 0.2 * confidence, confidence=confidence, match=match)
-    found = calibrate(parts)
+    dataset = some_dataset((match > 0.4) + 0.2 * confidence, confidence=confidence, match=match)
+    found = calibrate(dataset)
     removals = {kind: point.removal for kind, point in found.held_out.items()}
     assert list(removals) == ["standard", "quantile", "isotonic"]
     assert found.kind == max(removals, key=lambda kind: removals[kind]) == "isotonic"
     scales, search = found.searches[found.kind]
     assert (found.phi, found.scales) == (search.best.phi, scales)
     # every figure is that of the ranking that an audit would make
-    judged = Oracle(parts.drops).judge(Ranking(found.phi, found.scales).scores(confidence, match))
+    judged = Oracle(dataset.drops).judge(Ranking(found.phi, found.scales).scores(confidence, match))
     assert (search.best.removal, search.best.top1) == (judged.removal, judged.top1)
-    assert found.alone.removal == Oracle(parts.drops).judge(confidence).removal < search.best.removal
+    assert found.alone.removal == Oracle(dataset.drops).judge(confidence).removal < search.best.removal
     before = Ranking((0.1, 0.9, 0.0))
     assert (
-        calibrate(parts, ("standard",), before).before.top1
-        == Oracle(parts.drops).judge(before.scores(confidence, match)).top1
+        calibrate(dataset, ("standard",), before).before.top1
+        == Oracle(dataset.drops).judge(before.scores(confidence, match)).top1
     )
 
 
@@ -352,8 +362,8 @@ def test_what_fits_only_its_own_pairs_is_not_chosen() -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)
         given = {"confidence": rng.random((40, 5)), "match": rng.uniform(-1, 1, (40, 5))}
-        parts = some_parts(rng.normal(size=(40, 5)), queries=tuple(f"q{at // 2}" for at in range(40)), **given)
-        found = calibrate(parts)
+        dataset = some_dataset(rng.normal(size=(40, 5)), queries=tuple(f"q{at // 2}" for at in range(40)), **given)
+        found = calibrate(dataset)
         best = max(found.held_out, key=lambda kind: (found.held_out[kind].removal, found.held_out[kind].top1))
         assert found.kind == best
         assert (found.scales, found.phi) == (found.searches[best][0], found.searches[best][1].best.phi)
@@ -377,7 +387,7 @@ def test_folds_are_of_queries_and_each_leaves_judged_pairs() -> None:
     shuffled = ranking._folds([queries[at] for at in order], judged[order])
     np.testing.assert_array_equal(shuffled, folds[order])
     with pytest.raises(UsageError, match="a single query"):
-        calibrate(some_parts(np.eye(4), queries=("one",) * 4))
+        calibrate(some_dataset(np.eye(4), queries=("one",) * 4))
 
 
 def test_splits_are_those_of_a_training(shop: Path, served: Path, tmp_path: Path) -> None:
@@ -385,11 +395,11 @@ def test_splits_are_those_of_a_training(shop: Path, served: Path, tmp_path: Path
     own = [line.replace(",valid", ",Validation").replace(",test", ",holdout") for line in lines]
     (shop / "named.csv").write_text("\n".join(own) + "\n")
     (shop / "without.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n")
-    seen = embed_catalogue(str(served), str(shop / "named.csv"), (), echo=quiet)
-    assert set(seen.splits) == {"train", "valid", "holdout"}
-    assert seen.splits[seen.gallery.places["p01"]] == "valid"
-    without = embed_catalogue(str(served), str(shop / "without.csv"), (), echo=quiet)
-    products = _products(str(shop / "without.csv"), ["kind"], Counter())
+    embeddings = embed_catalogue(Serving(str(served)), str(shop / "named.csv"), (), echo=quiet)
+    assert set(embeddings.splits) == {"train", "valid", "holdout"}
+    assert embeddings.splits[embeddings.gallery.places["p01"]] == "valid"
+    without = embed_catalogue(Serving(str(served)), str(shop / "without.csv"), (), echo=quiet)
+    products = read_products(str(shop / "without.csv"), ["kind"], Counter())
     by_id = {product.id: product.split for product in with_splits(products)}
     assert all(without.splits[place] == by_id[product] for product, place in without.gallery.places.items())
     assert set(without.splits) == {"train", "valid", "test"}
@@ -398,7 +408,7 @@ def test_splits_are_those_of_a_training(shop: Path, served: Path, tmp_path: Path
 def test_nothing_to_judge_is_said() -> None:
     drops = np.array([[np.nan, 0.0], [-0.1, 0.0], [-0.2, 0.0]])
     with pytest.raises(UsageError, match=r"none of the 3 pairs can be judged: of 1 no .* of 2 none"):
-        calibrate(some_parts(drops))
+        calibrate(some_dataset(drops))
 
 
 def test_bundle_json_is_replaced_whole_or_not_at_all(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,21 +445,21 @@ def test_an_audit_ranks_as_calibrated(
     options = ["--catalogue", str(shop / "products.csv"), "--top", "6", "--map-size", "6x8", "--threads", "1"]
     assert audit(shop / "pairs.csv", own, out, "before", *options) == 0
     before = bundles.read(str(own))
-    parts = collected(out, own, shop, removal=ANY)
+    dataset = collected(out, own, shop, removal=ANY)
     # the parts are those that the audit ranked by
     for row in table(out, "explanations", "before"):
-        at = parts.pairs.index(row["pair_id"])
+        at = dataset.pairs.index(row["pair_id"])
         for one in row["top"]:
             name = VOCABULARY.index(one["name"])
-            assert parts.confidence[at, name] == pytest.approx(one["confidence"], abs=1e-6)
-            assert parts.match[at, name] == pytest.approx(one["match"], abs=1e-5)
-        assert parts.similarity[at] == pytest.approx(row["similarity"], abs=1e-6)
+            assert dataset.confidence[at, name] == pytest.approx(one["confidence"], abs=1e-6)
+            assert dataset.match[at, name] == pytest.approx(one["match"], abs=1e-5)
+        assert dataset.similarity[at] == pytest.approx(row["similarity"], abs=1e-6)
 
     capsys.readouterr()
     assert calibrate_on_disk(own, shop, out, "--record", str(record), "--max-distance", "9") == 0
     said = capsys.readouterr().out
     after = bundles.read(str(own))
-    found = calibrate(parts)
+    found = calibrate(dataset)
     assert (after.phi, after.scales) == (found.phi, found.scales)
     assert replace(after, phi=before.phi, scales=before.scales) == before
     assert (after.model_id, after.vocabulary_id) == (before.model_id, before.vocabulary_id)
@@ -470,11 +480,11 @@ def test_an_audit_ranks_as_calibrated(
     assert written["before"]["phi"] == [0.5, 0.5, 0.0]
 
     assert audit(shop / "pairs.csv", own, out, "after", *options) == 0
-    scores = after.ranking.scores(parts.confidence, parts.match)
+    scores = after.ranking.scores(dataset.confidence, dataset.match)
     changed = 0
     old = {row["pair_id"]: row["top"] for row in table(out, "explanations", "before")}
     for row in table(out, "explanations", "after"):
-        at = parts.pairs.index(row["pair_id"])
+        at = dataset.pairs.index(row["pair_id"])
         names = [VOCABULARY.index(one["name"]) for one in row["top"]]
         assert [one["score"] for one in row["top"]] == pytest.approx(scores[at, names], abs=1e-4)
         changed += [one["name"] for one in row["top"]] != [one["name"] for one in old[row["pair_id"]]]
@@ -537,9 +547,9 @@ def test_only_queries_of_the_split_count(own: Path, shop: Path, tmp_path: Path, 
         said = capsys.readouterr().out
         assert ("16 pairs of 16 queries (10 valid, 6 test)" if options else "10 pairs of 10 queries (10 valid)") in said
     assert phis[0] == phis[1] != phis[2]
-    parts = collected(tmp_path / "out", own, shop).of_split("dev")
-    assert parts.left_out["query is of another split"] == 6
-    assert len(parts.drops) == len(parts.pairs) == 10
+    dataset = collected(tmp_path / "out", own, shop).of_split("dev")
+    assert dataset.left_out["query is of another split"] == 6
+    assert len(dataset.drops) == len(dataset.pairs) == 10
 
 
 def test_images_may_lie_behind_http_only_where_allowed(
@@ -587,14 +597,15 @@ def test_what_changes_meanwhile_is_kept_or_refused(
 
     monkeypatch.setattr(ranking, "calibrate", meanwhile)
     record = tmp_path / "record.json"
-    options: dict[str, Any] = {"tables": str(tmp_path / "out"), "removal": ANY, "record": record, "echo": quiet}
+    maps = AuditMaps(str(tmp_path / "out"))
+    request = CalibrationRequest(Serving(str(own)), str(shop / "products.csv"), maps, removal=ANY, record=record)
     if says is None:
-        found = calibrate_command(bundle=own, catalogue=str(shop / "products.csv"), **options)
+        found = calibrate_command(request, echo=quiet)
         after = bundles.read(str(own))
         assert (after.phi, after.scales, after.training) == (found.phi, found.scales, {"note": "new"})
         return
     with pytest.raises(UsageError, match=says):
-        calibrate_command(bundle=own, catalogue=str(shop / "products.csv"), **options)
+        calibrate_command(request, echo=quiet)
     assert not record.exists()
     assert bundles.read(str(own)) == replace(world.bundle, **changed)
 
@@ -622,12 +633,12 @@ def test_rows_without_a_usable_map_or_similarity_are_counted(
     columns = pq.read_schema(place)
     loose = pyarrow.schema([field.with_nullable(True) for field in columns])
     pq.write_table(pyarrow.Table.from_pylist(table, schema=loose), place)
-    parts = collected(tmp_path, served, shop)
-    assert set(parts.pairs) == {rows[at]["pair_id"] for at in (0, 5, 7)}
-    assert parts.left_out["the map is none, or not of finite numbers"] == 3
-    assert parts.left_out["similarity is not the audited one: an image has changed"] == 2
-    assert parts.left_out["the bundle has no such condition"] == 1
-    assert np.isfinite(parts.match).all()
+    dataset = collected(tmp_path, served, shop)
+    assert set(dataset.pairs) == {rows[at]["pair_id"] for at in (0, 5, 7)}
+    assert dataset.left_out["the map is none, or not of finite numbers"] == 3
+    assert dataset.left_out["similarity is not the audited one: an image has changed"] == 2
+    assert dataset.left_out["the bundle has no such condition"] == 1
+    assert np.isfinite(dataset.match).all()
     pq.write_table(pyarrow.Table.from_pylist(table, schema=loose).drop_columns(["method"]), place)
     with pytest.raises(UsageError, match=r"part-00000.parquet has 0 columns 'method'"):
         collected(tmp_path, served, shop)
@@ -647,16 +658,16 @@ def test_stand_ins_are_of_the_query_s_type(shop: Path, tmp_path: Path, column: s
         for row, pair in zip(rows_of(world, pairs), pairs, strict=True)
     ]
     publish_run(tmp_path / "out", "run", world.bundle, rows)
-    parts = collected(tmp_path / "out", tmp_path / "typed", shop, removal=ANY)
+    dataset = collected(tmp_path / "out", tmp_path / "typed", shop, removal=ANY)
     cell = {"kind": 2, "colour": 3, "split": 4}[column]
     types = [row[cell] for row in world.rows.values()]
     numbers = np.array([sorted(set(types)).index(one) if one else -1 for one in types])
     of_column = [name.startswith(f"{column}=") for name in VOCABULARY]
-    for at, pair in enumerate(zip(parts.queries, parts.references, strict=True)):
+    for at, pair in enumerate(zip(dataset.queries, dataset.references, strict=True)):
         expected = np.array(world.drops(*pair, ANY, CONDITION, numbers))
         expected[of_column] = np.nan
-        np.testing.assert_allclose(parts.drops[at], expected, atol=1e-5)
-    assert np.isfinite(parts.drops).any()
+        np.testing.assert_allclose(dataset.drops[at], expected, atol=1e-5)
+    assert np.isfinite(dataset.drops).any()
 
 
 def test_images_of_other_folders_are_named(own: Path, shop: Path, tmp_path: Path) -> None:
@@ -672,7 +683,36 @@ def test_images_of_other_folders_are_named(own: Path, shop: Path, tmp_path: Path
 
 
 def test_access_defaults_to_the_catalogues_folder(shop: Path, served: Path) -> None:
-    allowed = embed_catalogue(str(served), str(shop / "products.csv"), (), echo=quiet)
+    allowed = embed_catalogue(Serving(str(served)), str(shop / "products.csv"), (), echo=quiet)
     assert len(allowed.gallery.places) == 56
     with pytest.raises(UsageError, match=r"no product .* can be used: .*address_refused"):
-        embed_catalogue(str(served), str(shop / "products.csv"), (), access=storage.Access(), echo=quiet)
+        embed_catalogue(Serving(str(served)), str(shop / "products.csv"), (), access=storage.Access(), echo=quiet)
+
+
+def test_an_image_that_fails_takes_no_other_of_its_batch_with_it(
+    shop: Path, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the similarity network, for a product, nor in the attribute network, for a query."""
+    catalogue = str(shop / "products.csv")
+    whole = embed_catalogue(Serving(str(served)), catalogue, {"p04", "p07"}, echo=quiet)
+    bad, worse = (np.asarray(Image.open(shop / name)) for name in ("03.png", "04.png"))
+    embed, predict = SimilarityModel.embed, AttributeModel.predict
+
+    def fail_on(refused: NDArray[np.uint8], run: Any) -> Any:
+        def failing(model: Any, images: NDArray[np.uint8]) -> Any:
+            if any(np.array_equal(image, refused) for image in images):
+                raise ModelFailed("out of memory")
+            return run(model, images)
+
+        return failing
+
+    monkeypatch.setattr(SimilarityModel, "embed", fail_on(bad, embed))
+    monkeypatch.setattr(AttributeModel, "predict", fail_on(worse, predict))
+    left = embed_catalogue(Serving(str(served)), catalogue, {"p04", "p07"}, echo=quiet)
+    assert set(whole.gallery.places) - set(left.gallery.places) == {"p03", "p04"}
+    assert left.left_out[ModelFailed.reason] == 2
+    for product, place in left.gallery.places.items():
+        np.testing.assert_array_equal(
+            left.gallery.embeddings[place], whole.gallery.embeddings[whole.gallery.places[product]]
+        )
+    assert set(left.activations) == {left.gallery.places["p07"]}

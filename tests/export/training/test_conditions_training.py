@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from export.bundling.from_torch import export_command
+from export.bundling.from_torch import ExportRequest, export_command
 from export.training.conditions import (
     ConditionalLoss,
     Conditions,
@@ -480,7 +480,7 @@ def test_a_bundle_has_the_plain_embedding_and_the_masks(tmp_path: Path) -> None:
     checkpoint(tmp_path / "plain.pt", replace(CONFIG, conditions=()))
     said: list[str] = []
     for name in ("similarity", "plain"):
-        export_command(similarity=tmp_path / f"{name}.pt", out=tmp_path / name, gradient=False, echo=said.append)
+        export_command(ExportRequest(tmp_path / f"{name}.pt", tmp_path / name, gradient=False), echo=said.append)
     built, plain = (bundles.read(str(tmp_path / name)) for name in ("similarity", "plain"))
     assert list(built.conditions) == list(NAMES)
     assert [list(mask) for mask in built.conditions.values()] == made.masks().tolist()

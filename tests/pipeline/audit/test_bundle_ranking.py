@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.bundling.build import build
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from tests.support.audits import audit, table, write_csv
 from tests.support.bundles import PREPROCESSING, VOCABULARY, small_bundle
 from tests.support.networks import SIZE, attribute_network, network
@@ -109,12 +110,12 @@ def test_nothing_is_built_with_a_wrong_phi(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"phi is three finite weights of at least 0, got \(-1"):
         build(
             tmp_path / "b",
-            similarity=network(),
-            similarity_preprocessing=PREPROCESSING,
-            resize=Resize(SIZE, "squash"),
-            attributes=attribute_network(),
-            vocabulary=VOCABULARY,
-            phi=(-1.0, 0.0, 0.0),
+            BundleSpec(
+                SimilarityNetwork(network(), PREPROCESSING),
+                Resize(SIZE, "squash"),
+                attributes=AttributeNetwork(attribute_network(), VOCABULARY),
+                phi=(-1.0, 0.0, 0.0),
+            ),
         )
     assert list(tmp_path.iterdir()) == []
 

@@ -15,8 +15,10 @@ import PIL.Image
 import pytest
 
 from export.bundling.build import build
-from export.bundling.from_onnx import bundle_command
+from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
+from export.bundling.from_onnx import BundleRequest, bundle_command
 from export.bundling.preprocessing import Preprocessing
+from export.bundling.preprocessing_settings import PreprocessingFlags
 from pipeline import cli
 from pipeline.audit import check_scores
 from pipeline.audit.options import AuditOptions
@@ -86,7 +88,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 def bundled(out: Path, preprocessing: Preprocessing = PREPROCESSING, resize: Resize = RESIZE, **more: Any) -> Path:
-    build(out, similarity=network(), similarity_preprocessing=preprocessing, resize=resize, **more)
+    build(out, BundleSpec(SimilarityNetwork(network(), preprocessing), resize, **more))
     return out
 
 
@@ -146,15 +148,18 @@ def test_a_wrong_normalisation_is_named(
     head: Any = "static_expand" if batch == 3 else "flatten"
     made = build(
         tmp_path / "bundle",
-        similarity=network(head=head, batch=batch),
-        similarity_preprocessing=replace(PREPROCESSING, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3),
-        resize=RESIZE,
+        BundleSpec(
+            SimilarityNetwork(
+                network(head=head, batch=batch), replace(PREPROCESSING, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+            ),
+            RESIZE,
+        ),
     )
     assert made.similarity.batch == (3 if batch == 3 else None)
     assert check(manifest, tmp_path / "bundle") == 2
     wanted = "with --scale 0.00392156863 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 in place of --scale 1 --mean 0,0,0"
     assert wanted in capsys.readouterr().err
-    build(tmp_path / "mended", similarity=network(), similarity_preprocessing=half, resize=RESIZE)
+    build(tmp_path / "mended", BundleSpec(SimilarityNetwork(network(), half), RESIZE))
     assert check(manifest, tmp_path / "mended") == 0
 
 
@@ -423,9 +428,9 @@ def test_a_real_network(
         "normalisation": (imagenet, "with --scale 1 --mean 127,127,127 --std 128,128,128 in place of"),
     }
     for name, (wrong, cause) in cases.items():
-        bundle_command(
-            similarity_onnx=tmp_path / "network.onnx", out=tmp_path / name, echo=lambda _: None, **{**settings, **wrong}
-        )
+        flags = PreprocessingFlags(**{**settings, **wrong})
+        request = BundleRequest(tmp_path / "network.onnx", tmp_path / name, preprocessing=flags)
+        bundle_command(request, echo=lambda _: None)
         code = check(manifest, tmp_path / name, "--catalogue", address, "--threads", "1")
         said = capsys.readouterr()
         assert (code, cause in said.err) == (2 if wrong else 0, True), said.err

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from export.bundling.build import build
+from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from pipeline.audit.bundle_fit import check_bundle, plan_memory
 from pipeline.audit.options import AuditOptions
 from tests.support.audits import audit, read_csv, table, write_csv
@@ -94,13 +95,13 @@ def built(folder: Path, function: SimilarityFunction, name: str | None = None) -
     """The bundle of all conditions or, by hand, that of one of them: its graph ends in the mask, and then the norm."""
     return build(
         folder,
-        similarity=network() if name is None else ending_in(network(), CONDITIONS[name]),
-        similarity_preprocessing=PREPROCESSING,
-        resize=Resize(SIZE, "squash"),
-        similarity_function=function,
-        attributes=attribute_network(),
-        vocabulary=VOCABULARY,
-        conditions=CONDITIONS if name is None else None,
+        BundleSpec(
+            SimilarityNetwork(network() if name is None else ending_in(network(), CONDITIONS[name]), PREPROCESSING),
+            Resize(SIZE, "squash"),
+            attributes=AttributeNetwork(attribute_network(), VOCABULARY),
+            similarity_function=function,
+            conditions=CONDITIONS if name is None else {},
+        ),
     )
 
 
@@ -588,11 +589,14 @@ def sloped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         similarity.CopyFrom(embedding)
         made = build(
             folder / (name or "all"),
-            similarity=similarity if name is None else ending_in(similarity, CONDITIONS[name]),
-            similarity_preprocessing=PREPROCESSING,
-            resize=Resize(SIZE, "squash"),
-            gradient=trace_to_onnx(layers(CONDITIONS[name] if name else None), SIZE, "cosine", name is None),
-            conditions=CONDITIONS if name is None else None,
+            BundleSpec(
+                SimilarityNetwork(
+                    similarity if name is None else ending_in(similarity, CONDITIONS[name]), PREPROCESSING
+                ),
+                Resize(SIZE, "squash"),
+                gradient=trace_to_onnx(layers(CONDITIONS[name] if name else None), SIZE, "cosine", name is None),
+                conditions=CONDITIONS if name is None else {},
+            ),
         )
         assert made.gradient is not None, made.missing
     torch.set_num_threads(threads)
