@@ -18,7 +18,7 @@ def blocks(page: Path) -> list[tuple[str, str | None]]:
 
 
 def executed(page: Path) -> Iterator[tuple[str, str | None, str]]:
-    """Runs the blocks of ``page`` one after the other, as a notebook does: code, what it should print, what it prints."""
+    """Runs the blocks of ``page`` one after the other, as a notebook does: code, what it should print, what it does."""
     names: dict[str, Any] = {}
     for code, said in blocks(page):
         stream = io.StringIO()
