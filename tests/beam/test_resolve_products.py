@@ -64,6 +64,7 @@ def test_unasked_no_regions_cross_the_shuffle() -> None:
         assert crossing(product, False) == replace(product, regions=None, boxes=None)
 
 
+@pytest.mark.engine
 def test_the_query_s_regions_alone_where_it_alone_is_explained() -> None:
     pairs = [pair("1", "2"), pair("2", "3"), pair("3", "1"), pair("1", "9")]
     with beam.Pipeline(FnApiRunner()) as pipeline:

@@ -56,6 +56,7 @@ def test_runner_arguments() -> None:
     assert runners.runner_of(options(runner="dataflow")) == "DataflowRunner"
 
 
+@pytest.mark.engine
 def test_a_broken_pipeline_is_a_run_error_without_secrets(
     bundle: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
