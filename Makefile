@@ -11,7 +11,7 @@ DATA ?= ../shared/data/fashion-products
 PINS := setup.py pyproject.toml constraints.txt Makefile
 
 .DEFAULT_GOAL := help
-.PHONY: help audit test check demo-bundle fashion sane sane-search evaluation benchmark clean
+.PHONY: help audit test test-slow check demo-bundle fashion sane sane-search evaluation benchmark clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -26,8 +26,11 @@ audit: $(VENV)/.audit ## explain a drawn catalogue's recommendations; no torch, 
 	@echo '  .venv/bin/whymatch bundle --help                     # model.onnx and its preprocessing -> bundle'
 	@echo '  .venv/bin/whymatch audit --manifest pairs.csv --bundle bundle --out tables     # columns: query, reference'
 
-test: $(VENV)/.test ## all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(VENV)/.test ## the tests but the slow ones; under ten minutes on two cores
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
+test-slow: $(VENV)/.test ## the slow tests: trainings and studies from nothing
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 check: $(VENV)/.test ## format, lint and strict types
 	$(BIN)/ruff format --check .

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.notebook.audit import audit as audit
-
     from pipeline.notebook.bundle import Bundle as Bundle
     from pipeline.notebook.explanation import Explanations as Explanations
     from pipeline.notebook.explanation import NamedAttribute as NamedAttribute

@@ -67,6 +67,7 @@ def counts(found: list[tuple[str, Any]]) -> Counter[str]:
     return total
 
 
+@pytest.mark.engine
 def test_every_row_is_a_pair_a_failure_or_counted_as_not_sampled(tmp_path: Path) -> None:
     files, strata = manifest(tmp_path), Strata("kind", catalogue(tmp_path))
     with census.take(files, strata=strata, seed=SEED) as counted:
@@ -99,6 +100,7 @@ def test_every_row_is_a_pair_a_failure_or_counted_as_not_sampled(tmp_path: Path)
     }
 
 
+@pytest.mark.engine
 def test_without_a_design_nothing_is_left_out(tmp_path: Path) -> None:
     found = read(ReadPairs(manifest(tmp_path)), tmp_path)
     total = counts(found)
@@ -107,6 +109,7 @@ def test_without_a_design_nothing_is_left_out(tmp_path: Path) -> None:
     assert {(item.stratum, item.weight) for name, item in found if name != "counts"} == {("all", 1.0)}
 
 
+@pytest.mark.engine
 def test_a_design_without_strata_has_one_stratum(tmp_path: Path) -> None:
     design = SamplingDesign(SEED, {"all": Stratum("all", 40, 20, 103, 51, 0.5)})
     found = read(ReadPairs(manifest(tmp_path), design=design), tmp_path)

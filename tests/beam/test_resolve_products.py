@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import apache_beam as beam
+import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
@@ -17,6 +18,7 @@ BARE = Product("3", "/c/3.jpg")
 PRODUCTS = [LABELLED, BOXED, BARE]
 
 
+@pytest.mark.engine
 def test_the_query_s_regions_alone_where_it_alone_is_explained() -> None:
     pairs = [Pair(f"p{query}{reference}", query, reference) for query, reference in ("12", "23", "31", "19")]
     with beam.Pipeline(FnApiRunner()) as pipeline:

@@ -223,6 +223,8 @@ def in_this_process(arguments: Sequence[str], log: Path) -> int:
 SMALL = ("--backbone", "export.training.networks.small_network:network", "--size", "48x40")
 
 
+@pytest.mark.engine
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_small_study_of_real_photographs_from_nothing(tmp_path: Path) -> None:
     """Of drawn ones, in fact: every step of ``make sane``, and the page."""
@@ -276,6 +278,8 @@ def test_a_small_study_of_real_photographs_from_nothing(tmp_path: Path) -> None:
         report.rewritten("no marks", results)
 
 
+@pytest.mark.engine
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_small_study_of_garments_from_nothing(tmp_path: Path) -> None:
     plan = Garments(

@@ -53,6 +53,7 @@ def of(*methods: object, perturb: str = "query", fill: str | None = None) -> lis
     return made
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("explain", "more"),
     [
@@ -104,6 +105,7 @@ def options_of(manifest: Path, bundle: Path, *more: str) -> AuditOptions:
     return options
 
 
+@pytest.mark.engine
 def test_early_stops_take_at_most_what_was_foretold(complete: Path, manifest: Path, tmp_path: Path) -> None:
     more = ["--converge", "0.05", "--set", "rise.cells=2", "--set", "rise.masks=64"]
     assert cli.main(

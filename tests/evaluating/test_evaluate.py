@@ -46,6 +46,8 @@ from transforms.serving.load_image import ImageLoader, LoadedImage
 from transforms.serving.models import Models, Serving
 from transforms.storage import Access
 
+pytestmark = pytest.mark.engine
+
 PIXELS = SIZE[0] * SIZE[1]
 PAIRS = 6
 """Of a shop with conditions."""

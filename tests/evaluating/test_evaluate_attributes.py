@@ -139,6 +139,7 @@ def explained(world: World, run_id: str) -> dict[str, Row]:
     return {row["pair_id"]: row for row in table(world.out, "explanations", run_id)}
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(("run_id", "distance", "split"), [("one", 0, "test"), ("all", 1, None)])
 def test_drops_are_those_of_the_catalogue(world: World, run_id: str, distance: int, split: str | None) -> None:
     more = ["--metrics", "removal", "--max-distance", str(distance), "--neighbours", "4", "--max-failure-rate", "1"]
@@ -179,6 +180,7 @@ def test_drops_are_those_of_the_catalogue(world: World, run_id: str, distance: i
         assert passed_over, "an attribute that cannot be scored stands first somewhere"
 
 
+@pytest.mark.engine
 def test_not_scored_is_no_failure(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert world.evaluate("few", "--metrics", "removal", "--neighbours", "30", "--max-failure-rate", "0") == 0
     rows = metrics(world.out, "few", "all")
@@ -192,6 +194,7 @@ def test_not_scored_is_no_failure(world: World, capsys: pytest.CaptureFixture[st
     assert ", 0 failed" in capsys.readouterr().out
 
 
+@pytest.mark.engine
 def test_average_precision_by_hand(world: World) -> None:
     assert world.evaluate("map", "--metrics", "average_precision") == 0
     rows = metrics(world.out, "map", "all")
@@ -213,6 +216,7 @@ def test_average_precision_by_hand(world: World) -> None:
     assert all(row["pair_id"] is None and row["query_id"] is None for row in rows)
 
 
+@pytest.mark.engine
 def test_products_that_cannot_be_used_fail_their_pairs_alone(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """One product is gone from the catalogue, one stands in it twice, one has the image of another."""
     pairs = list(explained(world, "all").values())
@@ -242,6 +246,7 @@ def test_products_that_cannot_be_used_fail_their_pairs_alone(world: World, capsy
     assert others == {None, "not_scored"} or others == {None}
 
 
+@pytest.mark.engine
 def test_explanations_of_references_name_no_attribute_to_remove(world: World) -> None:
     more = ("--catalogue", str(world.folder / "products.csv"), "--explain", "both")
     few = write_csv(world.folder / "few.csv", read_csv(world.folder / "pairs.csv")[:4])
@@ -253,6 +258,7 @@ def test_explanations_of_references_name_no_attribute_to_remove(world: World) ->
     assert {row["reason"] for row in rows} == {"not_scored", None}
 
 
+@pytest.mark.engine
 def test_a_split_without_products_is_refused(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     for metric in ("removal", "average_precision"):
         assert world.evaluate(f"nosplit-{metric}", "--metrics", metric, "--split", "tset") == 2

@@ -98,6 +98,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.engine
 def test_workers_run_every_method_without_torch_and_onnx(
     complete: Path, few: Path, drawn: Path, tmp_path: Path
 ) -> None:
@@ -290,6 +291,7 @@ def test_perturbing_both_is_the_mean_over_masked_references(
     assert row["similarity"] == pytest.approx(whole[0, 0])  # of the pair as it is
 
 
+@pytest.mark.engine
 def test_a_converging_run_says_how_many_passes_it_took(complete: Path, few: Path, drawn: Path, tmp_path: Path) -> None:
     more = ["--catalogue", str(drawn / "catalogue.csv"), "--masks", "256", "--set", "rise.cells=2"]
     for run_id, limit in (("early", "0.2"), ("late", "0.999999")):
@@ -309,6 +311,7 @@ def test_a_converging_run_says_how_many_passes_it_took(complete: Path, few: Path
     assert all(len(passes) == 1 for passes in by_query.values())
 
 
+@pytest.mark.engine
 def test_what_one_method_cannot_do_leaves_the_others(
     complete: Path, few: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +331,7 @@ def test_what_one_method_cannot_do_leaves_the_others(
     assert run["pairs_explained"] == 0
 
 
+@pytest.mark.engine
 def test_a_lost_image_fails_on_both_sides_and_counts_once(
     complete: Path, few: Path, drawn: Path, tmp_path: Path
 ) -> None:
@@ -346,6 +350,7 @@ def test_a_lost_image_fails_on_both_sides_and_counts_once(
     assert Counter((row["side"], row["method"]) for row in failures) == {("query", None): 1, ("reference", None): 1}
 
 
+@pytest.mark.engine
 def test_mask_alone_optimises_both_images(complete: Path, few: Path, drawn: Path, tmp_path: Path) -> None:
     more = ["--catalogue", str(drawn / "catalogue.csv"), "--method", "mask", "--set", "mask.steps=4"]
     assert audit(few, complete, tmp_path, "both", *more, "--perturb", "both") == 0

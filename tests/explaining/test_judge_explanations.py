@@ -184,6 +184,7 @@ def test_which_values_are_taken_depends_on_the_image_alone() -> None:
     assert len({one[0] for _, one in (*pairs, *shuffled_values("cd", null_statistic))}) == 4
 
 
+@pytest.mark.engine
 def test_an_audit_judges_its_rows_and_says_by_which_thresholds(folder: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     small_bundle(bundle)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,37 @@ def test_tests_mirror_the_rooms() -> None:
             assert (ROOT / folder).is_dir() or (ROOT / "transforms" / folder).is_dir(), (
                 f"tests/{folder} mirrors no room"
             )
+
+
+STARTS_BEAM = """
+import apache_beam as beam
+import pytest
+
+@pytest.fixture(scope="module")
+def ran():
+    return [1] | beam.Map(str)
+
+def test_by_itself(): assert [1] | beam.Map(str) == ["1"]
+def test_made(ran): assert ran == ["1"]
+def test_made_before(ran): assert ran == ["1"]
+def test_of_no_pipeline(): beam.Pipeline()
+
+@pytest.mark.engine
+def test_marked(ran): assert [1] | beam.Map(str) == ran
+"""
+
+
+def test_a_test_that_starts_beam_is_marked_engine_or_fails(tmp_path: Path) -> None:
+    file = tmp_path / "test_beam.py"
+    file.write_text(STARTS_BEAM, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "tests.support.engine", "-p", "no:cacheprovider", "-v", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    ends = dict(re.findall(r"::(\w+) (PASSED|FAILED|ERROR)", done.stdout))
+    assert ends == {
+        "test_by_itself": "FAILED",
+        "test_made": "FAILED",
+        "test_made_before": "FAILED",
+        "test_of_no_pipeline": "PASSED",
+        "test_marked": "PASSED",
+    }, done.stdout
+    assert "its fixture ran starts Beam: mark the test with @pytest.mark.engine" in done.stdout

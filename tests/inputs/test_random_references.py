@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,7 @@ def test_from_the_catalogue_or_the_other_side_of_the_manifest(tmp_path: Path) ->
     assert sorted(drawn["reference"]) == sorted(str(tmp_path / name) for name in ["last.jpg", *(r["q"] for r in rows)])
 
 
+@pytest.mark.engine
 def test_a_sampled_query_has_the_rows_that_it_has_in_the_whole_audit(tmp_path: Path) -> None:
     images = [picture(tmp_path / f"{seed}.png", seed) for seed in range(14)]
     rows = [

@@ -8,7 +8,6 @@ import decimal
 import gzip
 import io
 import json
-import time
 import tracemalloc
 import uuid
 from collections.abc import Callable
@@ -177,10 +176,10 @@ def test_one_lost_quotation_mark_costs_one_row_of_a_large_file(tmp_path: Path) -
     assert found[-1] == {"a": "149999"}
 
 
+@pytest.mark.timeout(120)
 def test_quotation_marks_that_never_add_up_are_read_in_linear_time(tmp_path: Path) -> None:
-    start = time.monotonic()
+    """In a second or two; were every mark looked for anew to the end of the file, it would take hours."""
     found = read(csv_file(tmp_path, b"a,b\n1,2\n" + b'x","\n' * 400_000), "a", "b")
-    assert time.monotonic() - start < 10
     assert found[0] == {"a": "1", "b": "2"}
     assert len(found) > 1000
 

@@ -46,10 +46,14 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Lets gcsfs try a bucket that cannot be reached six times in a row: it waits half a minute in between."""
+def nothing_in_the_cloud(patch: pytest.MonkeyPatch) -> None:
+    """Google's storage refuses every connection at once: no test asks a real one, nor waits for the network there is.
+
+    gcsfs tries a bucket that cannot be reached six times in a row and waits half a minute in between; not here.
+    """
 
     async def sleep(_: float) -> None:
         return None
 
+    patch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     patch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=sleep))

@@ -188,7 +188,7 @@ def test_as_by_definition(seed: int, function: str, max_distance: int | None) ->
     np.testing.assert_array_equal(attribute_drops(of, queries[order], references[order], removal), found[order])
 
 
-def test_many_pairs_are_quick() -> None:
+def test_all_pairs_of_a_large_pool_are_scored() -> None:
     rng = np.random.default_rng(0)
     columns = np.repeat(np.arange(4), 12)
     has = np.zeros((3000, 48), bool)

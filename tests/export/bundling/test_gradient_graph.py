@@ -108,7 +108,10 @@ CASES = {
 }
 
 
-EXPORTED = [name for name in CASES if name != "efficientnet"]
+SLOW = ("resnet18", "transformer")
+EXPORTED = [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES if name != "efficientnet"
+]
 """torch takes 17 seconds to export EfficientNet-Lite0's; `benchmarks.cost.gradients` has its numbers."""
 
 

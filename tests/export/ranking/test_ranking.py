@@ -438,6 +438,7 @@ def calibrate_on_disk(own: Path, shop: Path, out: Path, *more: str) -> int:
     return cli.main(["calibrate", *named, "--device", "cpu", *more])
 
 
+@pytest.mark.engine
 def test_an_audit_ranks_as_calibrated(
     own: Path, shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -191,6 +191,7 @@ def test_what_is_no_state_is_refused(photographs: Photographs, audit: str, tmp_p
         attributes(photographs, audit, tmp_path, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_process_goes_on(photographs: Photographs, tmp_path: Path) -> None:
     """SIGKILL from outside, at whatever instruction it hits."""

@@ -32,6 +32,7 @@ def audited(drawn: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
+@pytest.mark.engine
 def test_every_row_is_accounted_for(audited: Path, drawn: Path) -> None:
     rows = read_csv(drawn / "pairs.csv")
     explained, failed = table(audited, "explanations", "one"), table(audited, "failures", "one")
@@ -45,6 +46,7 @@ def test_every_row_is_accounted_for(audited: Path, drawn: Path) -> None:
     assert run["period"] == "2026-10"
 
 
+@pytest.mark.engine
 def test_passes_are_run_once_a_query(audited: Path, drawn: Path) -> None:
     (run,) = table(audited, "runs", "one")
     explained = table(audited, "explanations", "one")
@@ -57,6 +59,7 @@ def test_passes_are_run_once_a_query(audited: Path, drawn: Path) -> None:
     assert run["forward_passes"] == 41 * len(queries) + run["images"] + len(random_references)
 
 
+@pytest.mark.engine
 def test_rows_hold_what_they_promise(audited: Path, drawn: Path) -> None:
     catalogue = {row["id"]: row for row in read_csv(drawn / "catalogue.csv")}
     served = {(row["query_id"], row["reference_id"]): row["likeness"] for row in read_csv(drawn / "pairs.csv")}
@@ -80,6 +83,7 @@ def test_rows_hold_what_they_promise(audited: Path, drawn: Path) -> None:
             assert attribute["score"] == pytest.approx(0.5 * attribute["confidence"] + 0.5 * attribute["match"])
 
 
+@pytest.mark.engine
 def test_images_and_products(audited: Path, drawn: Path) -> None:
     explained = table(audited, "explanations", "one")
     addresses = {row["address"] for row in table(audited, "images", "one")}
@@ -88,6 +92,7 @@ def test_images_and_products(audited: Path, drawn: Path) -> None:
     assert all(row["embedding"] is None for row in table(audited, "images", "one"))
 
 
+@pytest.mark.engine
 def test_stratum_counts_queries_and_pairs(audited: Path, drawn: Path) -> None:
     rows = read_csv(drawn / "pairs.csv")
     (stratum,) = table(audited, "strata", "one")
@@ -95,6 +100,7 @@ def test_stratum_counts_queries_and_pairs(audited: Path, drawn: Path) -> None:
     assert stratum["queries"] == stratum["sampled_queries"] == len({row["query_id"] for row in rows})
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_same_rows_with_more_workers_and_a_shuffled_manifest(
     audited: Path, drawn: Path, bundle: Path, tmp_path: Path, workers: str
@@ -113,6 +119,7 @@ def test_same_rows_with_more_workers_and_a_shuffled_manifest(
         assert before == after, name
 
 
+@pytest.mark.engine
 def test_chunks_of_references_change_nothing(
     audited: Path, drawn: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +129,7 @@ def test_chunks_of_references_change_nothing(
     assert table(tmp_path, "explanations", "one") == table(audited, "explanations", "one")
 
 
+@pytest.mark.engine
 def test_plain_duckdb_reads_two_runs_of_different_manifests_as_one_table(
     audited: Path, drawn: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -148,17 +156,20 @@ def test_plain_duckdb_reads_two_runs_of_different_manifests_as_one_table(
     assert found == [("one", len(table(audited, "explanations", "one")), 1), ("other", 3, 1)]
 
 
+@pytest.mark.engine
 def test_a_used_run_id_is_refused(audited: Path, drawn: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(drawn / "pairs.csv", bundle, audited, "one", "--catalogue", str(drawn / "catalogue.csv")) == 2
     assert "already holds a run one" in capsys.readouterr().err
 
 
+@pytest.mark.engine
 def test_too_many_failures_end_with_1(drawn: Path, bundle: Path, tmp_path: Path) -> None:
     options = ["--catalogue", str(drawn / "catalogue.csv"), "--max-failure-rate", "0.01"]
     assert audit(drawn / "pairs.csv", bundle, tmp_path, "strict", *options) == 1
     assert table(tmp_path, "runs", "strict"), "the run itself is complete"
 
 
+@pytest.mark.engine
 def test_tables_have_page_checksums_and_their_schema(audited: Path) -> None:
     for name in tables.SCHEMAS:
         for file in (audited / name / "run_id=one").glob("*.parquet"):
@@ -166,6 +177,7 @@ def test_tables_have_page_checksums_and_their_schema(audited: Path) -> None:
             assert read.schema.equals(tables.SCHEMAS[name]), file
 
 
+@pytest.mark.engine
 def test_a_flipped_byte_is_found(audited: Path, tmp_path: Path) -> None:
     source = next(iter((audited / "explanations" / "run_id=one").glob("*.parquet")))
     data = bytearray(source.read_bytes())
@@ -213,6 +225,7 @@ def test_what_is_wrong_is_said_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.engine
 def test_images_lie_beside_each_file_of_a_pattern(drawn: Path, bundle: Path, tmp_path: Path) -> None:
     image = (drawn / "images" / "garment-0001.jpg").read_bytes()
     for month in ("a", "b"):
@@ -235,6 +248,7 @@ def test_a_retried_shard_and_a_retried_end_are_no_conflict(tmp_path: Path) -> No
         step._write(shard({**row, "pairs": 3}))
 
 
+@pytest.mark.engine
 def test_nobody_listening_changes_no_exit_code(drawn: Path, bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline.cli", "audit", "--manifest", str(drawn / "pairs.csv"), "--bundle"]
     command += [str(bundle), "--out", str(tmp_path), "--catalogue", str(drawn / "catalogue.csv"), "--masks", "5"]

@@ -167,6 +167,7 @@ def test_the_id_outlives_the_file(folder: Path, tmp_path: Path) -> None:
     assert bundles.read(where).ranking_id == weighed.ranking_id
 
 
+@pytest.mark.engine
 def test_the_tables_say_which_ranking(folder: Path, tmp_path: Path) -> None:
     """Two audits of one model that rank otherwise differ by this id alone."""
     take(tmp_path / "c", products=4)

@@ -513,6 +513,7 @@ def explained(
     return {tuple(row[key] for key in keys): row for row in table(out, "explanations", run_id)}, run
 
 
+@pytest.mark.engine
 def test_an_audit_of_many_conditions_is_that_of_each_and_costs_as_much_as_one(
     folders: Path, drawn: Path, manifest: list[dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,6 +536,7 @@ def test_an_audit_of_many_conditions_is_that_of_each_and_costs_as_much_as_one(
         }
 
 
+@pytest.mark.engine
 def test_unknown_and_missing_conditions_fail_alone(
     folders: Path, drawn: Path, manifest: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

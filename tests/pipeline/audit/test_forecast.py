@@ -129,6 +129,7 @@ def test_more_of_anything_takes_more(small: Bundle) -> None:
     assert both.launcher_memory > plain.launcher_memory
 
 
+@pytest.mark.engine
 def test_tables_are_about_as_large_as_was_said(drawn: Path, tmp_path: Path) -> None:
     """At maps of the frame's own size: smaller frames repeat pixels, which compresses."""
     made = small_bundle(tmp_path / "bundle", attributes=False, size=(48, 64))

@@ -58,6 +58,7 @@ def test_runner_arguments() -> None:
     assert profile_of("dataflow").runner(1) == "DataflowRunner"
 
 
+@pytest.mark.engine
 def test_a_broken_pipeline_is_a_run_error_without_secrets(
     bundle: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

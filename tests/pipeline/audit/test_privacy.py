@@ -17,7 +17,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.audit.options import AuditOptions
-from tests.support.audits import audit, hurry, table, write_csv
+from tests.support.audits import audit, nothing_in_the_cloud, table, write_csv
 from transforms import tables
 
 SECRET = "hunter2-S3CR3T"
@@ -111,7 +111,7 @@ def audited(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Audited:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", said)
         patch.setattr("sys.stderr", said)
-        hurry(patch)
+        nothing_in_the_cloud(patch)
         code = audit(manifest, bundle, out, "r1", *options)
     return Audited(out, options, code, said.getvalue())
 
@@ -127,6 +127,7 @@ def values_of(folder: Path) -> Iterator[tuple[Path, str]]:
             yield path, raw
 
 
+@pytest.mark.engine
 def test_no_credential_is_in_any_file_or_message(audited: Audited) -> None:
     """P11: addresses with user, password, signature or token, in every place where an input has an address."""
     assert audited.code == 1, audited.said  # more pairs fail than may
@@ -138,6 +139,7 @@ def test_no_credential_is_in_any_file_or_message(audited: Audited) -> None:
         assert SECRET not in str(path.relative_to(audited.out))
 
 
+@pytest.mark.engine
 def test_the_audit_had_something_to_hide(audited: Audited) -> None:
     """Otherwise its silence would say nothing: rows were explained, rows failed, and addresses stand there masked."""
     explained = table(audited.out, "explanations", "r1")
@@ -156,6 +158,7 @@ def test_the_audit_had_something_to_hide(audited: Audited) -> None:
     assert run["period"] == "sig=***"
 
 
+@pytest.mark.engine
 def test_manifest_columns_stay_where_they_are(audited: Audited) -> None:
     """A column goes into the tables by --keep or --stratify alone."""
     for path, text in values_of(audited.out):
@@ -169,6 +172,7 @@ def test_manifest_columns_stay_where_they_are(audited: Audited) -> None:
         assert PERSON not in repr({**row, "stratum": ""})
 
 
+@pytest.mark.engine
 def test_the_values_of_a_stratifying_column_are_stored(audited: Audited) -> None:
     """What --stratify names goes into the tables, without credentials: a column of persons would store persons."""
     names = {row["stratum"] for row in table(audited.out, "strata", "r1")}
@@ -177,6 +181,7 @@ def test_the_values_of_a_stratifying_column_are_stored(audited: Audited) -> None
     assert {row["stratum"] for row in table(audited.out, "explanations", "r1")} <= names
 
 
+@pytest.mark.engine
 def test_no_embedding_is_stored_unasked(audited: Audited) -> None:
     rows = table(audited.out, "images", "r1")
     assert rows
@@ -187,6 +192,7 @@ def test_no_embedding_is_stored_unasked(audited: Audited) -> None:
         assert lists <= numbers | {"explainer_ids", "attributes", "rows"}, f"{name}: a vector that nobody looked at"
 
 
+@pytest.mark.engine
 def test_embeddings_are_stored_where_they_are_asked_for(audited: Audited, bundle: Path, tmp_path: Path) -> None:
     manifest = write_csv(tmp_path / "pairs.csv", [{"query": "0.png", "reference": "1.png", "customer": PERSON}])
     for number in range(2):
@@ -197,6 +203,7 @@ def test_embeddings_are_stored_where_they_are_asked_for(audited: Audited, bundle
     assert all(row["extra"] is None for row in table(tmp_path / "out", "explanations", "r1"))
 
 
+@pytest.mark.engine
 def test_a_product_of_that_audit_can_be_erased(audited: Audited, capsys: pytest.CaptureFixture[str]) -> None:
     """The last test of the file that reads the audit: an erasure of a real run, by an address with its password."""
     address = next(row["query_id"] for row in table(audited.out, "explanations", "r1") if "4.png" in row["query_id"])

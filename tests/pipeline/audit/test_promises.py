@@ -17,10 +17,12 @@ from apache_beam.testing.util import assert_that
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.audits import audit, hurry, table, write_csv
+from tests.support.audits import audit, nothing_in_the_cloud, table, write_csv
 from tests.support.hostile import hostile_images, valid_images
 from transforms.beam.read_pairs import ReadPairs
 from transforms.core.errors import REASONS
+
+pytestmark = pytest.mark.engine
 
 CELLS = st.one_of(
     st.sampled_from(["", "a", "b", "a.jpg", "007", "NA", "../x", "http://x", "::", "1", "-1", "x\ty"]),
@@ -104,7 +106,7 @@ def test_no_secret_leaves(
     bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P11: addresses with passwords, tokens and signatures, against the log, the tables and the messages."""
-    hurry(monkeypatch)
+    nothing_in_the_cloud(monkeypatch)
     addresses = [
         f"https://user:{SECRET}@shop.example/a.jpg",
         f"s3://key:{SECRET}@bucket/a.jpg",

@@ -34,6 +34,8 @@ from transforms import storage, tables
 from transforms.core.statistics.sampling import kept
 from transforms.tables import runs
 
+pytestmark = pytest.mark.engine
+
 TIMES = ("started", "finished", "configuration", "versions", "evaluation_id")
 EXPLANATIONS = 2 * QUERIES * REFERENCES
 
