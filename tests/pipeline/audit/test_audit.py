@@ -170,6 +170,21 @@ def test_too_many_failures_end_with_1(drawn: Path, bundle: Path, tmp_path: Path)
 
 
 @pytest.mark.engine
+def test_a_run_that_breaks_ends_with_3_and_does_not_exist(
+    drawn: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no room on s3://key:s3cr3t@bucket/a?X-Amz-Signature=s3cr3t")
+
+    monkeypatch.setattr("transforms.beam.write_tables.storage.publish", full)
+    assert audit(drawn / "pairs.csv", bundle, tmp_path, "broken", "--catalogue", str(drawn / "catalogue.csv")) == 3
+    said = capsys.readouterr()
+    assert "no room" in said.err
+    assert "s3cr3t" not in said.out + said.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.engine
 def test_tables_have_page_checksums_and_their_schema(audited: Path) -> None:
     for name in tables.SCHEMAS:
         for file in (audited / name / "run_id=one").glob("*.parquet"):

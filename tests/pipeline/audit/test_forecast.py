@@ -80,20 +80,39 @@ def look(small: Bundle, made: SamplingDesign = TWO, **changes: Any) -> RunForeca
     return forecast(options(**changes), small, made, **{**given, **own})
 
 
-def test_counts_passes_and_time_by_hand(small: Bundle) -> None:
+def test_counts_are_those_of_the_manifest_and_of_the_sample(small: Bundle) -> None:
     found = look(small)
+    assert (found.rows, found.unreadable) == (263, 3)
     assert (found.queries, found.sampled_queries, found.pairs, found.sampled_pairs) == (60, 30, 260, 110)
-    assert [stratum.name for stratum in found.strata] == ["bags", "shoes"]
-    assert found.passes == 30 * 42 + 110
-    # 140 images to embed, and 30 of them once more to explain
-    assert found.read == 170 * 2000
-    assert found.seconds == pytest.approx(1370 / 50 + 170 * 0.01)
-    assert look(small, workers=4).seconds == pytest.approx(found.seconds / 4)
-    # elsewhere nobody knows how many workers there are
-    assert look(small, runner="spark", workers=4).seconds == pytest.approx(found.seconds)
-    assert look(small, runner="spark").launcher_memory is None
-    reference = look(small, explain="reference", passes=Passes(("reference",), masks=41))
-    assert reference.read == (140 + 110) * 2000
+    assert [(one.name, one.queries, one.sampled_queries) for one in found.strata] == [
+        ("bags", 20, 20),
+        ("shoes", 40, 10),
+    ]
+    assert (found.column, found.worker_memory, found.early) == ("category", 2**28, False)
+
+
+def test_passes_are_those_of_queries_and_of_pairs(small: Bundle) -> None:
+    """Of 30 queries 41 masked images and the whole one, of 110 references the whole one; 24 random ones, once."""
+    assert look(small).passes == 30 * 42 + 110 == 1370
+    assert look(small, passes=Passes(("query",), masks=41, random=24, at_most=True)).passes == 1370 + 24
+    assert look(small, passes=Passes(("query",), masks=41, at_most=True)).early
+    assert look(small, passes=Passes(("reference",), masks=41)).passes == 30 + 110 * 42
+
+
+@pytest.mark.parametrize(("explain", "loads"), [("query", 140 + 30), ("reference", 140 + 110), ("both", 140 + 140)])
+def test_an_image_is_loaded_to_be_embedded_and_again_to_be_explained(small: Bundle, explain: str, loads: int) -> None:
+    found = look(small, explain=explain)
+    assert found.read == loads * 2000
+    assert found.seconds == pytest.approx(1370 / 50 + loads * 0.01)
+
+
+def test_workers_of_this_machine_share_the_time(small: Bundle) -> None:
+    """Elsewhere nobody knows how many there are, and no launcher holds the rows."""
+    alone = look(small)
+    assert look(small, workers=4).seconds == pytest.approx(alone.seconds / 4)
+    elsewhere = look(small, runner="spark", workers=4)
+    assert elsewhere.seconds == pytest.approx(alone.seconds)
+    assert elsewhere.launcher_memory is None
 
 
 def test_slopes_have_their_own_speed(small: Bundle) -> None:
@@ -104,29 +123,44 @@ def test_slopes_have_their_own_speed(small: Bundle) -> None:
     assert found.seconds == pytest.approx(1370 / 50 + 700 / 10)
 
 
-def test_more_of_anything_takes_more(small: Bundle) -> None:
-    plain = look(small)
+# a row: 100 bytes, 20 for each of three attributes, 4.6 for each of 28 x 28 cells
+ROW = 100 + 3 * 20 + 4.6 * 784
+EXPLANATION_HELD = 10_000 + 5 * 4 * 784
+"""What the launcher holds of an explanation: 10 kB, and five copies of its float32 map."""
+
+
+def test_bytes_by_hand(small: Bundle) -> None:
+    """110 rows in eight files, 140 images; in memory as many pairs of 6 kB, an embedding and an explanation each."""
+    found = look(small)
+    assert found.written == pytest.approx(8 * (28_000 + 3_000) + 110 * ROW + 140 * 100, abs=1)
+    assert found.launcher_memory == 110 * (6_000 + 5 * 20 + EXPLANATION_HELD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "written", "held"),
+    [
+        ({"map_size": (56, 28)}, 110 * 4.6 * 784, 110 * 5 * 4 * 784),
+        ({"methods": ("rise", "lime")}, 110 * ROW, 110 * EXPLANATION_HELD),
+        ({"explain": "both"}, 110 * ROW, 110 * (5 * 20 + EXPLANATION_HELD)),
+        ({"top": 3}, 0, 0),  # as many as there are
+        ({"top": 1}, -110 * 2 * 20, 0),
+        ({"keep": ("a", "b")}, 110 * 2 * 20, 0),
+        ({"store_embeddings": True}, 140 * 4 * 5, 0),
+        ({"shards": 100}, 92 * (28_000 + 3_000), 0),
+        ({"perturb": "both", "reference_masks": 30}, 0, 110 * 5 * 20),  # the mean of a reference's masked versions
+    ],
+    ids=str,
+)
+def test_what_each_option_adds(small: Bundle, changes: dict[str, Any], written: float, held: int) -> None:
+    plain, found = look(small), look(small, **changes)
+    assert found.written - plain.written == pytest.approx(written, abs=1)
     assert plain.launcher_memory is not None
-    for changes in (
-        {"map_size": (56, 28)},
-        {"methods": ("rise", "lime")},
-        {"explain": "both"},
-        {"top": 3},
-        {"keep": ("a", "b")},
-        {"store_embeddings": True},
-        {"shards": 100},
-    ):
-        found = look(small, **changes)
-        assert found.written >= plain.written, changes
-        assert found.launcher_memory is not None
-        assert found.launcher_memory >= plain.launcher_memory, changes
-    larger = look(small, map_size=(56, 28))
-    assert larger.written > plain.written
-    assert larger.launcher_memory is not None
-    assert larger.launcher_memory > plain.launcher_memory
-    both = look(small, perturb="both", reference_masks=30)
-    assert both.launcher_memory is not None
-    assert both.launcher_memory > plain.launcher_memory
+    assert found.launcher_memory == plain.launcher_memory + held
+
+
+def test_a_file_has_a_row_group_for_every_2000_rows(small: Bundle) -> None:
+    expected = 3 * 28_000 + 4001 * ROW + 3_000
+    assert written_bytes(options(shards=1), small, 4001, 0) == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.engine
