@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 
 from pipeline import demo
-from tests.support.bundles import small_bundle
-from tests.support.complete import complete_bundle
+from tests.support.models.bundles import small_bundle
+from tests.support.models.complete import complete_bundle
 
 pytest_plugins = ["tests.support.emulators", "tests.support.engine"]
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.audit import sources
 from pipeline.audit.bundle_fit import check_bundle, plan_memory
-from pipeline.audit.check_scores import check_served
 from pipeline.audit.forecast import RunForecast, check_resources, forecast, graph_of, resources_here
 from pipeline.audit.forecast_text import print_forecast
 from pipeline.audit.options import AuditOptions
 from pipeline.audit.probe import probe
+from pipeline.audit.served.check import check_served
 from pipeline.runs.progress import watched
 from pipeline.runs.submit import quiet_beam, submit
 from transforms import storage, tables

@@ -55,11 +55,11 @@ class CheckOptions(Options):
 
 
 def _run(options: CheckOptions) -> int:
-    from pipeline.audit import check_scores
     from pipeline.audit.options import AuditOptions
+    from pipeline.audit.served import check
 
     same = {name: value for name, value in vars(options).items() if name != "pairs"}
-    check_scores.check(AuditOptions(out="none", run_id="check", **same), options.pairs, say)
+    check.check(AuditOptions(out="none", run_id="check", **same), options.pairs, say)
     return 0
 
 

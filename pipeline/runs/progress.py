@@ -39,7 +39,7 @@ class Watch:
     """Prints a local run's progress: what is being done, how far, and when it will be done.
 
     On a terminal one line is rewritten; elsewhere a line is printed when a tenth more is done. ``what`` is counted,
-    ``doing`` says what is done to it, and ``before`` what comes first.
+    ``doing`` says what is done to it, and ``before`` what comes first. It looks every ``interval`` seconds.
     """
 
     def __init__(
@@ -50,9 +50,11 @@ class Watch:
         what: str = "pairs",
         doing: str = "explaining",
         before: str = "reading the manifest",
+        interval: float = _INTERVAL,
     ) -> None:
         self._progress, self._echo = progress, echo
         self._what, self._doing, self._before = what, doing, before
+        self._interval = interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._first: tuple[float, int] | None = None
@@ -70,7 +72,7 @@ class Watch:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def _loop(self) -> None:
-        while not self._stop.wait(_INTERVAL):
+        while not self._stop.wait(self._interval):
             self._show()
 
     def _show(self, final: bool = False) -> None:

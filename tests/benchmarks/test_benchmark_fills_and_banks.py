@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.saliency import fills_and_banks
 from benchmarks.saliency.fills import _without_top
-from tests.support.bundles import small_bundle
+from tests.support.models.bundles import small_bundle
 
 
 @pytest.fixture

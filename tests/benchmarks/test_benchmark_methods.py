@@ -23,7 +23,7 @@ from benchmarks.saliency.methods_report import (
     quality_table,
     rewritten,
 )
-from tests.support.bundles import small_bundle
+from tests.support.models.bundles import small_bundle
 from transforms.core.errors import UsageError
 from transforms.core.saliency.methods import METHODS
 from transforms.serving import bundle as bundles

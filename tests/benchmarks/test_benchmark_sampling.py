@@ -25,7 +25,7 @@ from benchmarks.saliency.sampling_report import (
     passes_for,
     saving,
 )
-from tests.support.bundles import small_bundle
+from tests.support.models.bundles import small_bundle
 from transforms.core.errors import UsageError
 
 COUNTS = (64, 128, 256, 512)

@@ -12,7 +12,7 @@ from pipeline import cli
 from pipeline.audit.options import AuditOptions
 from pipeline.options import command_line
 from tests.support.audits import audit, table, write_csv
-from tests.support.complete import ALL, SIZE
+from tests.support.models.complete import ALL, SIZE
 from tests.support.photographs import picture
 from transforms.core.passes import Passes, passes
 from transforms.core.saliency.decomposition import DecompositionMethod

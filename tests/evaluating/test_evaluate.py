@@ -18,7 +18,6 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
 from tests.support.audits import Row, audit, write_csv
-from tests.support.bundles import PREPROCESSING
 from tests.support.evaluations import (
     CONDITIONS,
     METHODS,
@@ -30,7 +29,8 @@ from tests.support.evaluations import (
     make_shop,
     metrics,
 )
-from tests.support.networks import SIZE, compute
+from tests.support.models.bundles import PREPROCESSING
+from tests.support.models.networks import SIZE, compute
 from transforms.core.imaging import images
 from transforms.core.metrics import regions as region_metrics
 from transforms.core.records import EmbeddedImage, Pair, content_id

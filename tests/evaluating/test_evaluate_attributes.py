@@ -19,9 +19,9 @@ from benchmarks.evaluation.truth import pairs_of
 from export.bundling.build import build
 from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from tests.support.audits import Row, audit, read_csv, table, write_csv
-from tests.support.bundles import PREPROCESSING
 from tests.support.evaluations import evaluate, evaluation, metrics
-from tests.support.networks import SIZE, D, attribute_network, network
+from tests.support.models.bundles import PREPROCESSING
+from tests.support.models.networks import SIZE, D, attribute_network, network
 from transforms.core.imaging.images import Resize
 from transforms.core.metrics.removal import Pool, Removal, attribute_drops
 from transforms.core.records import Float32, Pair, Product

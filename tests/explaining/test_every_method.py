@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 
 from tests.support.audits import audit, read_csv, table, write_csv
-from tests.support.complete import ALL, QUICK, SIZE
+from tests.support.models.complete import ALL, QUICK, SIZE
 from tests.support.photographs import picture
 from transforms.core.errors import ModelFailed
 from transforms.core.imaging.fill import make_fill

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.support.audits import audit, read_csv, table, write_csv
-from tests.support.bundles import small_bundle
-from tests.support.networks import SIZE
+from tests.support.models.bundles import small_bundle
+from tests.support.models.networks import SIZE
 from tests.support.photographs import picture
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.records import EmbeddedImage, Pair

@@ -12,7 +12,7 @@ import pytest
 
 from export.bundling.from_onnx import BundleRequest, bundle_command
 from export.bundling.preprocessing_settings import PreprocessingFlags
-from tests.support.networks import network
+from tests.support.models.networks import network
 from transforms.core.imaging import images
 from transforms.core.imaging.images import Resize
 from transforms.core.records import EmbeddedImage, Frame, Pair

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.audits import audit, table, write_csv
-from tests.support.bundles import small_bundle
+from tests.support.models.bundles import small_bundle
 from tests.support.photographs import picture
 from transforms.core.statistics.nulls import REFERENCES, SPARE, place
 from transforms.inputs.random_references import _first, of_catalogue, of_manifest

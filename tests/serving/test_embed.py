@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.bundles import small_bundle
+from tests.support.models.bundles import small_bundle
 from transforms.core.errors import ModelFailed, NonFiniteEmbedding, NotFound, PairError
 from transforms.core.records import EmbeddedImage, Frame, LoadFailure
 from transforms.serving.embed import embed, embed_frames, isolate

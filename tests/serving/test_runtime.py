@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from export.bundling.build import build
 from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
-from tests.support.bundles import PREPROCESSING, VOCABULARY, small_bundle
-from tests.support.networks import SIZE, D, compute, network
+from tests.support.models.bundles import PREPROCESSING, VOCABULARY, small_bundle
+from tests.support.models.networks import SIZE, D, compute, network
 from transforms.core.errors import BundleError, DeviceError, ModelFailed
 from transforms.core.imaging.fill import make_fill
 from transforms.core.imaging.images import Resize
@@ -51,7 +51,7 @@ def normalised(pixels: Float64) -> Float64:
 
 
 def expected_embeddings(pixels: Float64) -> Float64:
-    """Unit vectors [B, D] of :func:`tests.support.networks.compute` for pixels [B,H,W,3], 0 to 255."""
+    """Unit vectors [B, D] of :func:`tests.support.models.networks.compute` for pixels [B,H,W,3], 0 to 255."""
     rows = compute(normalised(pixels))
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 

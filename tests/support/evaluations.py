@@ -14,8 +14,8 @@ from export.bundling.build import build
 from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from pipeline import cli
 from tests.support.audits import Row, table, write_csv
-from tests.support.bundles import PREPROCESSING, VOCABULARY
-from tests.support.networks import SIZE, attribute_network, network
+from tests.support.models.bundles import PREPROCESSING, VOCABULARY
+from tests.support.models.networks import SIZE, attribute_network, network
 from transforms.core.imaging import images
 from transforms.core.similarity import SimilarityFunction
 

@@ -9,7 +9,7 @@ import numpy as np
 from transforms.core.metrics.removal import Pool, Removal
 
 
-def by_definition(of: Pool, query: int, reference: int, removal: Removal) -> list[float]:
+def by_definition(of: Pool, query: int, reference: int, removal: Removal) -> list[float]:  # noqa: C901  # as it is written
     """The drops [A] of one pair: the definition, product by product and column by column."""
     vectors = of.embeddings.astype(np.float64)
 

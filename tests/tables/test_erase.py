@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline import cli
 from pipeline.results import sql
-from tests.support.rows import STARTED, explanation, failure, publish, run
+from tests.support.tables.rows import STARTED, explanation, failure, publish, run
 from transforms import storage, tables
 from transforms.core.errors import RunError, UsageError
 from transforms.core.name_redaction import NameRedactor

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.rows import explanation, publish, run
+from tests.support.tables.rows import explanation, publish, run
 from transforms import storage, tables
 from transforms.core.errors import UsageError
 from transforms.tables import runs

@@ -1,7 +1,7 @@
 """Products of a catalogue by their ids: what of one goes with a pair that names it, and which cannot be told.
 
 Pure: who joins pairs and products (``transforms.beam.resolve_products`` for a run,
-``pipeline.audit.served_comparison`` for some hundred pairs) does it elsewhere.
+``pipeline.audit.served.comparison`` for some hundred pairs) does it elsewhere.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from tests.support.bundles import small_bundle
+from tests.support.models.bundles import small_bundle
 from transforms.core.imaging.fill import make_fill
 from transforms.core.metrics.curves import Curve, PixelSteps, curve, deletion, insertion, map_agreement
 from transforms.core.records import Float32, Float64

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from tests.support.gradients import (
+from tests.support.models.gradients import (
     NEUTRAL,
     Function,
     HandGradient,

@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.support.gradients import HandGradient, TorchGradient, hand_gradient, photograph, torch_gradient, unit
+from tests.support.models.gradients import HandGradient, TorchGradient, hand_gradient, photograph, torch_gradient, unit
 from transforms.core.records import Float32, Float64
 from transforms.core.saliency.mask import MaskSettings, optimise, optimise_both, penalty_gradient, upsampling
 

@@ -25,7 +25,7 @@ from export.bundling.preprocessing import Preprocessing
 from export.bundling.preprocessing_settings import PreprocessingFlags
 from export.bundling.serve.probing import ServedGraph
 from export.graphs import network_file as networks
-from tests.support.networks import SIZE, D, attribute_network, compute, network
+from tests.support.models.networks import SIZE, D, attribute_network, compute, network
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.imaging import images
 from transforms.core.imaging.images import Resize

@@ -27,7 +27,7 @@ from export.bundling.serve.gradient import serve_gradient
 from export.training.networks.backbones import Normalisation, backbone
 from export.training.networks.checkpoint import Config, build_network, save
 from export.training.networks.similarity_network import EmbeddingNetwork
-from tests.support import networks
+from tests.support.models import networks
 from transforms.core.errors import BundleError, ModelFailed
 from transforms.core.imaging.images import Resize
 from transforms.core.records import Float32

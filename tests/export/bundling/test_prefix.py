@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.bundling.prefix import wrap_attributes, wrap_similarity
 from export.bundling.preprocessing import Preprocessing
-from tests.support.networks import OLD_IR, SIZE, attribute_network, compute, network
+from tests.support.models.networks import OLD_IR, SIZE, attribute_network, compute, network
 from transforms.core.errors import BundleError, UsageError
 from transforms.serving.runtime import session
 

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.graphs.blocks import blocks
 from export.graphs.parameters import fan_in
-from tests.support.assembled import Array, assembled, head, node, noise, served, with_trunk
-from tests.support.networks import OLD_IR, SIZE, D, network
+from tests.support.models.assembled import Array, assembled, head, node, noise, served, with_trunk
+from tests.support.models.networks import OLD_IR, SIZE, D, network
 from transforms.core.errors import BundleError
 from transforms.serving.runtime import session
 

@@ -27,8 +27,8 @@ from export.graphs import network_file as networks
 from export.graphs.cut import Cut, cut, run_tail, run_trunk, whole
 from export.graphs.network_file import Layout
 from export.training.networks.similarity_network import EmbeddingNetwork
-from tests.support.assembled import ending
-from tests.support.networks import SIZE, D, network, weights
+from tests.support.models.assembled import ending
+from tests.support.models.networks import SIZE, D, network, weights
 from transforms.core.errors import BundleError
 from transforms.core.imaging.images import Resize
 from transforms.serving.bundle import Bundle

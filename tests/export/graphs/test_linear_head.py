@@ -16,9 +16,9 @@ from export.bundling.build import build
 from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
 from export.bundling.preprocessing import Preprocessing
 from export.graphs.linear_head import NoProjection, Projection, project
-from tests.support.assembled import ending
-from tests.support.bundles import PREPROCESSING
-from tests.support.networks import SIZE, D, compute, network, weights
+from tests.support.models.assembled import ending
+from tests.support.models.bundles import PREPROCESSING
+from tests.support.models.networks import SIZE, D, compute, network, weights
 from transforms.core.errors import BundleError, ModelFailed
 from transforms.core.imaging.images import Resize
 from transforms.core.saliency.decomposition import decompose
@@ -58,7 +58,7 @@ def reason(model: onnx.ModelProto, **how: Any) -> str:
 
 
 def is_dense(found: Projection, scale: float = 1.0, tolerance: float = 1e-6) -> None:
-    """The weights are those of :func:`tests.support.networks.compute`'s dense layer, times ``scale``."""
+    """The weights are those of :func:`tests.support.models.networks.compute`'s dense layer, times ``scale``."""
     w = weights()
     np.testing.assert_allclose(found.weights, scale * w["dense"].T, atol=tolerance)
     np.testing.assert_allclose(found.bias, scale * w["shift"], atol=tolerance)

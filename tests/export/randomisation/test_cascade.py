@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from export.randomisation.cascade import RandomisedBundle, cascade, depths
-from tests.support.assembled import (
+from tests.support.models.assembled import (
     Array,
     assembled,
     bundled,
@@ -26,8 +26,8 @@ from tests.support.assembled import (
     values,
     with_trunk,
 )
-from tests.support.bundles import small_bundle
-from tests.support.networks import SIZE, D, network
+from tests.support.models.bundles import small_bundle
+from tests.support.models.networks import SIZE, D, network
 from transforms.core.errors import BundleError, UsageError
 from transforms.serving import bundle
 from transforms.serving.runtime import session

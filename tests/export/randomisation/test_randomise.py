@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.graphs.blocks import Block, blocks
 from export.randomisation.randomise import randomised
-from tests.support.assembled import assembled, changed, head, node, noise, served, values, with_trunk
-from tests.support.networks import SIZE, D, network
+from tests.support.models.assembled import assembled, changed, head, node, noise, served, values, with_trunk
+from tests.support.models.networks import SIZE, D, network
 from transforms.core.errors import BundleError
 from transforms.serving.runtime import session
 

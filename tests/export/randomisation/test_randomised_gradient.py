@@ -22,9 +22,9 @@ from export.bundling.gradient import trace_to_onnx
 from export.bundling.preprocessing import Preprocessing
 from export.randomisation.cascade import RandomisedBundle, cascade
 from export.randomisation.gradient import Trace, Untraced, randomised_gradient
-from tests.support.assembled import Array, assembled, embeddings, node, noise, values
-from tests.support.bundles import PREPROCESSING
-from tests.support.networks import SIZE, D
+from tests.support.models.assembled import Array, assembled, embeddings, node, noise, values
+from tests.support.models.bundles import PREPROCESSING
+from tests.support.models.networks import SIZE, D
 from transforms.core.imaging.images import Resize
 from transforms.serving import bundle
 from transforms.serving.runtime import session

@@ -26,7 +26,7 @@ from pipeline import cli, demo
 from pipeline.options.command_line import options_of
 from tests.support.audits import read_csv, write_csv
 from tests.support.interpreters import run_without
-from tests.support.networks import OLD_IR, SIZE, attribute_network
+from tests.support.models.networks import OLD_IR, SIZE, attribute_network
 from transforms.core.attributes.ranking import Scale, Scales
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.imaging.images import Resize

@@ -26,10 +26,10 @@ from export.ranking.products import read_products
 from export.training.splits import with_splits
 from pipeline import cli
 from tests.support.audits import audit, table, write_csv
-from tests.support.bundles import PREPROCESSING, small_bundle
-from tests.support.networks import SIZE, D, attribute_network, network
+from tests.support.models.bundles import PREPROCESSING, small_bundle
+from tests.support.models.networks import SIZE, D, attribute_network, network
 from tests.support.removal import by_definition
-from tests.support.rows import explanation, publish, run
+from tests.support.tables.rows import explanation, publish, run
 from transforms import storage
 from transforms.core.attributes.ranking import Ranking, match_scores
 from transforms.core.errors import BundleError, ModelFailed, UsageError

@@ -28,7 +28,7 @@ from export.training.train_attributes import train_attributes
 from export.training.train_similarity import train_similarity
 from pipeline import cli
 from tests.support.photographs import SIZE, Photographs, take
-from tests.support.saliency_tables import row, write
+from tests.support.tables.saliency import row, write
 from transforms.core.errors import RunError, UsageError
 from transforms.core.imaging.images import Resize, frame_of
 from transforms.core.metrics.retrieval import retrieval
@@ -78,7 +78,7 @@ def attributes(
     options: dict[str, Any] = {"columns": ("colour",), "min_count": 5, "recipe": RECIPE}
     options |= {
         "catalogue": photographs.catalogue,
-        "backbone": "tests.support.dropout_network:with_dropout",
+        "backbone": "tests.support.models.dropout_network:with_dropout",
         "resize": RESIZE,
     }
     options |= {"saliency": SaliencySupervision((audit,), 0.1), "checkpoint_seconds": 0.0}
@@ -91,7 +91,7 @@ def similarity(
     options: dict[str, Any] = {"similar_by": ("colour",), "embedding": 8, "recipe": RECIPE}
     options |= {
         "catalogue": photographs.catalogue,
-        "backbone": "tests.support.dropout_network:with_dropout",
+        "backbone": "tests.support.models.dropout_network:with_dropout",
         "resize": RESIZE,
     }
     told = SimilarityTraining(out=out, checkpoint_seconds=0.0, **{**options, **changed})

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from export.bundling.build import build
 from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from tests.support.audits import audit, table, write_csv
-from tests.support.bundles import PREPROCESSING, VOCABULARY, small_bundle
-from tests.support.networks import SIZE, attribute_network, network
+from tests.support.models.bundles import PREPROCESSING, VOCABULARY, small_bundle
+from tests.support.models.networks import SIZE, attribute_network, network
 from tests.support.photographs import take
 from transforms import tables
 from transforms.core.attributes.ranking import Ranking, Scale, Scales

@@ -21,8 +21,8 @@ from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, Similarity
 from pipeline.audit.bundle_fit import check_bundle, plan_memory
 from pipeline.audit.options import AuditOptions
 from tests.support.audits import audit, read_csv, table, write_csv
-from tests.support.bundles import PREPROCESSING, VOCABULARY
-from tests.support.networks import SIZE, D, attribute_network, network
+from tests.support.models.bundles import PREPROCESSING, VOCABULARY
+from tests.support.models.networks import SIZE, D, attribute_network, network
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.imaging.images import ImageLimits, Resize
 from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, Pair, Side

@@ -32,7 +32,7 @@ from pipeline.audit.options import AuditOptions
 from pipeline.audit.probe import Probe
 from pipeline.options.command_line import options_of
 from tests.support.audits import audit
-from tests.support.bundles import small_bundle
+from tests.support.models.bundles import small_bundle
 from transforms.core.errors import UsageError
 from transforms.core.passes import Passes
 from transforms.core.statistics.sampling import SamplingDesign, Stratum

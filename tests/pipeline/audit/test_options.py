@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.audit.options import AuditOptions, plan_memory
+from pipeline.audit.bundle_fit import plan_memory
+from pipeline.audit.options import AuditOptions
 from transforms.core.errors import UsageError
 from transforms.serving import bundle as bundles
 

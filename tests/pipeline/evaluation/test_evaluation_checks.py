@@ -12,9 +12,9 @@ from pipeline.audit.options import explaining
 from pipeline.evaluation import cascade, checks, explainers
 from pipeline.evaluation.options import EvaluateOptions
 from tests.support.audits import write_csv
-from tests.support.bundles import small_bundle
-from tests.support.networks import SIZE
-from tests.support.rows import publish, run
+from tests.support.models.bundles import small_bundle
+from tests.support.models.networks import SIZE
+from tests.support.tables.rows import publish, run
 from transforms import storage, tables
 from transforms.core.errors import UsageError
 from transforms.evaluating.settings import CascadeStage

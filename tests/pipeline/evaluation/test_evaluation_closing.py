@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.evaluation.closing import faults, finish
 from pipeline.evaluation.options import EvaluateOptions
-from tests.support.metric_rows import row, sanity, summed
-from tests.support.rows import STARTED
+from tests.support.tables.metrics import row, sanity, summed
+from tests.support.tables.rows import STARTED
 from transforms import storage, tables
 from transforms.tables import Row
 from transforms.tables.parquet import to_parquet

@@ -17,7 +17,7 @@ from pipeline.evaluation.pictures.draw_sanity import JUDGED, UNJUDGED, draw_sani
 from pipeline.evaluation.pictures.mean_curves import CurveKey, curves
 from pipeline.evaluation.summary.findings import EvaluationSummary
 from pipeline.evaluation.summary.summarise import summarise
-from tests.support.metric_rows import row, sanity
+from tests.support.tables.metrics import row, sanity
 from transforms.core.errors import MissingDependency
 from transforms.core.metrics import curves as metrics
 from transforms.core.statistics.bootstrap import mean_by_query

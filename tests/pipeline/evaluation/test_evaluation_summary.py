@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.evaluation.summary.findings import EvaluationSummary
 from pipeline.evaluation.summary.record import record
 from pipeline.evaluation.summary.summarise import summarise
-from tests.support.metric_rows import difference, everything, measure, row, sanity, summed
+from tests.support.tables.metrics import difference, everything, measure, row, sanity, summed
 from transforms.tables import Row
 
 

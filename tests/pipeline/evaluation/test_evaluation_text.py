@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.evaluation.summary.summarise import summarise
 from pipeline.evaluation.text.write import lines, markdown
 from pipeline.text.tables import columns
-from tests.support.metric_rows import difference, everything, row, sanity, summed
+from tests.support.tables.metrics import difference, everything, row, sanity, summed
 from transforms.tables import Row
 
 FEW = "too few products are like the query without one of its attributes"

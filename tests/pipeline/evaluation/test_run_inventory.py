@@ -13,7 +13,7 @@ import pytest
 from pipeline.evaluation import run_inventory as module
 from pipeline.evaluation.options import EvaluateOptions
 from pipeline.evaluation.run_inventory import UNRELATED_PAIRS, RunInventory, scan_run
-from tests.support.rows import explanation, publish
+from tests.support.tables.rows import explanation, publish
 from transforms import tables
 from transforms.core.records import content_id
 from transforms.core.statistics.sampling import kept, position

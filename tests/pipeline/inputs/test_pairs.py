@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.inputs.manifest_files import SCHEMA
 from pipeline.inputs.pairs import PairsSettings, make_pairs, sample
 from pipeline.inputs.recommend import Space, _among_their_own
-from tests.support.bundles import small_bundle
+from tests.support.models.bundles import small_bundle
 from transforms.core.attributes.neighbours import search_bytes, top_k
 from transforms.core.errors import UsageError
 from transforms.core.records import Pair

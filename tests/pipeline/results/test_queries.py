@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.audits.query_answers import DOCUMENT, QUESTION, answered, questions
 from pipeline.results import sql
-from tests.support.rows import attribute, explanation, failure, publish, run
+from tests.support.tables.rows import attribute, explanation, failure, publish, run
 from transforms import tables
 from transforms.core.records import content_id
 

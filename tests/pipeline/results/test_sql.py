@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from pipeline.results import sql
 from pipeline.text.tables import columns, cut, number, printable
-from tests.support.rows import STARTED, explanation, failure, publish, run
+from tests.support.tables.rows import STARTED, explanation, failure, publish, run
 from transforms import storage, tables
 from transforms.core.errors import MissingDependency, UsageError
 from transforms.tables.parquet import to_parquet

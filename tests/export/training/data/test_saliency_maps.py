@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from export.training.data.saliency_maps import SaliencyMaps, read_saliency
-from tests.support.saliency_tables import RESIZE, row, write
+from tests.support.tables.saliency import RESIZE, row, write
 from transforms import tables
 from transforms.core.errors import UsageError
 from transforms.core.records import Product

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.results.pictures import heat, sheet
 from pipeline.results.pictures.overlay import PAIR_BYTES, caption, draw_pairs
 from pipeline.results.pictures.sheet import TILE, tile_origin
-from tests.support.rows import attribute, explanation, publish, run
+from tests.support.tables.rows import attribute, explanation, publish, run
 from transforms import tables
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images

@@ -15,8 +15,8 @@ from pipeline.results.summary.groups import COLUMNS
 from pipeline.results.summary.quantities import MEANS, Quantity, measure, quantities
 from pipeline.results.summary.summarise import RunSummary
 from pipeline.results.summary.text import lines
-from tests.support.rows import explanation, failure, publish
-from tests.support.strata import shirts_and_shoes, stratum, summary, write
+from tests.support.tables.rows import explanation, failure, publish
+from tests.support.tables.strata import shirts_and_shoes, stratum, summary, write
 from transforms import tables
 from transforms.core.errors import UsageError
 from transforms.core.imaging import maps

@@ -16,8 +16,8 @@ from pipeline.audit.closing import summarise
 from pipeline.audit.options import AuditOptions
 from pipeline.results.summary.text import WIDTH, lines, notes
 from pipeline.text.tables import columns
-from tests.support.rows import explanation, failure
-from tests.support.strata import shirts_and_shoes, stratum, summary, write
+from tests.support.tables.rows import explanation, failure
+from tests.support.tables.strata import shirts_and_shoes, stratum, summary, write
 from transforms.tables import Row
 
 

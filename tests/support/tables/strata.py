@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.results.summary.summarise import RunSummary, summarise_run
-from tests.support.rows import explanation, publish, run
+from tests.support.tables.rows import explanation, publish, run
 from transforms.tables import Row, runs
 
 

@@ -8,8 +8,8 @@ from itertools import islice
 
 import numpy as np
 
-from pipeline.audit.check_trials import pair_vectors
 from pipeline.audit.options import AuditOptions
+from pipeline.audit.served.trials import pair_vectors
 from pipeline.text.left_out import LeftOut
 from transforms import storage
 from transforms.core.errors import ModelError

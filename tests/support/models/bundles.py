@@ -7,7 +7,7 @@ from pathlib import Path
 from export.bundling.build import build
 from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
 from export.bundling.preprocessing import Preprocessing
-from tests.support.networks import SIZE, attribute_network, network
+from tests.support.models.networks import SIZE, attribute_network, network
 from transforms.core.imaging.images import Resize
 from transforms.serving.bundle import Bundle
 

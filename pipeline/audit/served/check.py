@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.audit.options import AuditOptions
-from pipeline.audit.score_complaint import complaint, told
-from pipeline.audit.served_comparison import Compared, compare
+from pipeline.audit.served.comparison import Compared, compare
+from pipeline.audit.served.complaint import complaint, told
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.inputs import catalogue, manifest

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from pipeline.audit.check_trials import Tried, search
 from pipeline.audit.options import AuditOptions
-from pipeline.audit.served_comparison import Compared
+from pipeline.audit.served.comparison import Compared
+from pipeline.audit.served.trials import Tried, search
 from transforms.core.messages import quoted
 from transforms.core.records import Float64
 from transforms.core.similarity import SimilarityFunction

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from export.bundling import prefix
 from export.bundling.build import build
 from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
-from tests.support.bundles import PREPROCESSING
-from tests.support.networks import OLD_IR, SIZE, D, weights
+from tests.support.models.bundles import PREPROCESSING
+from tests.support.models.networks import OLD_IR, SIZE, D, weights
 from transforms.core.imaging.images import Resize
 from transforms.serving import bundle
 from transforms.serving.similarity_model import SimilarityModel

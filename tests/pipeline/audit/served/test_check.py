@@ -20,11 +20,11 @@ from export.bundling.from_onnx import BundleRequest, bundle_command
 from export.bundling.preprocessing import Preprocessing
 from export.bundling.preprocessing_settings import PreprocessingFlags
 from pipeline import cli
-from pipeline.audit import check_scores
 from pipeline.audit.options import AuditOptions
-from pipeline.audit.served_comparison import compare
-from tests.support.bundles import PREPROCESSING
-from tests.support.networks import SIZE, D, compute, network
+from pipeline.audit.served import check as check_scores
+from pipeline.audit.served.comparison import compare
+from tests.support.models.bundles import PREPROCESSING
+from tests.support.models.networks import SIZE, D, compute, network
 from transforms.core.imaging import images
 from transforms.core.imaging.images import Resize
 from transforms.core.records import Float64

@@ -36,7 +36,7 @@ def compute(pixels: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
     return np.asarray(np.maximum(convolved, 0).mean(axis=(2, 3)) @ w["dense"] + w["shift"])
 
 
-def network(
+def network(  # noqa: PLR0913  # each habit of an exporter is a parameter, and most tests name one
     *,
     layout: Literal["nchw", "nhwc"] = "nchw",
     channels: Literal["rgb", "bgr"] = "rgb",

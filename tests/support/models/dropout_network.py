@@ -1,4 +1,4 @@
-"""A backbone with dropout, by ``tests.support.dropout_network:with_dropout``."""
+"""A backbone with dropout, by ``tests.support.models.dropout_network:with_dropout``."""
 
 from __future__ import annotations
 
