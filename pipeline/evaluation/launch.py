@@ -61,8 +61,10 @@ def run(options: EvaluateOptions, cascade: Cascade, echo: Echo = print) -> bool:
     started = time.monotonic()
     with ExitStack() as held:
         planned = plan(options, cascade, held, echo)
-        words = {"what": "explanations", "doing": "measuring", "before": "reading the tables"}
-        with watched(options.profile, echo, **words) as progress:
+
+        with watched(
+            options.profile, echo, what="explanations", doing="measuring", before="reading the tables"
+        ) as progress:
             progress.add("pairs", planned.expected)
             submit(options, lambda pipeline: build(pipeline, replace(planned, progress=progress)))
     return finish(options, planned.run_id, time.monotonic() - started, echo)

@@ -21,8 +21,15 @@ _INTERVAL = 0.5
 
 
 @contextmanager
-def watched(profile: RunnerProfile, echo: Echo, **words: str) -> Iterator[Progress]:
-    """Where workers report to while the block runs, printed as :class:`Watch` does with ``words``.
+def watched(
+    profile: RunnerProfile,
+    echo: Echo,
+    *,
+    what: str = "pairs",
+    doing: str = "explaining",
+    before: str = "reading the manifest",
+) -> Iterator[Progress]:
+    """Where workers report to while the block runs, printed as :class:`Watch` does with the same words.
 
     Nowhere, where they are on other machines: their runner has a dashboard of its own.
     """
@@ -31,7 +38,7 @@ def watched(profile: RunnerProfile, echo: Echo, **words: str) -> Iterator[Progre
         return
     with tempfile.TemporaryDirectory(prefix="whymatch-progress-") as folder:
         progress = Progress(str(Path(folder) / "progress"))
-        with Watch(progress, echo, **words):
+        with Watch(progress, echo, what=what, doing=doing, before=before):
             yield progress
 
 
