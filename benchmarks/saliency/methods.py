@@ -122,8 +122,9 @@ def settings_for(bundle: Bundle, plan: Plan) -> tuple[list[Setting], dict[str, s
     allowed, left_out = [], {}
     for setting in SETTINGS:
         method: Any = setting.explainer.method
-        if method.needs in ("gradient", "projection") and getattr(bundle, method.needs) is None:
-            left_out[setting.name] = f"no {method.needs}: {bundle.missing.get(method.needs, 'it is not known why')}"
+        graph = method.needs.graph
+        if graph and getattr(bundle, graph) is None:
+            left_out[setting.name] = f"no {graph}: {bundle.missing.get(graph, 'it is not known why')}"
             continue
         if plan.steps is not None and hasattr(method, "steps"):
             method = replace(method, steps=min(method.steps, plan.steps))

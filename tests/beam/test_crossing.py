@@ -53,6 +53,7 @@ def test_vectors_cross_to_the_bit() -> None:
     assert [(digest, vector.tobytes()) for digest, vector in drawn] == [("0" * 64, embedding.tobytes())]
 
 
+@pytest.mark.engine
 def test_a_join_gives_each_key_both_sides(tmp_path: Path) -> None:
     pairs = [replace(PAIR, pair_id=name) for name in "ab"]
     with beam.Pipeline(FnApiRunner()) as pipeline:
@@ -63,6 +64,7 @@ def test_a_join_gives_each_key_both_sides(tmp_path: Path) -> None:
         assert_that(joined, equal_to(expected))
 
 
+@pytest.mark.engine
 def test_a_tag_sends_an_element_to_its_output() -> None:
     def odd(number: int) -> Iterable[int | Tagged]:
         yield COUNTS(("odd", number)) if number % 2 else number
@@ -76,6 +78,7 @@ def test_a_tag_sends_an_element_to_its_output() -> None:
         assert counts.element_type == beam.typehints.Tuple[str, int]
 
 
+@pytest.mark.engine
 def test_a_step_is_frozen_and_its_label_is_the_caller_s() -> None:
     @dataclass(frozen=True)
     class Add(Step[PCollection[int], PCollection[int]]):

@@ -123,7 +123,7 @@ def test_same_rows_with_more_workers_and_a_shuffled_manifest(
 def test_chunks_of_references_change_nothing(
     audited: Path, drawn: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transforms.beam.explain_queries.CHUNK", 2)
+    monkeypatch.setattr("transforms.explaining.explain_image.CHUNK", 2)
     options = ["--catalogue", str(drawn / "catalogue.csv"), "--max-failure-rate", "0.1", "--keep", "likeness"]
     assert audit(drawn / "pairs.csv", bundle, tmp_path, "one", *options) == 0
     assert table(tmp_path, "explanations", "one") == table(audited, "explanations", "one")

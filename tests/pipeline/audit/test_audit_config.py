@@ -30,6 +30,7 @@ device = "cpu"
 """
 
 
+@pytest.mark.engine
 def test_a_file_audits_as_the_flags_do(
     drawn: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -527,7 +527,7 @@ def test_an_audit_of_many_conditions_is_that_of_each_and_costs_as_much_as_one(
         assert cost["forward_passes"] == run["forward_passes"] > 0
         for (query, reference, _, method, side), row in alone.items():
             check_equal(found[query, reference, name, method, side], row, 2e-6)
-    monkeypatch.setattr("transforms.beam.explain_queries.CHUNK", 4)
+    monkeypatch.setattr("transforms.explaining.explain_image.CHUNK", 4)
     turned, _ = explained(drawn, folders / "cosine" / "all", tmp_path, "turned", manifest[::-1], *MIXED, "--batch", "5")
     left_out = ("run_id", "started", "finished")
     for key, row in found.items():

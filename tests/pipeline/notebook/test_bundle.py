@@ -44,6 +44,7 @@ def photographs(drawn: Path) -> list[str]:
     return [str(drawn / row["image"]) for row in read_csv(drawn / "catalogue.csv")]
 
 
+@pytest.mark.engine
 def test_it_explains_what_an_audit_writes(opened: whymatch.Bundle, bundle: Path, drawn: Path, tmp_path: Path) -> None:
     out = tmp_path / "tables"
     catalogue = str(drawn / "catalogue.csv")
