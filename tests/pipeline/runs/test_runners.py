@@ -96,6 +96,23 @@ def test_a_pipeline_that_is_done_and_an_error_of_whymatchs_own_pass(monkeypatch:
         runners.submit(Options(), lambda pipeline: pipeline | beam.Create([1]))
 
 
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ValueError("Traceback\n  File x, line 1\nOSError: no room \n\n"), "OSError: no room"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_of_a_workers_traceback_the_last_line_is_said(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, cause: str
+) -> None:
+    monkeypatch.setattr(runners, "runner_of", lambda _: Ends(error=error))
+    with pytest.raises(RunError) as caught:
+        runners.submit(Options(), lambda pipeline: pipeline | beam.Create([1]))
+    assert str(caught.value) == f"the pipeline broke: {cause}"
+
+
 @pytest.mark.parametrize(("workers", "threads"), [(1, 8), (2, 4), (3, 2), (8, 1), (20, 1)])
 def test_workers_of_this_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch, workers: int, threads: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
