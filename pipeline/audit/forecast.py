@@ -109,7 +109,7 @@ def forecast(
     unreadable: int,
     worker_memory: int,
 ) -> RunForecast:
-    """The outlook of a run; it reads nothing and measures nothing.
+    """The forecast of a run; it reads nothing and measures nothing.
 
     Args:
       options, bundle: of the run. design: its sample. passes: of its explainers.
@@ -186,31 +186,31 @@ def resources_here(out: str, meminfo: Path = Path("/proc/meminfo")) -> Resources
     return Resources(_available_memory(meminfo), _free_disk(Path(local_path(out))) if is_local(out) else None)
 
 
-def check_resources(outlook: RunForecast, limits: Resources) -> None:
+def check_resources(foretold: RunForecast, limits: Resources) -> None:
     """UsageError, which says what to do, where the run cannot end well: it has nothing to explain, or no room."""
-    if not outlook.rows:
+    if not foretold.rows:
         raise UsageError("the manifest has no rows; an audit of nothing is no assurance. Check --manifest")
-    if not outlook.queries:
+    if not foretold.queries:
         raise UsageError(
-            f"none of the {outlook.rows:,} rows of the manifest has a query that can be read; --columns "
+            f"none of the {foretold.rows:,} rows of the manifest has a query that can be read; --columns "
             "query=YOURS or query_id=YOURS says which column it stands in"
         )
-    if not outlook.sampled_queries:
+    if not foretold.sampled_queries:
         raise UsageError(
-            f"none of the {outlook.queries:,} queries is in the sample; raise --sample or --budget-passes, or ask for "
+            f"none of the {foretold.queries:,} queries is in the sample; raise --sample or --budget-passes, or ask for "
             "some of each stratum with --min-queries"
         )
-    needed, there = outlook.launcher_memory, limits.memory
+    needed, there = foretold.launcher_memory, limits.memory
     if needed is not None and there is not None and needed > there:
         raise UsageError(
-            f"the local runner holds all sampled pairs in memory: {outlook.sampled_pairs:,} of them take about "
+            f"the local runner holds all sampled pairs in memory: {foretold.sampled_pairs:,} of them take about "
             f"{in_words(needed)}, and {in_words(there)} are available here. {_fewer(there / needed)}, take a smaller "
             "--map-size, or take another --runner"
         )
-    if limits.disk is not None and outlook.written > limits.disk:
+    if limits.disk is not None and foretold.written > limits.disk:
         raise UsageError(
-            f"the tables will take about {in_words(outlook.written)}, and {in_words(limits.disk)} are free at "
-            f"{shown(outlook.out)}. {_fewer(limits.disk / outlook.written)}, take a smaller --map-size, or choose "
+            f"the tables will take about {in_words(foretold.written)}, and {in_words(limits.disk)} are free at "
+            f"{shown(foretold.out)}. {_fewer(limits.disk / foretold.written)}, take a smaller --map-size, or choose "
             "another --out"
         )
 

@@ -1,4 +1,4 @@
-"""An outlook as text: one line a quantity, what is estimated with "about"."""
+"""A forecast as text: one line a quantity, what is estimated with "about"."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ _LONGEST = 40
 _LABEL = 9
 
 
-def print_forecast(outlook: RunForecast, echo: Echo = print, graph: Sequence[str] = ()) -> None:
+def print_forecast(forecast: RunForecast, echo: Echo = print, graph: Sequence[str] = ()) -> None:
     """Says what the run will do, and the steps of its ``graph`` (:func:`pipeline.audit.forecast.graph_of`)."""
-    for line in lines(outlook, graph):
+    for line in lines(forecast, graph):
         echo(line)
 
 
-def lines(outlook: RunForecast, graph: Sequence[str] = ()) -> Iterator[str]:
+def lines(forecast: RunForecast, graph: Sequence[str] = ()) -> Iterator[str]:
     """What :func:`print_forecast` says, line by line."""
-    unreadable = f", {outlook.unreadable:,} of them without a query that can be read" if outlook.unreadable else ""
-    yield _line("rows", f"{outlook.rows:,}{unreadable}")
-    by = f", by {printable(outlook.column)}" if outlook.column else ""
-    yield _line("queries", _of(outlook.sampled_queries, outlook.queries) + by)
-    yield _line("pairs", _of(outlook.sampled_pairs, outlook.pairs))
-    if outlook.column is not None:
-        yield from _strata(outlook)
-    yield _line("passes", _passes(outlook))
-    yield _line("speed", _speed(outlook))
-    yield _line("time", f"about {_duration(outlook.seconds)} {_workers(outlook)}")
-    yield _line("read", f"about {in_words(outlook.read)} of images" if outlook.read else "not known: no image was read")
-    yield _line("written", f"about {in_words(outlook.written)} of tables")
-    yield _line("memory", _memory(outlook))
+    unreadable = f", {forecast.unreadable:,} of them without a query that can be read" if forecast.unreadable else ""
+    yield _line("rows", f"{forecast.rows:,}{unreadable}")
+    by = f", by {printable(forecast.column)}" if forecast.column else ""
+    yield _line("queries", _of(forecast.sampled_queries, forecast.queries) + by)
+    yield _line("pairs", _of(forecast.sampled_pairs, forecast.pairs))
+    if forecast.column is not None:
+        yield from _strata(forecast)
+    yield _line("passes", _passes(forecast))
+    yield _line("speed", _speed(forecast))
+    yield _line("time", f"about {_duration(forecast.seconds)} {_workers(forecast)}")
+    yield _line(
+        "read", f"about {in_words(forecast.read)} of images" if forecast.read else "not known: no image was read"
+    )
+    yield _line("written", f"about {in_words(forecast.written)} of tables")
+    yield _line("memory", _memory(forecast))
     if graph:
         yield "steps"
         yield from (f"  {step}" for step in graph)
@@ -53,8 +55,8 @@ def _of(sampled: int, all_of_them: int) -> str:
     return f"{sampled:,} of {all_of_them:,} are explained ({sampled / all_of_them:.2%})"
 
 
-def _strata(outlook: RunForecast) -> Iterator[str]:
-    largest = sorted(outlook.strata, key=lambda stratum: (-stratum.queries, stratum.name))
+def _strata(forecast: RunForecast) -> Iterator[str]:
+    largest = sorted(forecast.strata, key=lambda stratum: (-stratum.queries, stratum.name))
     head = [("stratum", "queries", "sampled", "rate")]
     rows = [
         (
@@ -75,14 +77,14 @@ def _strata(outlook: RunForecast) -> Iterator[str]:
         yield " " * (_LABEL + 2) + f"and {more:,} more"
 
 
-def _passes(outlook: RunForecast) -> str:
-    gradient_passes = f", {outlook.gradient_passes:,} of them of the gradient" if outlook.gradient_passes else ""
-    early = "; maps that converge early take fewer" if outlook.early else ""
-    return f"at most {outlook.passes:,} forward passes{gradient_passes}{early}"
+def _passes(forecast: RunForecast) -> str:
+    gradient_passes = f", {forecast.gradient_passes:,} of them of the gradient" if forecast.gradient_passes else ""
+    early = "; maps that converge early take fewer" if forecast.early else ""
+    return f"at most {forecast.passes:,} forward passes{gradient_passes}{early}"
 
 
-def _speed(outlook: RunForecast) -> str:
-    probe = outlook.probe
+def _speed(forecast: RunForecast) -> str:
+    probe = forecast.probe
     gradient_passes = (
         f", {probe.gradient_passes_per_second:,.0f} of the gradient" if probe.gradient_passes_per_second else ""
     )
@@ -90,21 +92,21 @@ def _speed(outlook: RunForecast) -> str:
         loaded = f"{probe.seconds_per_image * 1000:.1f} ms to load an image of {in_words(probe.bytes_per_image)}"
     else:
         loaded = f"none of {probe.images_tried} images could be loaded, so a grey one was masked"
-    here = "" if profile_of(outlook.runner).here else f": this machine's, not that of {outlook.runner}'s workers"
+    here = "" if profile_of(forecast.runner).here else f": this machine's, not that of {forecast.runner}'s workers"
     return f"{probe.passes_per_second:,.0f} passes a second and worker{gradient_passes}; {loaded}{here}"
 
 
-def _workers(outlook: RunForecast) -> str:
-    if not profile_of(outlook.runner).here:
+def _workers(forecast: RunForecast) -> str:
+    if not profile_of(forecast.runner).here:
         return "of one worker, shared among as many as there are"
-    return f"with {outlook.workers} worker{'s' * (outlook.workers != 1)}"
+    return f"with {forecast.workers} worker{'s' * (forecast.workers != 1)}"
 
 
-def _memory(outlook: RunForecast) -> str:
-    worker = f"at most {in_words(outlook.worker_memory)} a worker beyond its libraries"
-    if outlook.launcher_memory is None:
+def _memory(forecast: RunForecast) -> str:
+    worker = f"at most {in_words(forecast.worker_memory)} a worker beyond its libraries"
+    if forecast.launcher_memory is None:
         return worker
-    return f"{worker}; about {in_words(outlook.launcher_memory)} for all pairs in the launcher"
+    return f"{worker}; about {in_words(forecast.launcher_memory)} for all pairs in the launcher"
 
 
 def _duration(seconds: float) -> str:

@@ -220,14 +220,19 @@ def white_rectangles(draw: st.DrawFn) -> tuple[tuple[int, int], Resize, tuple[in
     pixels of the frame around it for the filter. In frames and images of these sizes there is one, in every mode.
     """
     shape = draw(st.tuples(st.integers(24, 70), st.integers(24, 70)))
-    size = draw(st.tuples(st.integers(22, 70), st.integers(22, 70)))
-    modes: tuple[ResizeMode, ...] = ("squash", "crop", "pad")
-    filters: tuple[Interpolation, ...] = ("bilinear", "bicubic")
-    spec = Resize(size, draw(st.sampled_from(modes)), draw(st.sampled_from(filters)), pad_color=(0, 0, 0))
+    spec = draw(
+        st.builds(
+            Resize,
+            size=st.tuples(st.integers(22, 70), st.integers(22, 70)),
+            mode=st.sampled_from(["squash", "crop", "pad"]),
+            interpolation=st.sampled_from(["bilinear", "bicubic"]),
+            pad_color=st.just((0, 0, 0)),
+        )
+    )
     box = images.frame_of(shape, spec).box
     edges = []
     for axis in (0, 1):
-        room = 3 * box[axis + 2] / size[axis]
+        room = 3 * box[axis + 2] / spec.size[axis]
         first = math.ceil(max(box[axis], 0) + room)
         last = math.floor(min(box[axis] + box[axis + 2], shape[axis]) - room)
         start = draw(st.integers(first, last - 2))

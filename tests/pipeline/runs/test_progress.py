@@ -120,6 +120,14 @@ def test_the_last_line_is_printed_at_the_end_and_once(progress: Progress) -> Non
     assert len(said) == 3
 
 
+def test_the_last_line_is_printed_though_pairs_were_found_behind_it(progress: Progress) -> None:
+    said: list[str] = []
+    with Watch(progress, said.append, interval=3600) as watch:
+        run_of(progress, watch, [100])
+        progress.add("pairs", 100)
+    assert said[-1].startswith("explaining: 100 of 200 pairs (50%)")
+
+
 def test_it_is_shown_while_the_run_goes_on(progress: Progress) -> None:
     said = threading.Event()
     with Watch(progress, lambda _: said.set(), interval=0.001):

@@ -96,6 +96,20 @@ def test_a_pipeline_that_is_not_done_is_a_run_error(state: str) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (ValueError("Traceback\n  File x, line 1\nOSError: no room \n\n"), "OSError: no room"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_of_a_workers_traceback_the_last_line_is_said(error: Exception, cause: str) -> None:
+    with pytest.raises(RunError) as caught:
+        submit(by(Ends(error=error)), one)
+    assert str(caught.value) == f"the pipeline broke: {cause}"
+
+
+@pytest.mark.engine
 def test_a_pipeline_that_is_done_and_an_error_of_whymatchs_own_pass() -> None:
     submit(by(Ends()), one)
     with pytest.raises(BundleError, match=r"^sha256 differs$"):
