@@ -76,7 +76,8 @@ def test_arrows(path: Path) -> None:
     if name.startswith("transforms"):
         assert not packages & {"pipeline", "export", *HEAVY, "onnx"}
     if name.startswith("export"):
-        assert not packages & {"pipeline", "apache_beam"}
+        assert not packages & {"pipeline", "whymatch", "apache_beam"}
+        assert not any(other.startswith("transforms.beam") for other in found)
     if name.startswith("pipeline"):
         assert not packages & {*HEAVY, "onnx"}
         assert name in NAME_EXPORT or "export" not in packages
