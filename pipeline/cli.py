@@ -66,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
     given, beam_args = _split(given)
+    command = None
     try:
-        words = build_parser().parse_args(given)
+        words = build_parser(given).parse_args(given)
         command = words.command
         if beam_args and not command.takes_more:
             raise UsageError("arguments after -- go to Beam's runner; only `audit`, `plan` and `evaluate` take them")
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # whoever read the answer has enough of it; a command that was still at work has not done it
         sys.stderr.close()
-        return 0 if command.name in ("sql", "summary") else 3
+        return 0 if command is None or command.name in ("sql", "summary") else 3
     except KeyboardInterrupt:
         print("whymatch: interrupted; nothing of an unfinished run counts", file=sys.stderr)
         return 3
@@ -113,11 +114,11 @@ def _redacted(text: str) -> str:
     return storage.redact(text)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def build_parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands; for ``words`` alone, where they are known."""
     parser = argparse.ArgumentParser(prog="whymatch", description=DESCRIPTION)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    add_commands(parser, COMMANDS)
+    add_commands(parser, COMMANDS, words)
     return parser
 
 

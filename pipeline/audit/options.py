@@ -20,15 +20,8 @@ from pipeline.options import shared
 from pipeline.options.declaration import CONFIG, Declared, Group, Option, Options, declared
 from pipeline.options.formats import Columns, Names, Repeated, Settings, Size, Words
 from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
-from transforms import storage
 from transforms.core.errors import UsageError
-from transforms.core.imaging.fill import check_fill
-from transforms.core.imaging.images import ImageLimits
 from transforms.core.messages import quoted
-from transforms.core.records import Side
-from transforms.core.saliency.explainer import Explainer, ReferenceMasks
-from transforms.inputs import manifest
-from transforms.storage.addresses import is_local, local_path
 
 if TYPE_CHECKING:
     from transforms import storage
@@ -236,6 +229,8 @@ class AuditOptions(Options):
     beam_args: shared.BeamArgs = ()
 
     def __post_init__(self) -> None:
+        from transforms.core.imaging.fill import check_fill
+        from transforms.inputs import manifest
 
         if unknown := sorted(self.columns.keys() - set(manifest.COLUMNS)):
             raise UsageError(f"--columns must be among {', '.join(manifest.COLUMNS)}, not {unknown!r}")
@@ -287,6 +282,7 @@ class AuditOptions(Options):
     def access(self, files: tuple[str, ...]) -> storage.Access:
         """What image addresses may name: local files beside ``files`` and the catalogue, and in ``image_roots``."""
         from transforms import storage
+        from transforms.storage.addresses import is_local, local_path
 
         named = filter(is_local, (*files, *filter(None, [self.catalogue])))
         beside = (os.path.dirname(os.path.abspath(local_path(address))) for address in named)

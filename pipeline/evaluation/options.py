@@ -19,8 +19,6 @@ from pipeline.options.formats import Names, NamesOrNone, Repeated
 from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
 from transforms import storage
 from transforms.core.errors import UsageError
-from transforms.core.metrics.registry import CURVES, REGIONS, needing, requests, told_requests
-from transforms.storage.addresses import is_local, local_path
 
 if TYPE_CHECKING:
     from transforms import storage
@@ -34,6 +32,12 @@ KNOWN = Group("what is known of the products")
 
 def _named_by_time(_: Mapping[str, Any]) -> str:
     return f"evaluation-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def _measures() -> str:
+    from transforms.core.metrics.registry import told_requests
+
+    return told_requests()
 
 
 def _differ(name: str, given: tuple[str, ...]) -> None:
@@ -74,7 +78,7 @@ class EvaluateOptions(Options):
     run_id: Annotated[shared.WhichRun, WHAT] = None
     metrics: Annotated[
         Names,
-        Option(told_requests(), metavar="NAME,…"),
+        Option(_measures, metavar="NAME,…"),
         WHAT,
     ] = ("insertion", "deletion")
     methods: Annotated[Names, Option("whose maps", flag="--method", metavar="NAME,…"), WHAT] = ()
@@ -187,6 +191,7 @@ class EvaluateOptions(Options):
     beam_args: shared.BeamArgs = ()
 
     def __post_init__(self) -> None:
+        from transforms.core.metrics.registry import needing, requests
         from transforms.core.saliency.controls import CONTROLS, UNRELATED
 
         _among("metrics", self.metrics, requests())
@@ -222,11 +227,14 @@ class EvaluateOptions(Options):
     @property
     def compares(self) -> bool:
         """Whether maps are measured one by one, so that controls can be measured beside them."""
+        from transforms.core.metrics.registry import CURVES, REGIONS, needing, requests
+
         return self.asks(*requests(CURVES, REGIONS), *needing("cascade"))
 
     @property
     def with_unrelated(self) -> bool:
         """Whether another query's map is measured beside: a map of the table, so only beside those of the table."""
+        from transforms.core.metrics.registry import CURVES, REGIONS, requests
         from transforms.core.saliency.controls import UNRELATED
 
         return UNRELATED in self.controls and self.maps == "stored" and self.asks(*requests(CURVES, REGIONS))
@@ -249,6 +257,7 @@ class EvaluateOptions(Options):
     def access(self) -> storage.Access:
         """What image addresses may name: files beside the catalogue and in ``image_roots``."""
         from transforms import storage
+        from transforms.storage.addresses import is_local, local_path
 
         named = [self.catalogue] if self.catalogue and is_local(self.catalogue) else []
         beside = (os.path.dirname(os.path.abspath(local_path(address))) for address in named)

@@ -45,22 +45,29 @@ class Family:
     commands: tuple[Command, ...]
 
 
-def add_commands(parser: argparse.ArgumentParser, commands: Sequence[Command | Family]) -> None:
-    """Gives ``parser`` the ``commands``."""
+def add_commands(
+    parser: argparse.ArgumentParser, commands: Sequence[Command | Family], words: Sequence[str] | None = None
+) -> None:
+    """Gives ``parser`` the ``commands``.
+
+    Where the ``words`` that it will parse are known, commands that they do not name get no options: what some options
+    say of themselves takes a library to say.
+    """
     parsers = parser.add_subparsers(dest="word", required=True, metavar="COMMAND")
     for one in commands:
-        if isinstance(one, Command):
+        if words is not None and one.name not in words:
+            parsers.add_parser(one.name, help=one.summary)
+        elif isinstance(one, Command):
             _add(parsers, one)
-            continue
-        kinds = parsers.add_parser(one.name, help=one.summary).add_subparsers(
-            dest="kind", required=True, metavar=one.metavar
-        )
-        for command in one.commands:
-            _add(kinds, command)
+        else:
+            kinds = parsers.add_parser(one.name, help=one.summary)
+            kind = kinds.add_subparsers(dest="kind", required=True, metavar=one.metavar)
+            for command in one.commands:
+                _add(kind, command)
 
 
 def _add(parsers: Any, command: Command) -> None:
-    behind = [one.option.help for one in declared(command.options) if one.flag == BEHIND]
+    behind = [one.option.said for one in declared(command.options) if one.flag == BEHIND]
     said = " ".join(filter(None, [f"{command.summary[0].upper()}{command.summary[1:]}.", command.more, *behind]))
     parser = parsers.add_parser(command.name, help=command.summary, description=said)
     parser.set_defaults(command=command)

@@ -37,7 +37,7 @@ class Option:
     """What a field says of its option.
 
     Attributes:
-      help: its line in ``--help``, without the default, which is added.
+      help: its line in ``--help``, without the default, which is added; a function where a library has to say it.
       flag: where it is not ``--`` and the field's name.
       metavar: of its value.
       positional: it has no flag, and is known by its place.
@@ -48,7 +48,7 @@ class Option:
       most_recorded: the largest number that is believed of a record, which may be of anybody.
     """
 
-    help: str
+    help: str | Callable[[], str]
     flag: str = ""
     metavar: str | tuple[str, ...] | None = None
     positional: bool = False
@@ -57,6 +57,11 @@ class Option:
     explains: bool = False
     recorded: bool = True
     most_recorded: int | None = None
+
+    @property
+    def said(self) -> str:
+        """The text of ``help``."""
+        return self.help() if callable(self.help) else self.help
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ class Declared:
     def help(self) -> str:
         """What ``--help`` says, with the default where there is one to speak of."""
         empty = self.default is None or self.default is False or self.default in (0, (), {})
-        return self.option.help if empty else f"{self.option.help} (default: {self.format.write(self.default)})"
+        said = self.option.said
+        return said if empty else f"{said} (default: {self.format.write(self.default)})"
 
     @property
     def bounded(self) -> str:

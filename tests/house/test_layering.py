@@ -165,3 +165,10 @@ def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.path.insert(1, {str(ROOT)!r})\nimport pipeline"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "is not whymatch's" in done.stderr
+
+
+def test_the_command_line_is_there_before_numpy() -> None:
+    """``main`` sets the threads of numpy's BLAS, which numpy reads when it is loaded."""
+    code = "import sys; import pipeline.cli; print([name for name in ('numpy', 'scipy', 'pyarrow') if name in sys.modules])"
+    done = run_without({*HEAVY, "apache_beam", "onnxruntime"}, code)
+    assert done.stdout == "[]\n", done.stderr

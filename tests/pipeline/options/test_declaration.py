@@ -48,7 +48,7 @@ def test_every_option_is_explained(name: str, capsys: pytest.CaptureFixture[str]
     monkeypatch.setenv("COLUMNS", "1000")
     said = help_of(name, capsys)
     for option in declared(MODELS[name]):
-        assert len(option.option.help) > 5, option.name
+        assert len(option.option.said) > 5, option.name
         assert option.help in said, option.name
         if not option.option.positional:
             assert re.search(rf"(?<!\S){option.flag}(?![\w-])", said), option.name
