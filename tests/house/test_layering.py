@@ -169,6 +169,7 @@ def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path) -> None:
 
 def test_the_command_line_is_there_before_numpy() -> None:
     """``main`` sets the threads of numpy's BLAS, which numpy reads when it is loaded."""
-    code = "import sys; import pipeline.cli; print([name for name in ('numpy', 'scipy', 'pyarrow') if name in sys.modules])"
+    names = ("numpy", "scipy", "pyarrow")
+    code = f"import sys; import pipeline.cli; print([name for name in {names} if name in sys.modules])"
     done = run_without({*HEAVY, "apache_beam", "onnxruntime"}, code)
     assert done.stdout == "[]\n", done.stderr
