@@ -49,7 +49,7 @@ def explanation_row(
     regions could not be read. ``elsewhere``: the evidence lies where the first attribute cannot be seen, which is the
     one reason against an explanation that is known before the others (``transforms.beam.judge_explanations``).
     """
-    pair, bundle, frame = target.pair, provenance.bundle, provenance.frame
+    pair, bundle = target.pair, provenance.bundle
     return {
         "pair_id": pair.pair_id,
         "query_id": pair.query_id,
@@ -74,14 +74,7 @@ def explanation_row(
         "map": explanation.map.ravel(),
         "map_height": explanation.map.shape[0],
         "map_width": explanation.map.shape[1],
-        "input_height": frame.size[0],
-        "input_width": frame.size[1],
-        "original_height": frame.original[0],
-        "original_width": frame.original[1],
-        "crop_top": frame.box[0],
-        "crop_left": frame.box[1],
-        "crop_height": frame.box[2],
-        "crop_width": frame.box[3],
+        **_frame_columns(provenance.frame),
         **asdict(explanation.statistics),
         "bias": explanation.bias,
         "map_reliability": explanation.reliability,
@@ -97,6 +90,23 @@ def explanation_row(
         "stratum": pair.stratum,
         "weight": pair.weight,
         "extra": pair.extra,
+    }
+
+
+def _frame_columns(frame: Frame) -> Row:
+    """How the model's frame lies in the explained photograph."""
+    input_height, input_width = frame.size
+    original_height, original_width = frame.original
+    crop_top, crop_left, crop_height, crop_width = frame.box
+    return {
+        "input_height": input_height,
+        "input_width": input_width,
+        "original_height": original_height,
+        "original_width": original_width,
+        "crop_top": crop_top,
+        "crop_left": crop_left,
+        "crop_height": crop_height,
+        "crop_width": crop_width,
     }
 
 
