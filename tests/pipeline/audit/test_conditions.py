@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,6 @@ import numpy as np
 import onnx
 import PIL.Image
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from export.bundling.build import build
@@ -22,7 +19,7 @@ from pipeline.audit.bundle_fit import check_bundle, plan_memory
 from pipeline.audit.options import AuditOptions
 from tests.support.audits import audit, read_csv, table, write_csv
 from tests.support.models.bundles import PREPROCESSING, VOCABULARY
-from tests.support.models.networks import SIZE, D, attribute_network, network
+from tests.support.models.networks import SIZE, D, attribute_network, network, vectors
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.imaging.images import ImageLimits, Resize
 from transforms.core.records import EmbeddedImage, Failure, Float32, Float64, Pair, Side
@@ -41,17 +38,12 @@ from transforms.core.saliency.explainer import Explainer, Perturb, ReferenceMask
 from transforms.core.saliency.gradients import GradientMethod, IntegratedGradientsMethod
 from transforms.core.saliency.lime import LimeMethod
 from transforms.core.saliency.mask import MaskMethod
-from transforms.core.saliency.perturbation import Perturbation, mean_similarities
+from transforms.core.saliency.perturbation import Perturbation
 from transforms.core.saliency.rise import RiseMethod
 from transforms.core.saliency.sbsm import SbsmMethod
 from transforms.core.saliency.sliding_window import SlidingWindowMethod
 from transforms.core.similarity import (
     SimilarityFunction,
-    conditioned,
-    for_condition,
-    reduce_perturbed,
-    rows_kept,
-    similarities,
 )
 from transforms.core.target import ExplanationTarget
 from transforms.explaining.explanation_rows import explanation_rows
@@ -331,82 +323,6 @@ def test_a_condition_of_ones_is_no_condition(
     for one, other in zip(plain, ones, strict=True):
         np.testing.assert_array_equal(one["map"], other["map"])
         assert one["similarity"] == other["similarity"]
-
-
-def vectors(rows: int, seed: int, *, unit: bool) -> Float32:
-    drawn = np.random.default_rng(seed).normal(size=(rows, D))
-    return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True) if unit else drawn, np.float32)
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_what_is_kept_of_masked_versions_is_enough(function: SimilarityFunction) -> None:
-    """Against all similarities, of each version and each embedding, with the formula written out."""
-    masks = [np.array(mask, np.float32) for mask in CONDITIONS.values()]
-
-    def similarity(left: Float64, right: Float64) -> float:
-        if function == "euclidean":
-            return -float(np.linalg.norm(left - right))
-        return float(left @ right) / (
-            float(np.linalg.norm(left) * np.linalg.norm(right)) if function == "cosine" else 1
-        )
-
-    embeddings = vectors(4, 1, unit=function == "cosine")
-    for count in (1, 2, 3, 7):
-        versions = vectors(count, count, unit=function == "cosine")
-        kept = reduce_perturbed(versions, masks, function)
-        expected_rows = {"cosine": min(count, 3), "dot": 1, "euclidean": count}[function]
-        assert len(kept) == expected_rows == rows_kept(count, 3, function)
-        for number, mask in enumerate(masks):
-            compared = for_condition(kept, mask, number, len(masks), function)
-            assert compared.shape == (count if function == "euclidean" else 1, D)
-            assert compared.dtype == np.float32
-            found = mean_similarities(
-                References(np.zeros((1, D), np.float32), compared[None]),
-                conditioned(embeddings, mask, function),
-                function,
-            )
-            wide = mask.astype(np.float64)
-            expected = [
-                np.mean([similarity(wide * version, wide * embedding) for version in versions])
-                for embedding in embeddings
-            ]
-            np.testing.assert_allclose(found[0], expected, atol=1e-6)
-    plain = reduce_perturbed(vectors(7, 0, unit=True), [], function)
-    assert len(plain) == rows_kept(7, 0, function) == (7 if function == "euclidean" else 1)
-
-
-@given(
-    embeddings=st.lists(st.lists(st.floats(-4, 4, width=32), min_size=3, max_size=3), min_size=1, max_size=4),
-    mask=st.lists(st.floats(0, 3, width=32), min_size=3, max_size=3),
-    function=st.sampled_from(FUNCTIONS),
-)
-def test_a_row_depends_on_itself_alone(
-    embeddings: list[list[float]], mask: list[float], function: SimilarityFunction
-) -> None:
-    rows, scale = np.array(embeddings, np.float32), np.array(mask, np.float32)
-    found = conditioned(rows, scale, function)
-    for row, one in zip(rows, found, strict=True):
-        np.testing.assert_array_equal(conditioned(row[None], scale, function)[0], one)
-        product = row.astype(np.float64) * scale
-        length = np.linalg.norm(product)
-        assert np.isfinite(one).all()
-        if function != "cosine":
-            np.testing.assert_array_equal(one, product.astype(np.float32))
-        else:
-            np.testing.assert_allclose(one, product / length if length > 0 else 0 * product, atol=1e-6)
-
-
-def test_a_condition_by_hand() -> None:
-    """[3, 4, 12] under (1, 0.5, 0) is [3, 2, 0]; of length 1 it is [3, 2, 0] / sqrt(13)."""
-    rows, mask = np.array([[3, 4, 12], [0, 0, 5]], np.float32), np.array([1, 0.5, 0], np.float32)
-    np.testing.assert_array_equal(conditioned(rows, mask, "dot"), [[3, 2, 0], [0, 0, 0]])
-    np.testing.assert_array_equal(conditioned(rows, mask, "euclidean"), [[3, 2, 0], [0, 0, 0]])
-    unit = conditioned(rows, mask, "cosine")
-    np.testing.assert_allclose(unit, np.array([[3, 2, 0], [0, 0, 0]]) / math.sqrt(13), atol=1e-7)
-    np.testing.assert_array_equal(similarities(unit, unit[1:], "cosine"), [[0], [0]])  # nothing to compare
-    assert conditioned(rows, None, "cosine") is rows
-    with pytest.raises(ValueError, match=r"mask \[D\]"):
-        conditioned(rows, mask[:2], "dot")
 
 
 def test_a_pair_says_which_of_the_conditions() -> None:

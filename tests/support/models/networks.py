@@ -36,6 +36,12 @@ def compute(pixels: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
     return np.asarray(np.maximum(convolved, 0).mean(axis=(2, 3)) @ w["dense"] + w["shift"])
 
 
+def vectors(rows: int, seed: int, *, unit: bool) -> NDArray[np.float32]:
+    """Drawn embeddings [rows, D], of length 1 where ``unit``."""
+    drawn = np.random.default_rng(seed).normal(size=(rows, D))
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True) if unit else drawn, np.float32)
+
+
 def network(  # noqa: PLR0913  # each habit of an exporter is a parameter, and most tests name one
     *,
     layout: Literal["nchw", "nhwc"] = "nchw",
