@@ -32,20 +32,26 @@ if TYPE_CHECKING:
     from pipeline.notebook.explanation import PairExplanation as PairExplanation
     from pipeline.notebook.explanation import PairFailure as PairFailure
     from pipeline.notebook.explanation import Verdict as Verdict
+    from pipeline.notebook.photographs import ImageSource as ImageSource
     from pipeline.notebook.run import Run as Run
+    from pipeline.notebook.run import RunThresholds as RunThresholds
     from pipeline.notebook.run import read_run as read_run
     from transforms.core.errors import RunError as RunError
     from transforms.core.errors import UsageError as UsageError
     from transforms.core.errors import WhymatchError as WhymatchError
+    from transforms.core.saliency.explainer import Explainer as Explainer
 
 _HOMES = {
     "Bundle": "pipeline.notebook.bundle",
+    "Explainer": "transforms.core.saliency.explainer",
     "Explanations": "pipeline.notebook.explanation",
+    "ImageSource": "pipeline.notebook.photographs",
     "NamedAttribute": "pipeline.notebook.explanation",
     "PairExplanation": "pipeline.notebook.explanation",
     "PairFailure": "pipeline.notebook.explanation",
     "Run": "pipeline.notebook.run",
     "RunError": "transforms.core.errors",
+    "RunThresholds": "pipeline.notebook.run",
     "UsageError": "transforms.core.errors",
     "Verdict": "pipeline.notebook.explanation",
     "WhymatchError": "transforms.core.errors",

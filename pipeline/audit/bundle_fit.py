@@ -9,36 +9,16 @@ from pipeline.audit.options import AuditOptions
 from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.memory import CHUNK
-from transforms.core.messages import listed
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.mask import PAIRS
+from transforms.explaining.check_explainer import check_explainer
 from transforms.serving.bundle import Bundle
 
 
 def check_bundle(options: AuditOptions, bundle: Bundle) -> None:
     """UsageError where a method asks for what the bundle does not have, or cannot do what the options ask with it."""
     for explainer in options.explainers():
-        method = explainer.method
-        if bundle.conditions and explainer.converges:
-            raise UsageError(
-                "--converge stops where the maps of all pairs of an image have converged, but the conditions of this "
-                f"bundle ({listed(tuple(bundle.conditions), 5)}) share an image's passes, and one needs more of them "
-                "than another: leave --converge out, and say how many with --masks"
-            )
-        graph = method.needs.graph
-        if graph and getattr(bundle, graph) is None:
-            raise UsageError(
-                f"--method {method.name} needs the bundle's {graph}, and it has none: "
-                f"{bundle.missing.get(graph, 'it is not known why')}"
-            )
-        if explainer.contrast and bundle.similarity_function == "euclidean":
-            raise UsageError(
-                "--contrast subtracts a mean similarity, and a negative Euclidean distance has no such mean"
-            )
-        if method.needs.linear and bundle.similarity_function == "euclidean":
-            raise UsageError(
-                f"--method {method.name}: a negative Euclidean distance is no sum over positions; take another method"
-            )
+        check_explainer(explainer, bundle)
 
 
 def plan_memory(

@@ -9,6 +9,7 @@ from transforms.core.saliency.contract import NO_FILL, Method
 from transforms.core.saliency.explainer import Explainer, ReferenceMasks
 from transforms.core.saliency.methods import METHODS, make_method
 from transforms.core.saliency.rise import RiseMethod
+from transforms.explaining.check_explainer import check_settings
 
 if TYPE_CHECKING:
     from pipeline.audit.options import AuditOptions
@@ -57,15 +58,10 @@ def _methods(options: AuditOptions) -> tuple[Method, ...]:
 
 def _explainer(method: Method, options: AuditOptions) -> Explainer:
     fill = method.fill if options.fill is None or method.fill == NO_FILL else options.fill
-    if options.contrast and not method.needs.image_first:
-        raise UsageError(
-            f"--contrast needs a method that compares with any vector at no passes of its own: {method.name} follows "
-            "the gradient of one pair. Take rise, sliding_window, sbsm, lime or decomposition."
-        )
-    if options.contrast and options.perturb == "both":
-        raise UsageError("--contrast compares with random references as they are: leave --perturb both out")
     references = None if method.needs.optimises else masked(options)
-    return Explainer(method, fill, options.perturb, references, options.contrast)
+    explainer = Explainer(method, fill, options.perturb, references, options.contrast)
+    check_settings(explainer)
+    return explainer
 
 
 def _values(options: AuditOptions) -> dict[str, dict[str, str]]:

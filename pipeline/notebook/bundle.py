@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import get_args
 
 import numpy as np
 
-from pipeline.notebook.explanation import Explanations, PairExplanation, PairFailure
+from pipeline.notebook.explanation import Explanations, PairExplanation, PairFailure, Pictured
 from pipeline.notebook.photographs import ImageSource, Photographs
+from pipeline.notebook.run import RunThresholds
 from pipeline.runs.runners import default_threads
 from transforms import tables
 from transforms.core.errors import UsageError
-from transforms.core.records import EmbeddedImage, Failure, Float32, LoadFailure, Pair, Side
+from transforms.core.records import SIDES, EmbeddedImage, Failure, Float32, LoadFailure, Pair, Side
 from transforms.core.saliency.contract import Method
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import make_method
 from transforms.core.similarity import SimilarityFunction
 from transforms.core.statistics.nulls import NullReferences
 from transforms.core.target import ExplanationTarget
+from transforms.explaining.check_explainer import check_explainer, check_settings
 from transforms.explaining.explain_image import ExplainedChunk, ImageExplainer
 from transforms.explaining.settings import ExplanationSettings, Matched
-from transforms.explaining.verdicts import Thresholds, judged_row
+from transforms.explaining.verdicts import judged_row
+from transforms.inputs.rows import public
 from transforms.serving.embed import embed
 from transforms.serving.load_image import Remembered
 from transforms.serving.models import Models, Serving
 from transforms.serving.runtime import Device
-
-SIDES: tuple[Side, ...] = ("query", "reference")
 
 
 class Bundle:
@@ -59,6 +62,11 @@ class Bundle:
         Raises:
           whymatch.UsageError: there is no bundle, it is damaged, or the device is not to be had.
         """
+        if device not in get_args(Device):
+            raise UsageError(f"the device is one of {', '.join(get_args(Device))}, not {device!r}")
+        for name, given in {"threads": threads, "batch": batch}.items():
+            if given is not None and given < 1:
+                raise UsageError(f"{name} must be at least 1, not {given}")
         return cls(Serving(os.fspath(address), device, threads or default_threads(1), batch))
 
     @property
@@ -99,7 +107,8 @@ class Bundle:
         """
         photographs = Photographs()
         names = photographs.add_all(images)
-        found = dict(embed(names, lambda name: photographs.load(name, self._models.bundle.resize), self._models))
+        frames = partial(photographs.load, resize=self._models.bundle.resize)
+        found = dict(embed(names, frames, self._models, scores=False))
         rows = np.empty((len(names), self._models.similarity.dimension), np.float32)
         for row, outcome in zip(rows, map(found.__getitem__, names), strict=True):
             if isinstance(outcome, LoadFailure):
@@ -116,7 +125,7 @@ class Bundle:
         sides: Sequence[Side] = ("query",),
         condition: str | None = None,
         random_references: Sequence[ImageSource] = (),
-        thresholds: Thresholds | None = None,
+        thresholds: RunThresholds | None = None,
     ) -> Explanations:
         """Why ``query`` matches each of ``references``.
 
@@ -137,25 +146,32 @@ class Bundle:
         Raises:
           whymatch.UsageError: an unknown method, condition or side, or no image at all.
         """
-        settings = ExplanationSettings((self._explainer(method),), self._checked(sides, condition))
+        explainer = self._explainer(method)
+        settings = ExplanationSettings((explainer,), self._checked(sides, condition))
+        if thresholds is not None:
+            thresholds.check(self.model_id, explainer)
         photographs = Photographs()
         name, others = photographs.add(query), photographs.add_all(references)
         if not others:
             raise UsageError("explain needs a reference at least")
+        pairs = [_pair(at, name, other, condition) for at, other in enumerate(others)]
+        targets = [ExplanationTarget(pair, side) for side in settings.sides for pair in pairs]
         drawn = photographs.add_all(random_references)
-        load = Remembered(lambda one: photographs.load(one, self._models.bundle.resize))
-        found = dict(embed(list(dict.fromkeys([name, *others, *drawn])), load, self._models))
+        load = Remembered(partial(photographs.load, resize=self._models.bundle.resize))
+        counterparts = {target.counterpart for target in targets} if explainer.references else set()
+        found = dict(embed([name, *others, *drawn], load, self._models, explainer.references, counterparts))
         random = NullReferences.of(one for one in map(found.get, drawn) if isinstance(one, EmbeddedImage))
-        pairs = [Pair(str(at), _short(name), _short(other), name, other, condition) for at, other in enumerate(others)]
-        explainer = ImageExplainer(settings, self._models, load, dict.fromkeys(settings.sides, random))
-        outcomes = list(
-            _explained(explainer, [ExplanationTarget(pair, side) for side in sides for pair in pairs], found)
-        )
-        rows = [one if thresholds is None else judged_row(one, thresholds) for one in outcomes if isinstance(one, dict)]
-        rows.sort(key=lambda row: (int(row["pair_id"]), settings.sides.index(row["side"])))
+        worker = ImageExplainer(settings, self._models, load, dict.fromkeys(settings.sides, random))
+        outcomes = list(_explained(worker, targets, found))
         return Explanations(
-            [PairExplanation.of(name, others[int(row["pair_id"])], row, photographs) for row in rows],
-            [_failure(one, name, others) for one in outcomes if isinstance(one, Failure)],
+            [
+                PairExplanation.of(
+                    row if thresholds is None else judged_row(row, thresholds.values),
+                    _pictured(pairs[int(row["pair_id"])], found, photographs),
+                )
+                for row in _in_order(outcomes, settings.sides)
+            ],
+            [_failure(one, pairs[int(one.pair_id or 0)]) for one in outcomes if isinstance(one, Failure)],
         )
 
     def _explainer(self, method: str | Method | Explainer) -> Explainer:
@@ -166,6 +182,8 @@ class Bundle:
             except ValueError as error:
                 raise UsageError(str(error)) from None
         explainer = method if isinstance(method, Explainer) else Explainer(method, method.fill)
+        check_settings(explainer)
+        check_explainer(explainer, self._models.bundle)
         serving = self._serving.with_needs_of([explainer.method])
         if serving != self._serving:
             self._models = Models(serving)
@@ -178,7 +196,7 @@ class Bundle:
         if condition not in (self.conditions or (None,)):
             known = f"one of {', '.join(self.conditions)}" if self.conditions else "none: this bundle has no conditions"
             raise UsageError(f"the condition is {known}, not {condition!r}")
-        return tuple(sides)
+        return tuple(dict.fromkeys(sides))
 
 
 def _explained(
@@ -200,11 +218,24 @@ def _explained(
                 yield from done.outcomes
 
 
-def _failure(failure: Failure, query: str, references: Sequence[str]) -> PairFailure:
-    reference = references[int(failure.pair_id or 0)]
-    return PairFailure(query, reference, failure.side, failure.reason, failure.message)
+def _in_order(outcomes: Iterable[tables.Row | Failure], sides: Sequence[Side]) -> list[tables.Row]:
+    """The rows, by the order of the references and of the sides."""
+    rows = [one for one in outcomes if not isinstance(one, Failure)]
+    return sorted(rows, key=lambda row: (int(row["pair_id"]), sides.index(row["side"])))
 
 
-def _short(name: str) -> str:
-    """What a picture calls the image: the last part of its address."""
-    return name.rstrip("/").rpartition("/")[2]
+def _pair(at: int, query: str, reference: str, condition: str | None) -> Pair:
+    """The pair number ``at``; its ids are what a picture calls the images: the last part of an address."""
+    query_id, reference_id = (public(one).rstrip("/").rpartition("/")[2] for one in (query, reference))
+    return Pair(str(at), query_id, reference_id, query, reference, condition)
+
+
+def _pictured(pair: Pair, found: Mapping[str, EmbeddedImage | LoadFailure], photographs: Photographs) -> Pictured:
+    query, reference = (
+        one.sha256 if isinstance(one := found[name], EmbeddedImage) else "" for name in (pair.query, pair.reference)
+    )
+    return Pictured(pair.query, pair.reference, query, reference, photographs.only(pair.query, pair.reference))
+
+
+def _failure(failure: Failure, pair: Pair) -> PairFailure:
+    return PairFailure(public(pair.query), public(pair.reference), failure.side, failure.reason, failure.message)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import PIL.Image
 
 from pipeline.notebook.photographs import Photographs
 from pipeline.results.pictures.overlay import PhotographReader, cell_of, frame_of_row
-from pipeline.results.pictures.sheet import draw
+from pipeline.results.pictures.sheet import Cell, draw
+from transforms.core.errors import UsageError
 from transforms.core.imaging.images import restore
 from transforms.core.records import Float32
 
@@ -51,11 +52,29 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False)
+class Pictured:
+    """The two photographs of a pair: where they lie, and the sha256 of what was explained, so that no map is drawn over
+    another photograph."""
+
+    query: str = field(repr=False)
+    reference: str = field(repr=False)
+    query_sha256: str
+    reference_sha256: str
+    photographs: Photographs = field(repr=False)
+
+    def cell(self, row: Mapping[str, Any]) -> Cell:
+        """The pair of ``row`` as a cell of the sheet; a photograph that has changed since is a grey tile."""
+        places = {name: getattr(self, name) for name in ("query", "reference", "query_sha256", "reference_sha256")}
+        reader = PhotographReader(self.photographs.read, self.photographs.limits)
+        return cell_of({**row, **places}, reader)
+
+
+@dataclass(frozen=True, eq=False)
 class PairExplanation:
     """Why one pair matches. ``row`` is the row of the table explanations that an audit would write.
 
     Attributes:
-      query, reference: the images' names: addresses, or what stands for an image in memory.
+      query, reference: the images' names: addresses without credentials, or what stands for an image in memory.
       side: which of them was explained, "query" or "reference".
       method: of the saliency map.
       similarity: as the bundle's similarity function has it.
@@ -73,15 +92,15 @@ class PairExplanation:
     attributes: tuple[NamedAttribute, ...]
     verdict: Verdict
     row: Mapping[str, Any] = field(repr=False)
-    photographs: Photographs = field(repr=False)
+    pictured: Pictured = field(repr=False)
 
     @classmethod
-    def of(cls, query: str, reference: str, row: Mapping[str, Any], photographs: Photographs) -> PairExplanation:
-        """The explanation that ``row`` of the table explanations holds; ``photographs`` reads its images by name."""
+    def of(cls, row: Mapping[str, Any], pictured: Pictured) -> PairExplanation:
+        """The explanation that ``row`` of the table explanations holds; ``pictured`` shows its images."""
         names = ("name", "score", "confidence", "match", "prior")
         return cls(
-            query=query,
-            reference=reference,
+            query=row["query"],
+            reference=row["reference"],
             side=row["side"],
             method=row["method"],
             similarity=row["similarity"],
@@ -89,7 +108,7 @@ class PairExplanation:
             attributes=tuple(NamedAttribute(*(one[name] for name in names)) for one in row["top"] or ()),
             verdict=Verdict(row.get("explained"), row.get("unexplained_reason")),
             row=row,
-            photographs=photographs,
+            pictured=pictured,
         )
 
     @property
@@ -107,7 +126,10 @@ class PairExplanation:
 
 @dataclass(frozen=True)
 class PairFailure:
-    """A pair that could not be explained, and why: ``reason`` is of the closed set of ``transforms.core.errors``."""
+    """A pair that could not be explained, and why: ``reason`` is of the closed set of ``transforms.core.errors``.
+
+    ``query`` and ``reference`` are addresses without credentials, or what stands for an image in memory.
+    """
 
     query: str
     reference: str
@@ -125,8 +147,14 @@ class Explanations(Sequence[PairExplanation]):
     def __len__(self) -> int:
         return len(self._explained)
 
-    def __getitem__(self, at: Any) -> Any:
-        return self._explained[at]
+    @overload
+    def __getitem__(self, at: int) -> PairExplanation: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Explanations: ...
+
+    def __getitem__(self, at: int | slice) -> PairExplanation | Explanations:
+        return Explanations(self._explained[at]) if isinstance(at, slice) else self._explained[at]
 
     def __iter__(self) -> Iterator[PairExplanation]:
         return iter(self._explained)
@@ -144,14 +172,10 @@ class Explanations(Sequence[PairExplanation]):
 
 
 def plot(explained: Sequence[PairExplanation]) -> PIL.Image.Image:
-    """The sheet of ``explained`` pairs, RGB, as ``whymatch show`` draws it."""
-    return draw(
-        [cell_of(_pictured(one), PhotographReader(one.photographs.read, one.photographs.limits)) for one in explained]
-    )
-
-
-def _pictured(one: PairExplanation) -> Mapping[str, Any]:
-    return {**one.row, "query": one.query, "reference": one.reference, "query_sha256": None, "reference_sha256": None}
+    """The sheet of ``explained`` pairs, RGB, as ``whymatch show`` draws it; UsageError for none."""
+    if not explained:
+        raise UsageError("there is no explanation to draw")
+    return draw([one.pictured.cell(one.row) for one in explained])
 
 
 def _png(picture: PIL.Image.Image) -> bytes:

@@ -20,6 +20,8 @@ from transforms.serving.load_image import LoadedImage
 ImageSource = str | os.PathLike[str] | bytes | Image | PIL.Image.Image
 """An image: its address (a local path, s3:// or gs://), its file's bytes, pixels uint8 [H, W, 3], or Pillow's."""
 
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
 
 @dataclass(eq=False)
 class Photographs:
@@ -46,6 +48,10 @@ class Photographs:
             return [self.add(sources)]
         return [self.add(source) for source in sources]
 
+    def only(self, *names: str) -> Photographs:
+        """The images of these names alone, so that who keeps them keeps no others."""
+        return Photographs(self.limits, {name: self._data[name] for name in names if name in self._data})
+
     def read(self, name: str) -> bytes:
         """The bytes of the image ``name``; PairError where it cannot be read."""
         if name in self._data:
@@ -61,6 +67,8 @@ class Photographs:
 
 
 def _address(name: str) -> str:
+    if not name:
+        raise UsageError("an image's address is empty")
     return name if "://" in name else os.path.abspath(name)
 
 
@@ -75,5 +83,8 @@ def _encoded(source: Image | PIL.Image.Image) -> bytes:
             f"an image is an address, bytes, pixels uint8 [H, W, 3] or Pillow's, not {type(source).__name__}"
         )
     stream = io.BytesIO()
-    source.save(stream, "PNG")
+    try:
+        (source if source.mode in _PNG_MODES else source.convert("RGB")).save(stream, "PNG")
+    except OSError as error:
+        raise UsageError(f"the image cannot be used: {error}") from None
     return stream.getvalue()

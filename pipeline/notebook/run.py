@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow as pa
 from pipeline.results import sql
 from transforms import storage, tables
 from transforms.core.errors import MissingDependency, UsageError
+from transforms.core.saliency.explainer import Explainer
 from transforms.core.statistics.verdict import Threshold
 from transforms.explaining.verdicts import Thresholds, by_method
 from transforms.tables import runs
@@ -52,6 +54,8 @@ class Run:
         if schema is None:
             raise UsageError(f"there is no table {name!r}; there are {', '.join(tables.SCHEMAS)}")
         wanted = schema.names if columns is None else list(columns)
+        if not wanted:
+            raise UsageError("a table without columns has no rows: name a column, or none for all of them")
         if unknown := [column for column in wanted if column not in schema.names]:
             raise UsageError(f"the table {name} has no column {unknown[0]!r}; it has {', '.join(schema.names)}")
         chosen = pa.schema([schema.field(column).with_nullable(True) for column in wanted])
@@ -79,17 +83,35 @@ class Run:
         return sql.query(self.out, query)
 
     @property
-    def thresholds(self) -> Thresholds:
-        """Beyond which an explanation counts as one, by method and side; what ``Bundle.explain`` judges by."""
-        (row,) = self.table("runs", ["thresholds"]).to_pylist()
-        return by_method(
-            {
-                (one["method"], one["side"], one["statistic"]): Threshold(
-                    one["statistic"], one["threshold"], one["false_alarm_rate"], one["shuffled_pairs"]
-                )
-                for one in row["thresholds"] or ()
-            }
-        )
+    def thresholds(self) -> RunThresholds:
+        """Beyond which an explanation counts as one; what ``Bundle.explain`` judges by."""
+        (row,) = self.table("runs", ["model_id", "explainer_ids", "thresholds"]).to_pylist()
+        by_key = {
+            (one["method"], one["side"], one["statistic"]): Threshold(
+                one["statistic"], one["threshold"], one["false_alarm_rate"], one["shuffled_pairs"]
+            )
+            for one in row["thresholds"] or ()
+        }
+        return RunThresholds(row["model_id"], frozenset(row["explainer_ids"]), by_method(by_key))
+
+
+@dataclass(frozen=True)
+class RunThresholds:
+    """The thresholds of a run, which hold for its model and its explainers alone."""
+
+    model_id: str
+    explainer_ids: frozenset[str]
+    values: Thresholds
+
+    def check(self, model_id: str, explainer: Explainer) -> None:
+        """UsageError for another model, or an explainer with other settings than the run's."""
+        if model_id != self.model_id:
+            raise UsageError(f"the thresholds are of the model {self.model_id}, and this one is {model_id}")
+        if explainer.id not in self.explainer_ids:
+            raise UsageError(
+                f"the thresholds are of other settings than {explainer.method.name} has here: explain by the run's, or "
+                "audit with these"
+            )
 
 
 def read_run(out: str | os.PathLike[str], run_id: str | None = None, *, accepted: bool | None = None) -> Run:

@@ -60,6 +60,8 @@ class Comparisons:
             return self.contrasted(explainer, References(embeddings), target.side, condition)
         kept = [other.perturbed for _, other in matched if other.perturbed is not None and explainer.references]
         versions = [self._versions(some, condition) for some in kept]
+        if explainer.references and len(versions) < len(matched):
+            raise ValueError("the explainer averages over masked references, and these were embedded without any")
 
         def gradients(start: int, stop: int) -> Gradient:
             pixels = [self.load(target.counterpart).pixels for target, _ in matched[start:stop]]
