@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.options import shared
 from pipeline.options.declaration import CONFIG, Declared, Group, Option, Options, declared
-from pipeline.options.formats import Columns, Names, Repeated, Settings, Size, Words
+from pipeline.options.formats import Columns, Names, Settings, Size
 from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
 from transforms.core.errors import UsageError
 from transforms.core.messages import quoted
@@ -46,12 +46,7 @@ def _named_by_time(_: Mapping[str, Any]) -> str:
 class AuditOptions(Options):
     """The options of ``whymatch audit``."""
 
-    manifest: Annotated[
-        Words,
-        Option("CSV, JSONL or Parquet files or globs of pairs", expected="at least one address"),
-        Field(min_length=1),
-        DATA,
-    ]
+    manifest: Annotated[shared.Manifest, DATA]
     bundle: Annotated[str, Option("model bundle"), DATA]
     out: Annotated[str, Option("folder of the tables; many runs share one"), DATA]
     run_id: Annotated[
@@ -70,16 +65,8 @@ class AuditOptions(Options):
         default_factory=dict
     )
     keep: Annotated[Names, Option("manifest columns to keep, as JSON in `extra`", metavar="COLUMN,…"), DATA] = ()
-    image_roots: Annotated[
-        Repeated,
-        Option(
-            "local folder that images may lie in, besides the manifest's and the catalogue's",
-            flag="--image-root",
-            metavar="FOLDER",
-        ),
-        DATA,
-    ] = ()
-    allow_http: Annotated[bool, Option("let the manifest name http(s) addresses of public hosts"), DATA] = False
+    image_roots: Annotated[shared.BesideTheManifest, DATA] = ()
+    allow_http: Annotated[shared.ManifestAllowsHttp, DATA] = False
 
     sample: Annotated[shared.SampleRate, QUERIES] = 1.0
     sampling_seed: Annotated[shared.NotNegative, Option("seed of that draw; keep it from month to month"), QUERIES] = 0

@@ -12,32 +12,21 @@ from pipeline.commands.common import say
 from pipeline.options import shared
 from pipeline.options.command_line import Command
 from pipeline.options.declaration import CONFIG, Option, Options
-from pipeline.options.formats import Columns, Repeated, Words
+from pipeline.options.formats import Columns
 
 
 @dataclass(frozen=True, config=CONFIG)
 class CheckOptions(Options):
     """The options of ``whymatch check``."""
 
-    manifest: Annotated[
-        Words,
-        Option("CSV, JSONL or Parquet files or globs of pairs", expected="at least one address"),
-        Field(min_length=1),
-    ]
+    manifest: shared.Manifest
     bundle: Annotated[str, Option("model bundle")]
     catalogue: Annotated[str | None, Option("resolves ids to images")] = None
     columns: Annotated[Columns, Option("such as served_score=similarity", metavar="OURS=YOURS,…")] = field(
         default_factory=dict
     )
-    image_roots: Annotated[
-        Repeated,
-        Option(
-            "local folder that images may lie in, besides the manifest's and the catalogue's",
-            flag="--image-root",
-            metavar="FOLDER",
-        ),
-    ] = ()
-    allow_http: Annotated[bool, Option("let the manifest name http(s) addresses of public hosts")] = False
+    image_roots: shared.BesideTheManifest = ()
+    allow_http: shared.ManifestAllowsHttp = False
     score_tolerance: Annotated[
         FiniteFloat,
         Option(

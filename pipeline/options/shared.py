@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, FiniteFloat
 
 from pipeline.options.declaration import Group, Option
-from pipeline.options.formats import Bytes, Repeated, Size
+from pipeline.options.formats import Bytes, Repeated, Size, Words
 from pipeline.runs.runners import LOCAL, RUNNERS, profile_of
 
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -41,6 +41,20 @@ SampleRate = Annotated[
     FiniteFloat, Option("share of the queries, drawn whole by a hash", metavar="RATE"), Field(gt=0, le=1)
 ]
 WhichRun = Annotated[str | None, Option("which run; the one that was started last when left out")]
+Manifest = Annotated[
+    Words,
+    Option("CSV, JSONL or Parquet files or globs of pairs", expected="at least one address"),
+    Field(min_length=1),
+]
+BesideTheManifest = Annotated[
+    Repeated,
+    Option(
+        "local folder that images may lie in, besides the manifest's and the catalogue's",
+        flag="--image-root",
+        metavar="FOLDER",
+    ),
+]
+ManifestAllowsHttp = Annotated[bool, Option("let the manifest name http(s) addresses of public hosts")]
 AllowHttp = Annotated[bool, Option("let images lie at http(s) addresses of public hosts")]
 Tables = Annotated[str, Option("the --out of the audits", metavar="DIR", positional=True)]
 Rendering = Annotated[Literal["table", "csv", "json"], Option("of the answer")]
