@@ -17,7 +17,7 @@ from torch import Tensor
 
 from export.training.attribute_objective import attribute_objective
 from export.training.data.batches import plain_batches
-from export.training.data.dataset import Dataset, Echo, Indices, load_dataset
+from export.training.data.dataset import Dataset, Indices, load_dataset
 from export.training.data.labels import attribute_targets
 from export.training.data.saliency_maps import SaliencyMaps, read_saliency, require_audits
 from export.training.fitting.prediction import predict
@@ -29,6 +29,7 @@ from export.training.record import Trained
 from export.training.session import TrainingSession, open_session
 from export.training.settings import AttributeTraining
 from transforms.core.errors import UsageError
+from transforms.core.messages import Echo
 from transforms.core.metrics.retrieval import attribute_precision
 from transforms.inputs import catalogue as catalogue_rows
 

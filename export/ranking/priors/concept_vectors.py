@@ -12,10 +12,11 @@ import numpy as np
 
 from export.ranking.priors.held_out import counts_text
 from export.ranking.priors.network import CutNetwork
-from export.ranking.priors.progress import Echo, progress_lines
+from export.ranking.priors.progress import progress_lines
 from export.ranking.priors.settings import PriorSettings
 from transforms.core.attributes import concepts
 from transforms.core.errors import BundleError, MissingDependency, UsageError
+from transforms.core.messages import Echo
 from transforms.core.records import Float64, Product
 
 
