@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 def run(options: EvaluateOptions, cascade: Cascade, echo: Echo = print) -> bool:
-    """Runs an evaluation to its end and prints its summary; False where it fails (:func:`finish.faults`)."""
+    """Runs an evaluation to its end and prints its summary; False for :func:`pipeline.evaluation.closing.faults`."""
     from pipeline.evaluation.closing import finish
     from pipeline.evaluation.graph import build
 

@@ -29,7 +29,8 @@ class Tested:
 
     ``score`` and ``spread`` are mean and standard deviation of its TCAV scores, one for each counter-set; ``p_value``
     is that of the test against random concepts. ``positives`` counts training products with the attribute, ``pairs``
-    those that its score counts. ``accuracy`` is the mean of its concept vectors' (:func:`concept_vector`).
+    those that its score counts. ``accuracy`` is the mean of its concept vectors', see
+    :func:`export.ranking.priors.concept_vectors.concept_vector`.
     """
 
     score: float | None = None
