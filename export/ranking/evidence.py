@@ -30,6 +30,7 @@ from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
 from transforms.serving.models import Serving
 from transforms.tables import runs
+from transforms.tables.explained import MAY_LACK
 
 # What an audit left in its tables
 
@@ -48,13 +49,10 @@ class _Run:
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """``columns`` of the rows of this method that explain the query, some hundred rows at a time."""
-        for batch in self.run.batches(["method", "side", *columns], may_lack=_MAY_LACK):
+        for batch in self.run.batches(["method", "side", *columns], may_lack=MAY_LACK):
             rows = zip(_values(batch, "method"), _values(batch, "side"), strict=True)
             kept = [method == self.method and side in (None, "query") for method, side in rows]
             yield batch.filter(pa.array(kept, pa.bool_()))
-
-
-_MAY_LACK = ("map", "map_height", "map_width", "similarity")
 
 
 def _find_run(maps: AuditMaps, bundle: Bundle) -> _Run:
