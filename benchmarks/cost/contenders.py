@@ -159,13 +159,13 @@ def evaluation(folder: Path, setting: Setting, photographs: Path, pairs: int, al
     from transforms.tables.explained import Explained
 
     models = Models(Serving(str(folder / "bundle"), setting.device, setting.threads, setting.batch, attributes=False))
-    reading = ImageReaders(ImageLoader(Access((str(photographs),)), ImageLimits(), models.bundle.resize))
+    readers = ImageReaders(ImageLoader(Access((str(photographs),)), ImageLimits(), models.bundle.resize))
     measuring = EvaluationSettings("cost", frozenset({"insertion", "deletion"}), ExplanationSettings(()))
     files = sorted(map(str, photographs.iterdir()))[: 2 * all_pairs]
     rng = np.random.default_rng(0)
     explained = []
     for number, (query, reference) in enumerate(zip(files[::2], files[1::2], strict=True)):
-        rows = models.similarity.embed(np.stack([reading.load(one).pixels for one in (query, reference)]))
+        rows = models.similarity.embed(np.stack([readers.load(one).pixels for one in (query, reference)]))
         similarity = float(similarities(rows[1:], rows[:1], models.bundle.similarity_function)[0, 0])
         target = ExplanationTarget(Pair(f"p{number}", query, reference, query, reference), "query")
         explained.append(Explained(target, "rise", "e", similarity, SIZE, rng.random((28, 28), np.float32)))
@@ -175,7 +175,7 @@ def evaluation(folder: Path, setting: Setting, photographs: Path, pairs: int, al
         nonlocal done
         for _ in range(pairs):
             one, passes = explained[done % len(explained)], PassCounter()
-            measured = list(measure(one.target.pair.query, [one], Networks(models), measuring, reading, passes))
+            measured = list(measure(one.target.pair.query, [one], Networks(models), measuring, readers, passes))
             assert [row["value"] is not None for row in measured] == [True] * 4
             assert passes.count == PASSES_A_PAIR
             done += 1

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transforms.core.errors import RunError
+from transforms.core.messages import Echo
 from transforms.core.records import content_id
-
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)

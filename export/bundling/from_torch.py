@@ -20,13 +20,13 @@ from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
 from export.bundling.gradient import trace_to_onnx
 from export.bundling.parity import attributes_parity, gradient_parity, similarity_parity
 from export.bundling.preprocessing import Preprocessing
-from export.training.data.dataset import Echo
 from export.training.networks.attribute_network import AttributeNetwork, ServedAttributes
 from export.training.networks.backbones import Normalisation
 from export.training.networks.checkpoint import Config, load
 from export.training.networks.similarity_network import TypeSpecificNetwork
 from transforms.core.attributes.ranking import Phi, Ranking
 from transforms.core.errors import BundleError, UsageError
+from transforms.core.messages import Echo
 from transforms.core.similarity import SimilarityFunction
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle

@@ -7,7 +7,7 @@ that only claims to take any batch is found out the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.graphs.network_file import graphs, image_input, precision, shape
+from export.graphs.network_file import TOLERANCE, Opener, graphs, image_input, precision, shape
 from transforms.core.errors import BundleError
 from transforms.core.records import Float32
 
 PROBES = 5  # images; batches of 1, 2 and all of them are compared
-_TOLERANCE = {"float32": 1e-4, "float16": 1e-2}  # of the largest value
 
 Rows = list[NDArray[Any]]
-Opener = Callable[[onnx.ModelProto], Any]
-"""Opens an onnxruntime session of a model."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def settle_batch(
                 + (", or export the network in float32" if kind == "float16" else "")
             )
     for candidate in [network] if declared is None else _dynamic(network, input, declared):
-        if _agrees(candidate, fed, expected, input, outputs, open_session, _TOLERANCE[kind]):
+        if _agrees(candidate, fed, expected, input, outputs, open_session, TOLERANCE[kind]):
             return SettledBatch(candidate, None, expected)
     return SettledBatch(network, declared or 1, expected)
 

@@ -17,7 +17,7 @@ single: differences of its results are what it is there for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,15 +28,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.graphs import batching as batches
 from export.graphs.compose import NAMESPACE
-from export.graphs.linear_head import TOLERANCE
-from export.graphs.network_file import Layout, all_nodes, graphs, load, tensors
+from export.graphs.network_file import TOLERANCE, Layout, Opener, all_nodes, graphs, load, tensors
 from transforms.core.errors import BundleError
 from transforms.core.records import Float32, Image
 from transforms.serving import runtime
 from transforms.serving.bundle import Network
-
-Opener = Callable[[onnx.ModelProto], Any]
-"""Opens an onnxruntime session of a model."""
 
 _Kind = TypeVar("_Kind", bound=np.generic)
 
@@ -332,7 +328,7 @@ def run_tail(session: Any, made: Cut, values: Float32) -> Float32:
         try:
             parts.append(session.run([_EMBEDDING], {made.layer: block})[0][:count])
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            raise BundleError(f"the part behind {made.layer!r} fails: {first_line(error)}") from None
+            raise BundleError(f"the part behind {made.layer!r} fails: {runtime.first_line(error)}") from None
     return np.concatenate(parts)
 
 
@@ -342,7 +338,7 @@ def run_network(session: Any, names: Sequence[str], images: Image) -> list[Any]:
     try:
         found: list[Any] = session.run(list(names), {"image": images, "mask": mask, "fill": fill})
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-        raise BundleError(f"the network fails on images of shape {images.shape}: {first_line(error)}") from None
+        raise BundleError(f"the network fails on images of shape {images.shape}: {runtime.first_line(error)}") from None
     return found
 
 
@@ -395,7 +391,3 @@ def _widen(model: onnx.ModelProto) -> None:
 
 def _shape_text(shape: Sequence[int]) -> str:
     return f"[I,{','.join(map(str, shape[1:]))}]"
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

@@ -9,7 +9,7 @@ gives W and b whatever reshapes lie between them. The result is then compared wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from export.graphs.network_file import Layout
+from export.graphs.network_file import TOLERANCE, Layout, Opener
 from transforms.core.errors import BundleError
 from transforms.core.records import Float64
-
-Opener = Callable[[onnx.ModelProto], Any]
-"""Opens an onnxruntime session of a model."""
-
-TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
-"""Of the decomposed embedding against the network's own, of the largest value."""
 
 _VIEWS = frozenset(("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout", "Cast", "Transpose"))
 _LINEAR: dict[str, tuple[int, ...]] = {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 from onnx import TensorProto, helper
@@ -18,6 +18,12 @@ Layout = Literal["nchw", "nhwc"]
 
 DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 """The operator domains that ONNX Runtime knows by itself; others need a library of somebody's code."""
+
+Opener = Callable[[onnx.ModelProto], Any]
+"""Opens an onnxruntime session of a model."""
+
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
+"""How far what a network gives in one way may be from what it gives in another, of the largest value, by precision."""
 
 MIN_OPSET = 8
 INLINE_LIMIT = 1_900_000_000

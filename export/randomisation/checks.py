@@ -100,7 +100,7 @@ class _Gradient:
         try:
             similarity, gradient, embedding = self.session.run(["similarity", "gradient", "embedding"], feeds)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            raise Untraced(f"it does not run: {cut.first_line(error)}") from None
+            raise Untraced(f"it does not run: {runtime.first_line(error)}") from None
         return similarity[0], gradient[0], embedding[0]
 
 
@@ -116,5 +116,5 @@ def _embeddings(session: Any, described: Bundle, images: Image, mask: Float32) -
         try:
             found.append(session.run(["embedding"], feeds)[0][:count])
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            raise BundleError(f"its randomised copy fails: {cut.first_line(error)}") from None
+            raise BundleError(f"its randomised copy fails: {runtime.first_line(error)}") from None
     return np.concatenate(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from export.ranking.evidence import AuditMaps, RankingDataset, collect
 from transforms import storage
 from transforms.core.attributes.ranking import Ranking, Scales
 from transforms.core.errors import UsageError
+from transforms.core.messages import Echo
 from transforms.core.metrics.removal import Oracle, Removal
 from transforms.core.records import content_id
 from transforms.core.statistics import calibration
@@ -25,8 +26,6 @@ from transforms.core.statistics.calibration import KINDS, Kind, Point, Search
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
 from transforms.serving.models import Serving
-
-Echo = Callable[[str], None]
 
 FOLDS = 5
 """Parts of the queries of a calibration, each ranked by what was fitted to the others."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ from export.training.splits import with_splits
 from transforms import storage
 from transforms.core.errors import PairError, UsageError
 from transforms.core.imaging.images import ImageLimits
+from transforms.core.messages import Echo
 from transforms.core.records import Float32, Product
 from transforms.evaluating.gallery import Gallery, columns_of, type_column
 from transforms.inputs.rows import header
@@ -27,8 +28,6 @@ from transforms.serving.bundle import Bundle
 from transforms.serving.embed import embed_frames, isolate
 from transforms.serving.load_image import ImageLoader, LoadedImage, try_load
 from transforms.serving.models import Models, Serving
-
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)

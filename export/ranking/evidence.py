@@ -6,7 +6,7 @@ The maps are those that the audit left in its tables, so they are such as the ra
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from export.training.splits import SPLITS
 from transforms import storage
 from transforms.core.attributes.ranking import match_scores
 from transforms.core.errors import UsageError
+from transforms.core.messages import Echo
 from transforms.core.metrics.removal import Removal, attribute_drops
 from transforms.core.records import Float64
 from transforms.core.since_audit import same_similarity
@@ -29,9 +30,7 @@ from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
 from transforms.serving.models import Serving
 from transforms.tables import runs
-
-Echo = Callable[[str], None]
-
+from transforms.tables.explained import MAY_LACK
 
 # What an audit left in its tables
 
@@ -50,13 +49,10 @@ class _Run:
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """``columns`` of the rows of this method that explain the query, some hundred rows at a time."""
-        for batch in self.run.batches(["method", "side", *columns], may_lack=_MAY_LACK):
+        for batch in self.run.batches(["method", "side", *columns], may_lack=MAY_LACK):
             rows = zip(_values(batch, "method"), _values(batch, "side"), strict=True)
             kept = [method == self.method and side in (None, "query") for method, side in rows]
             yield batch.filter(pa.array(kept, pa.bool_()))
-
-
-_MAY_LACK = ("map", "map_height", "map_width", "similarity")
 
 
 def _find_run(maps: AuditMaps, bundle: Bundle) -> _Run:

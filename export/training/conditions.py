@@ -19,10 +19,11 @@ from scipy import sparse
 from torch import Tensor
 
 from export.training.data.batches import label_batches
-from export.training.data.dataset import Echo, Indices
+from export.training.data.dataset import Indices
 from export.training.data.labels import label_ids
 from export.training.losses import conditional_anchors, conditional_triplets, embedding_penalty, mask_penalty
 from transforms.core.errors import UsageError
+from transforms.core.messages import Echo
 from transforms.core.metrics.retrieval import average_precision
 from transforms.core.records import Float32, Product
 from transforms.core.similarity import condition_name

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import torchvision
 
-from export.training.data.dataset import Dataset, Echo
+from export.training.data.dataset import Dataset
 from export.training.fitting.task import Epoch
 from export.training.networks.checkpoint import Config, save
 from export.training.settings import TrainingSettings
 from transforms import storage
+from transforms.core.messages import Echo
 
 
 @dataclass(frozen=True)

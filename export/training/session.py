@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from export.training.data.dataset import Dataset, Echo
+from export.training.data.dataset import Dataset
 from export.training.fitting.loop import fit
 from export.training.fitting.reproducibility import machine
 from export.training.fitting.state_file import StateFile, settings_digest
@@ -17,6 +17,7 @@ from export.training.networks.backbones import Normalisation
 from export.training.networks.checkpoint import Config
 from export.training.record import Trained, describe, read_trained, write_trained
 from export.training.settings import TrainingSettings
+from transforms.core.messages import Echo
 
 
 @dataclass(frozen=True)

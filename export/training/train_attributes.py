@@ -17,7 +17,7 @@ from torch import Tensor
 
 from export.training.attribute_objective import attribute_objective
 from export.training.data.batches import plain_batches
-from export.training.data.dataset import Dataset, Echo, Indices, load_dataset
+from export.training.data.dataset import Dataset, Indices, load_dataset
 from export.training.data.labels import attribute_targets
 from export.training.data.saliency_maps import SaliencyMaps, read_saliency, require_audits
 from export.training.fitting.prediction import predict
@@ -28,7 +28,9 @@ from export.training.networks.backbones import Normalisation, backbone, normalis
 from export.training.record import Trained
 from export.training.session import TrainingSession, open_session
 from export.training.settings import AttributeTraining
+from transforms.core.attributes.names import column_of
 from transforms.core.errors import UsageError
+from transforms.core.messages import Echo
 from transforms.core.metrics.retrieval import attribute_precision
 from transforms.inputs import catalogue as catalogue_rows
 
@@ -124,7 +126,7 @@ def _rates(targets: NDArray[np.bool_], known: NDArray[np.bool_]) -> Tensor:
 def _open_session(settings: AttributeTraining, prepared: _Prepared, echo: Echo) -> TrainingSession:
     names, maps, saliency = prepared.names, prepared.maps, settings.saliency
     own: dict[str, Any] = {
-        "columns": list(dict.fromkeys(name.partition("=")[0] for name in names)),
+        "columns": list(dict.fromkeys(map(column_of, names))),
         "min_count": settings.min_count,
         "attribute_loss": settings.attribute_loss,
         "positive_weight": settings.positive_weight,

@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from export.training.conditions import Conditions, find_conditions
-from export.training.data.dataset import Dataset, Echo, Indices, load_dataset
+from export.training.data.dataset import Dataset, Indices, load_dataset
 from export.training.data.labels import label_ids
 from export.training.fitting.prediction import predict
 from export.training.fitting.reproducibility import reproducible
@@ -26,6 +26,7 @@ from export.training.session import TrainingSession, open_session
 from export.training.settings import SimilarityTraining
 from export.training.similarity_objectives import ConditionalSimilarity, PlainSimilarity, SimilarityObjective
 from transforms.core.errors import UsageError
+from transforms.core.messages import Echo
 from transforms.core.records import Float32
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from pipeline.audit.options import AuditOptions
 from pipeline.results.summary.quantities import FAILED, FAILED_IN_PART
@@ -13,7 +13,7 @@ from pipeline.results.summary.text import notes, table, wrapped
 from pipeline.text.tables import printable
 from transforms import storage, tables
 from transforms.core.errors import MissingDependency, RunError, UsageError
-from transforms.core.messages import quoted
+from transforms.core.messages import Echo, quoted
 from transforms.tables import runs
 
 FEW_PAIRS = 20
@@ -63,7 +63,7 @@ _COUNTS = (
 )
 
 
-def summarise(options: AuditOptions, seconds: float, echo: Callable[[str], None] = print) -> bool:
+def summarise(options: AuditOptions, seconds: float, echo: Echo = print) -> bool:
     """Prints a finished run's summary; False where too many pairs failed: see :func:`faults`."""
     run = _run(options)
     (row,) = (row for batch in run.batches(_COUNTS, table="runs") for row in batch.to_pylist())
@@ -167,7 +167,7 @@ def _estimates(summary: RunSummary, options: AuditOptions) -> Iterator[str]:
     yield from wrapped(f"More, and by any column: whymatch summary {out} --run-id {options.run_id} --by COLUMN")
 
 
-def _ask(options: AuditOptions, summary: RunSummary, question: str, echo: Callable[[str], None]) -> None:
+def _ask(options: AuditOptions, summary: RunSummary, question: str, echo: Echo) -> None:
     which = f"run_id = '{options.run_id}'"
     if len(options.methods) > 1:
         which += f" AND method = '{summary.selection.method}'"

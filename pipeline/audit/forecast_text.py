@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from pipeline.audit.forecast import RunForecast, in_words
 from pipeline.runs.runners import profile_of
 from pipeline.text.tables import columns, cut, printable
-
-Echo = Callable[[str], None]
+from transforms.core.messages import Echo
 
 STRATA_SHOWN = 12
 """Strata that the text names, the largest; the table strata has them all."""

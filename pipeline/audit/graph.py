@@ -33,6 +33,7 @@ from transforms.beam.typed import (
     singleton,
 )
 from transforms.beam.write_tables import FinishRun, WriteTables
+from transforms.core.attributes.names import column_of
 from transforms.core.errors import RunError
 from transforms.core.records import EmbeddedImage, Failure, Pair, Product, Side
 from transforms.core.statistics.sampling import SamplingDesign
@@ -141,7 +142,7 @@ def _resolved(pipeline: Pipeline, plan: Plan, pairs: PCollection[Pair]) -> _Reso
     options, failures = plan.options, []
     if not options.catalogue:
         return _Resolved(pairs, [], [])
-    columns = frozenset(name.partition("=")[0] for name in plan.bundle.vocabulary)
+    columns = frozenset(map(column_of, plan.bundle.vocabulary))
     named = pipeline | "Catalogue" >> create(str, [options.catalogue])
     products = named | "Products" >> flat_map(str, Product, _products)
     rows = products | "ProductRows" >> map_each(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +20,7 @@ from pipeline.runs.submit import quiet_beam, submit
 from transforms import storage, tables
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images
-from transforms.core.messages import listed
+from transforms.core.messages import Echo, listed
 from transforms.core.passes import Passes
 from transforms.core.passes import passes as passes_of
 from transforms.core.records import Failure
@@ -40,7 +39,6 @@ from transforms.serving.runtime import resolve_device
 if TYPE_CHECKING:
     from pipeline.audit.graph import Plan
 
-Echo = Callable[[str], None]
 
 PROBED = 20
 """The speed of a run is measured on one in this many of its passes at most."""

@@ -17,7 +17,7 @@ from pydantic import Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
 from pipeline.options import shared
-from pipeline.options.declaration import CONFIG, Declared, Group, Option, Options, declared
+from pipeline.options.declaration import CONFIG, Declared, Group, Option, declared
 from pipeline.options.formats import Columns, Names, Settings, Size
 from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
 from transforms.core.errors import UsageError
@@ -25,7 +25,6 @@ from transforms.core.messages import quoted
 
 if TYPE_CHECKING:
     from transforms import storage
-    from transforms.core.imaging.images import ImageLimits
     from transforms.core.records import Side
     from transforms.core.saliency.explainer import Explainer, ReferenceMasks
 
@@ -43,7 +42,7 @@ def _named_by_time(_: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, config=CONFIG)
-class AuditOptions(Options):
+class AuditOptions(shared.DecodingOptions):
     """The options of ``whymatch audit``."""
 
     manifest: Annotated[shared.Manifest, DATA]
@@ -259,12 +258,6 @@ class AuditOptions(Options):
             f"within {self.budget_passes} passes" if self.budget_passes is not None else "",
         ]
         return ", ".join(filter(None, said))
-
-    def limits(self) -> ImageLimits:
-        """What is decoded at most."""
-        from transforms.core.imaging.images import ImageLimits
-
-        return ImageLimits(max_pixels=self.max_pixels)
 
     def access(self, files: tuple[str, ...]) -> storage.Access:
         """What image addresses may name: local files beside ``files`` and the catalogue, and in ``image_roots``."""

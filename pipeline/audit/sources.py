@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from pipeline.audit.options import AuditOptions
 from pipeline.audit.probe import MOST_TRIED
 from transforms import storage
 from transforms.core.errors import UsageError
+from transforms.core.messages import Echo
 from transforms.core.records import Pair, Product
 from transforms.inputs import catalogue, manifest
 from transforms.inputs.random_references import Drawn, of_catalogue, of_manifest
 from transforms.inputs.region_files import RegionReader
 from transforms.inputs.region_legend import Legend, read_legend
 from transforms.inputs.rows import header
-
-Echo = Callable[[str], None]
 
 
 def random_references(options: AuditOptions, files: tuple[str, ...]) -> Drawn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from transforms import storage, tables
 from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.memory import CHUNK
-from transforms.core.messages import listed, quoted
+from transforms.core.messages import Echo, listed, quoted
 from transforms.core.metrics.registry import CURVES, REMOVAL, needing, requests
 from transforms.core.records import Product
 from transforms.core.saliency.controls import UNRELATED
@@ -22,8 +21,6 @@ from transforms.inputs import catalogue
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
 from transforms.tables import runs
-
-Echo = Callable[[str], None]
 
 SESSION = 3
 """The memory of a session in sizes of its file, roughly: weights, packed weights, activations."""

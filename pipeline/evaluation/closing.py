@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.evaluation.options import EvaluateOptions
@@ -16,10 +16,9 @@ from pipeline.evaluation.text.write import lines, markdown
 from pipeline.text.tables import printable
 from transforms import storage, tables
 from transforms.core.errors import MissingDependency, NotScored, RunError, UsageError
+from transforms.core.messages import Echo
 from transforms.core.metrics.registry import CURVES, needing, requests
 from transforms.tables import runs
-
-Echo = Callable[[str], None]
 
 _COLUMNS = tuple(name for name in tables.SCHEMAS["metrics"].names if name not in ("schema_version", "curve"))
 

@@ -125,8 +125,8 @@ def _shown(plan: EvaluationPlan, products: PCollection[Product], load: ImageLoad
     split_, columns = plan.options.split, {*columns_of(plan.bundle), plan.type_column}
     some = products | "OfSplit" >> filter_each(Product, lambda product: split_ is None or product.split == split_)
     bare = some | "Columns" >> map_each(Product, Product, lambda product: _within(product, columns))
-    cataloguer = CatalogueEmbedder(plan.serving, plan.bundle, plan.type_column, load, Shared(), plan.progress)
-    return bare | "Show" >> EmbedCatalogue(cataloguer, plan.options.batch or DEFAULT_BATCH["cpu"])
+    embedder = CatalogueEmbedder(plan.serving, plan.bundle, plan.type_column, load, Shared(), plan.progress)
+    return bare | "Show" >> EmbedCatalogue(embedder, plan.options.batch or DEFAULT_BATCH["cpu"])
 
 
 def _of_catalogue(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from transforms import storage
 from transforms.core import memory
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images
+from transforms.core.messages import Echo
 from transforms.core.metrics.curves import STEPS
 from transforms.core.metrics.registry import CURVES, REMOVAL, needing, requests
 from transforms.core.saliency.controls import UNRELATED
@@ -49,11 +49,9 @@ from transforms.tables import runs
 if TYPE_CHECKING:
     from pipeline.evaluation.graph import EvaluationPlan
 
-Echo = Callable[[str], None]
-
 
 def run(options: EvaluateOptions, cascade: Cascade, echo: Echo = print) -> bool:
-    """Runs an evaluation to its end and prints its summary; False where it fails (:func:`finish.faults`)."""
+    """Runs an evaluation to its end and prints its summary; False for :func:`pipeline.evaluation.closing.faults`."""
     from pipeline.evaluation.closing import finish
     from pipeline.evaluation.graph import build
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
 from pipeline.options import shared
-from pipeline.options.declaration import CONFIG, Group, Option, Options
+from pipeline.options.declaration import CONFIG, Group, Option
 from pipeline.options.formats import Names, NamesOrNone, Repeated
 from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
 from transforms import storage
@@ -22,7 +22,6 @@ from transforms.core.errors import UsageError
 
 if TYPE_CHECKING:
     from transforms import storage
-    from transforms.core.imaging.images import ImageLimits
     from transforms.core.metrics.removal import Removal
 
 WHAT = Group("what to measure")
@@ -60,7 +59,7 @@ def _fills(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, config=CONFIG)
-class EvaluateOptions(Options):
+class EvaluateOptions(shared.DecodingOptions):
     """The options of ``whymatch evaluate``."""
 
     tables: Annotated[
@@ -247,12 +246,6 @@ class EvaluateOptions(Options):
             return Removal(self.neighbours, max_distance=self.max_distance)
         except ValueError as error:
             raise UsageError(f"--neighbours {self.neighbours} --max-distance {self.max_distance}: {error}") from None
-
-    def limits(self) -> ImageLimits:
-        """What is decoded at most."""
-        from transforms.core.imaging.images import ImageLimits
-
-        return ImageLimits(max_pixels=self.max_pixels)
 
     def access(self) -> storage.Access:
         """What image addresses may name: files beside the catalogue and in ``image_roots``."""

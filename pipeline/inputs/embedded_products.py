@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +14,12 @@ from pipeline.inputs.progress_lines import progress_lines
 from pipeline.text.left_out import LeftOut
 from transforms import storage
 from transforms.core.errors import AmbiguousProduct, UsageError
+from transforms.core.messages import Echo
 from transforms.core.records import EmbeddedImage, Failure, Float32, LoadFailure, Product
 from transforms.inputs import catalogue as catalogues
 from transforms.serving.embed import embed
 from transforms.serving.load_image import Load
 from transforms.serving.models import Models
-
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)

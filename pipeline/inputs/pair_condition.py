@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from transforms.core.errors import UsageError
-from transforms.core.messages import listed, quoted
+from transforms.core.messages import Echo, listed, quoted
 from transforms.core.records import Float32, Product
 from transforms.inputs.rows import header
 from transforms.serving.bundle import Bundle
-
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +18,13 @@ from pipeline.text.left_out import LeftOut
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.imaging import images
+from transforms.core.messages import Echo
 from transforms.core.records import content_id
 from transforms.serving import bundle as bundles
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models, Serving
 from transforms.serving.runtime import Device, resolve_device
 from transforms.storage.addresses import is_local
-
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)

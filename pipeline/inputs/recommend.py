@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,12 +15,10 @@ from pipeline.inputs.pair_condition import PairCondition
 from pipeline.inputs.progress_lines import progress_lines
 from transforms.core import memory
 from transforms.core.attributes import neighbours
-from transforms.core.messages import listed
+from transforms.core.messages import Echo, listed
 from transforms.core.records import Float32, Product
 from transforms.core.similarity import SimilarityFunction, conditioned
 from transforms.serving.bundle import Bundle
-
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)

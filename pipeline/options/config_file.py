@@ -1,6 +1,6 @@
 """A file that gives a command's options, for ``--config``: TOML, a key for each under its flag's name.
 
-Keys may have - or _ between their words, and may stand in tables under the headings of ``--help``. What is wrong is
+Keys may have - or _ between their words, and may stand in tables under their headings of ``--help``. What is wrong is
 named with its line and, for a key that is no option, with the nearest that is one.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import difflib
 import re
 import tomllib
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -105,9 +106,18 @@ def _plain(name: str) -> str:
 
 def _option(path: Path, options: type, address: str, text: str) -> Declared:
     try:
-        return option_named(path[-1], options)
+        option = option_named(path[-1], options)
+        if len(path) > 1:
+            _belongs(option, path[0], path[-1])
     except UsageError as error:
         raise UsageError(f"{_place(address, text, path)}: {error}") from None
+    return option
+
+
+def _belongs(option: Declared, heading: str, key: str) -> None:
+    """UsageError where ``key`` stands under another heading than its option's; one that has none may stand anywhere."""
+    if option.group and _plain(heading) != _plain(option.group.title):
+        raise UsageError(f"{quoted(key)} belongs under {quoted(option.group.title)}, not under {quoted(heading)}")
 
 
 def option_named(key: str, options: type) -> Declared:
@@ -143,24 +153,48 @@ def _place(address: str, text: str, path: Path) -> str:
 
 
 def _line(text: str, path: Path) -> int:
-    """The line, from 1, on which the key at ``path`` of a TOML text begins.
+    """The line, from 1, on which the key at ``path`` of a TOML text begins: behind the last cut that does not have it.
 
-    A TOML text that is cut between two statements is a TOML text, and one that is cut within a statement is none: the
-    key begins behind the last cut that does not have it yet.
+    Lines end with a line feed alone, as those of an editor and of TOML do.
     """
-    lines = text.splitlines(keepends=True)
-    begins = 1
-    for count in range(1, len(lines) + 1):
-        try:
-            table: Any = tomllib.loads("".join(lines[:count]))
-        except tomllib.TOMLDecodeError:
-            continue
-        for key in path:
-            table = table.get(key) if isinstance(table, dict) else None
-        if table is not None:
-            return begins
-        begins = count + 1
-    return begins
+    cuts = _cuts(text)
+    begins = cuts[bisect_left(cuts, True, lo=1, key=lambda cut: _has(text[:cut], path)) - 1]
+    return text.count("\n", 0, begins) + 1
+
+
+_LEXEMES = re.compile(
+    r"""
+      \"{3} (?: \\. | [^\\] )*? \"{3,5}  |  '{3} .*? '{3,5}  # up to two quotes may stand before the last three
+    | " (?: \\. | [^"\\] )* "  |  ' [^']* '
+    | \# [^\n]*
+    | (?P<opens> [\[{] )  |  (?P<closes> [\]}] )  |  (?P<ends> \n )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def _cuts(text: str) -> list[int]:
+    """Where a TOML text may be cut between lines so that what is before is a TOML text, too; both of its ends as well.
+
+    One pass over the text: to ask tomllib of every line takes seconds where a list has thousands of lines.
+    """
+    cuts, depth = [0], 0
+    for lexeme in _LEXEMES.finditer(text):
+        match lexeme.lastgroup:
+            case "opens":
+                depth += 1
+            case "closes":
+                depth -= 1
+            case "ends" if not depth:
+                cuts.append(lexeme.end())
+    return [*cuts, len(text)]
+
+
+def _has(text: str, path: Path) -> bool:
+    table: Any = tomllib.loads(text)
+    for key in path:
+        table = table.get(key) if isinstance(table, dict) else None
+    return table is not None
 
 
 def _syntax(address: str, reason: str) -> str:

@@ -125,6 +125,13 @@ def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _names_or_none(value: Any) -> Any:
+    """A TOML text, or a list of the one name ``none``, as the command line would have it."""
+    if isinstance(value, (list, tuple)):
+        return () if list(value) == ["none"] else value
+    return _of_text(names_or_none)(value)
+
+
 def _paths(value: Any) -> Any:
     return tuple(map(_path, value)) if isinstance(value, list) else value
 
@@ -162,9 +169,7 @@ LIST = "a list of texts"
 Names = Annotated[tuple[str, ...], Format(names, LIST, _commas, from_toml=_of_text(names)), Strict(False)]
 """``a,b``; in TOML a list, too."""
 
-NamesOrNone = Annotated[
-    tuple[str, ...], Format(names_or_none, LIST, _commas, from_toml=_of_text(names_or_none)), Strict(False)
-]
+NamesOrNone = Annotated[tuple[str, ...], Format(names_or_none, LIST, _commas, from_toml=_names_or_none), Strict(False)]
 """``a,b``, or ``none`` for an empty list."""
 
 Words = Annotated[tuple[str, ...], Format(str, LIST, words="+", from_toml=_one_or_many), Strict(False)]

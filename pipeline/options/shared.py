@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
 
-from pipeline.options.declaration import Group, Option
+from pipeline.options.declaration import Group, Option, Options
 from pipeline.options.formats import Bytes, Repeated, Size, Words
 from pipeline.runs.runners import LOCAL, RUNNERS, profile_of
+
+if TYPE_CHECKING:
+    from transforms.core.imaging.images import ImageLimits
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -76,3 +79,15 @@ InputSize = Annotated[Size, Option("input size", metavar="HxW")]
 def shared_threads(values: Mapping[str, Any]) -> int:
     """This machine's cores shared among the workers."""
     return profile_of(values.get("runner", LOCAL.name)).threads(values.get("workers", 1))
+
+
+class DecodingOptions(Options):
+    """The options of a command that decodes images, which have a ``max_pixels``."""
+
+    max_pixels: MaxPixels
+
+    def limits(self) -> ImageLimits:
+        """What is decoded at most."""
+        from transforms.core.imaging.images import ImageLimits
+
+        return ImageLimits(max_pixels=self.max_pixels)

@@ -6,15 +6,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.runs.runners import RunnerProfile
 from transforms.beam.progress import Progress
+from transforms.core.messages import Echo
 from transforms.core.progress_lines import Advance, share_and_time
-
-Echo = Callable[[str], None]
 
 _INTERVAL = 0.5
 """Seconds between two looks."""

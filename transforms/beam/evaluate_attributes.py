@@ -55,7 +55,7 @@ class CatalogueEmbedded(NamedTuple):
 class EmbedCatalogue(Step[PCollection[Product], CatalogueEmbedded]):
     """Products to those of them that can be embedded and whose id no other has."""
 
-    cataloguer: CatalogueEmbedder
+    embedder: CatalogueEmbedder
     batch: int
 
     def expand(self, products: PCollection[Product]) -> CatalogueEmbedded:
@@ -69,7 +69,7 @@ class EmbedCatalogue(Step[PCollection[Product], CatalogueEmbedded]):
         shown = (
             alone.main
             | "BatchProducts" >> batch(Product, self.batch)
-            | "ShowProducts" >> par_do(list[Product], EmbeddedProduct, _EmbedProducts(self.cataloguer), COUNTS)
+            | "ShowProducts" >> par_do(list[Product], EmbeddedProduct, _EmbedProducts(self.embedder), COUNTS)
         )
         gathered = (
             shown.main
@@ -81,7 +81,7 @@ class EmbedCatalogue(Step[PCollection[Product], CatalogueEmbedded]):
 
     def _gathered(self, shown: list[EmbeddedProduct]) -> EmbeddedCatalogue:
         in_order = tuple(sorted(shown, key=lambda one: one.product.id))
-        return EmbeddedCatalogue(self.cataloguer.bundle, self.cataloguer.type_column, in_order)
+        return EmbeddedCatalogue(self.embedder.bundle, self.embedder.type_column, in_order)
 
 
 def _alone(group: tuple[str, Iterable[Product]]) -> Iterator[Product | Tagged]:
@@ -93,19 +93,19 @@ def _alone(group: tuple[str, Iterable[Product]]) -> Iterator[Product | Tagged]:
 
 
 class _EmbedProducts(DoFn[list[Product]]):
-    def __init__(self, cataloguer: CatalogueEmbedder) -> None:
-        self._cataloguer = cataloguer
+    def __init__(self, embedder: CatalogueEmbedder) -> None:
+        self._embedder = embedder
 
     def setup(self) -> None:
-        self._models = self._cataloguer.handle.acquire(lambda: Models(self._cataloguer.serving))
+        self._models = self._embedder.handle.acquire(lambda: Models(self._embedder.serving))
 
     def process(self, products: list[Product]) -> Iterator[EmbeddedProduct | Tagged]:
-        outcomes = dict(embed([product.image for product in products], self._cataloguer.load, self._models))
+        outcomes = dict(embed([product.image for product in products], self._embedder.load, self._models))
         for product in products:
             outcome = outcomes[product.image]
             if isinstance(outcome, EmbeddedImage):
                 yield EmbeddedProduct(product, outcome.embedding, outcome.scores)
             else:
                 yield COUNTS(("products_left_out", 1))
-        self._cataloguer.progress.add("images", len(products))
+        self._embedder.progress.add("images", len(products))
         yield COUNTS(("forward_passes", len(products)))

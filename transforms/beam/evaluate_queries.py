@@ -38,7 +38,7 @@ class Evaluator:
 
     serving: Serving
     settings: EvaluationSettings
-    reading: ImageReaders
+    readers: ImageReaders
     handle: Shared
     progress: Progress = Progress()
 
@@ -87,7 +87,7 @@ class _Measure(DoFn[tuple[str, Iterable[Explained]]]):
         evaluator, passes, failed, count = self._evaluator, PassCounter(), 0, 0
         for chunk in _chunks(explained):
             count += len(chunk)
-            for row in measure(address, chunk, self._networks, evaluator.settings, evaluator.reading, passes):
+            for row in measure(address, chunk, self._networks, evaluator.settings, evaluator.readers, passes):
                 failed += row["value"] is None
                 yield TableRow("metrics", row)
             evaluator.progress.add("done", len(chunk))

@@ -216,21 +216,25 @@ class _Explain(SidedDoFn[tuple[str, Iterable[Matched]], Mapping[Side, NullRefere
         explainer = ImageExplainer(
             worker.explaining, self._models, worker.load, drawn, worker.regions, self._metrics.inference
         )
+        targets = 0
         for done in explainer.explain(address, matched):
-            yield from self._counted(done)
+            if isinstance(done, ExplainedChunk):
+                targets += done.targets
+                yield from self._outcomes(done)
+            else:
+                # only an image that was read has a summary: what there is of another is failures, and no items
+                self._metrics.items(targets)
+                yield from self._summed(done)
 
-    def _counted(self, done: ExplainedChunk | ExplainedImageSummary) -> Iterator[TableRow | Tagged]:
-        if isinstance(done, ExplainedChunk):
-            failures = [outcome for outcome in done.outcomes if isinstance(outcome, Failure)]
-            self._metrics.failures(len(failures))
-            self._metrics.items(done.targets)
-            self._worker.progress.add("done", done.targets)
-            yield from map(FAILURES, failures)
-            yield from (
-                TableRow("explanations", outcome) for outcome in done.outcomes if not isinstance(outcome, Failure)
-            )
-            return
-        self._metrics.passes(done.passes)
-        yield from (NULL_STATISTICS((done.sha256, one)) for one in done.null_statistics)
+    def _outcomes(self, chunk: ExplainedChunk) -> Iterator[TableRow | Tagged]:
+        failures = [outcome for outcome in chunk.outcomes if isinstance(outcome, Failure)]
+        self._metrics.failures(len(failures))
+        self._worker.progress.add("done", chunk.targets)
+        yield from map(FAILURES, failures)
+        yield from (TableRow("explanations", outcome) for outcome in chunk.outcomes if not isinstance(outcome, Failure))
+
+    def _summed(self, summary: ExplainedImageSummary) -> Iterator[Tagged]:
+        self._metrics.passes(summary.passes)
+        yield from (NULL_STATISTICS((summary.sha256, one)) for one in summary.null_statistics)
         yield COUNTS(("queries", 1))
-        yield COUNTS(("forward_passes", done.passes))
+        yield COUNTS(("forward_passes", summary.passes))

@@ -1,8 +1,9 @@
 """Beam with types: the one place that knows what Beam's own annotations leave out.
 
 To a type checker Beam is untyped. Here its collections, steps and outputs say of what they are. A step names what it
-takes and what it gives; the function between is checked against both, and Beam chooses the coder of the elements by
-what was declared (``transforms.beam.crossing``)::
+takes and what it gives: a type checker holds the function between against both, Beam holds what comes in against what
+it takes while the pipeline is built, and chooses the coder of the elements by what it gives
+(``transforms.beam.crossing``)::
 
     keyed = pairs | "ById" >> map_each(Pair, tuple[str, Pair], lambda pair: (pair.pair_id, pair))
     groups = keyed | "GroupById" >> group_by_key(str, Pair)
@@ -174,13 +175,17 @@ def group_of(key: type[K], kind: type[T]) -> type[tuple[K, Iterable[T]]]:
     return cast("type[tuple[K, Iterable[T]]]", made)
 
 
-def _typed(step: Any, takes: Any, gives: Any) -> Any:
-    return step.with_input_types(takes).with_output_types(gives)
+_ON_THE_SIDE = Any
+"""Of a side input, which Beam checks nothing of."""
 
 
-def _outputs(step: Any, gives: Any, tags: Sequence[Tag[Any]]) -> Any:
-    names = [str(tag) for tag in tags]
-    return step.with_output_types(gives, **{str(tag): tag.kind for tag in tags}).with_outputs(*names, main="main")
+def _typed(step: Any, gives: Any, *takes: Any) -> Any:
+    return step.with_input_types(*takes).with_output_types(gives)
+
+
+def _outputs(step: Any, gives: Any, tags: Sequence[Tag[Any]], *takes: Any) -> Any:
+    kinds = {str(tag): tag.kind for tag in tags}
+    return step.with_input_types(*takes).with_output_types(gives, **kinds).with_outputs(*kinds, main="main")
 
 
 def create(kind: type[T], elements: Iterable[T], *, reshuffle: bool = True) -> Transform[Pipeline, PCollection[T]]:
@@ -191,7 +196,7 @@ def create(kind: type[T], elements: Iterable[T], *, reshuffle: bool = True) -> T
 
 def map_each(takes: type[T], gives: type[U], function: Callable[[T], U]) -> Transform[PCollection[T], PCollection[U]]:
     """``function`` of each element."""
-    made: Transform[PCollection[T], PCollection[U]] = _typed(beam.Map(function), takes, gives)
+    made: Transform[PCollection[T], PCollection[U]] = _typed(beam.Map(function), gives, takes)
     return made
 
 
@@ -199,7 +204,7 @@ def map_with(
     takes: type[T], gives: type[U], function: Callable[[T, V], U], side: SideInput[V]
 ) -> Transform[PCollection[T], PCollection[U]]:
     """``function`` of each element and of the one that is on the ``side``."""
-    made: Transform[PCollection[T], PCollection[U]] = beam.Map(function, side).with_output_types(gives)
+    made: Transform[PCollection[T], PCollection[U]] = _typed(beam.Map(function, side), gives, takes, _ON_THE_SIDE)
     return made
 
 
@@ -207,7 +212,7 @@ def flat_map(
     takes: type[T], gives: type[U], function: Callable[[T], Iterable[U]]
 ) -> Transform[PCollection[T], PCollection[U]]:
     """All that ``function`` makes of each element."""
-    made: Transform[PCollection[T], PCollection[U]] = _typed(beam.FlatMap(function), takes, gives)
+    made: Transform[PCollection[T], PCollection[U]] = _typed(beam.FlatMap(function), gives, takes)
     return made
 
 
@@ -215,13 +220,13 @@ def flat_map_with(
     takes: type[T], gives: type[U], function: Callable[[T, V], Iterable[U]], side: SideInput[V]
 ) -> Transform[PCollection[T], PCollection[U]]:
     """All that ``function`` makes of each element and of the one that is on the ``side``."""
-    made: Transform[PCollection[T], PCollection[U]] = beam.FlatMap(function, side).with_output_types(gives)
+    made: Transform[PCollection[T], PCollection[U]] = _typed(beam.FlatMap(function, side), gives, takes, _ON_THE_SIDE)
     return made
 
 
 def filter_each(kind: type[T], keep: Callable[[T], bool]) -> Transform[PCollection[T], PCollection[T]]:
     """The elements that ``keep`` holds for."""
-    made: Transform[PCollection[T], PCollection[T]] = beam.Filter(keep).with_output_types(kind)
+    made: Transform[PCollection[T], PCollection[T]] = _typed(beam.Filter(keep), kind, kind)
     return made
 
 
@@ -229,13 +234,13 @@ def split(
     takes: type[T], gives: type[U], function: Callable[[T], Iterable[U | Tagged]], *tags: Tag[Any]
 ) -> Transform[PCollection[T], Outputs[U]]:
     """All that ``function`` makes of each element, to the output ``main`` unless it is tagged with one of ``tags``."""
-    made: Transform[PCollection[T], Outputs[U]] = _outputs(beam.FlatMap(function), gives, tags)
+    made: Transform[PCollection[T], Outputs[U]] = _outputs(beam.FlatMap(function), gives, tags, takes)
     return made
 
 
 def par_do(takes: type[T], gives: type[U], work: DoFn[T], *tags: Tag[Any]) -> Transform[PCollection[T], Outputs[U]]:
     """What ``work`` makes of each element, as :func:`split`."""
-    made: Transform[PCollection[T], Outputs[U]] = _outputs(beam.ParDo(work), gives, tags)
+    made: Transform[PCollection[T], Outputs[U]] = _outputs(beam.ParDo(work), gives, tags, takes)
     return made
 
 
@@ -243,7 +248,7 @@ def par_do_with(
     takes: type[T], gives: type[U], work: SidedDoFn[T, V], side: SideInput[V], *tags: Tag[Any]
 ) -> Transform[PCollection[T], Outputs[U]]:
     """What ``work`` makes of each element and of the one on the ``side``, as :func:`split`."""
-    made: Transform[PCollection[T], Outputs[U]] = _outputs(beam.ParDo(work, side), gives, tags)
+    made: Transform[PCollection[T], Outputs[U]] = _outputs(beam.ParDo(work, side), gives, tags, takes, _ON_THE_SIDE)
     return made
 
 
@@ -277,7 +282,7 @@ def group_by_key(
 ) -> Transform[PCollection[tuple[K, T]], PCollection[tuple[K, Iterable[T]]]]:
     """The elements of each key, which a runner may show but once, and in any order."""
     made: Transform[PCollection[tuple[K, T]], PCollection[tuple[K, Iterable[T]]]]
-    made = _typed(beam.GroupByKey(), pair_of(key, kind), group_of(key, kind))
+    made = _typed(beam.GroupByKey(), group_of(key, kind), pair_of(key, kind))
     return made
 
 

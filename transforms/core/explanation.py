@@ -15,7 +15,7 @@ from transforms.core.records import Float32, Float64
 from transforms.core.saliency.contract import Maps
 
 Regions = tuple[NDArray[np.int64], tuple[str, ...]]
-"""Labels [H, W] of an image in the model's frame, and their names: what ``core.region_shares.shares`` is given."""
+"""Labels [H, W] of an image in the model's frame, and their names, for ``core.imaging.region_shares.shares``."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
-"""Values and lists of them as they stand in messages."""
+"""Messages: where they go, and how values and lists of them stand in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transforms.core.redaction import redact
+
+Echo = Callable[[str], None]
+"""What a line is given to that says how far something is, or what was found: ``print``, mostly."""
 
 
 def listed(columns: Sequence[str], limit: int = 30) -> str:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from transforms.core.messages import Echo
+
 
 @dataclass(frozen=True, slots=True)
 class Advance:
@@ -51,7 +53,7 @@ class ProgressLines:
     """
 
     def __init__(
-        self, total: int, line: Callable[[Advance], str], echo: Callable[[str], None], pause: float, *, by_tenths: bool
+        self, total: int, line: Callable[[Advance], str], echo: Echo, pause: float, *, by_tenths: bool
     ) -> None:
         self._total, self._line, self._echo, self._pause, self._by_tenths = total, line, echo, pause, by_tenths
         self._done = self._tenths = 0

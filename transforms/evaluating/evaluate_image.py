@@ -35,14 +35,14 @@ def measure(
     explained: Sequence[Explained],
     networks: Networks,
     settings: EvaluationSettings,
-    reading: ImageReaders,
+    readers: ImageReaders,
     passes: PassCounter,
 ) -> Iterator[tables.Row]:
     """The rows of the table metrics for the explanations of the image at ``address``, ``passes`` counted.
 
     ``explained`` are explanations of one image: of its pairs, by any of the methods.
     """
-    load, models = Remembered(reading.load), networks.models
+    load, models = Remembered(readers.load), networks.models
     image = attempt(lambda: load(address))
     if isinstance(image, LoadFailure):
         yield from _failed(explained, image, settings, networks)
@@ -63,7 +63,7 @@ def measure(
     if not usable:
         return
     known = {name: other for name, other in others.items() if isinstance(other, EmbeddedImage)}
-    measured = MeasuredImage(image, tuple(usable), known, networks, settings, load, reading.regions, passes)
+    measured = MeasuredImage(image, tuple(usable), known, networks, settings, load, readers.regions, passes)
     yield from _rows(measured)
 
 

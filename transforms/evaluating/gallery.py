@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from transforms.core.attributes.names import column_of
 from transforms.core.metrics.removal import Pool
 from transforms.core.records import Float32, Product
 from transforms.core.similarity import conditioned, similarities
@@ -112,11 +113,6 @@ def type_column(bundle: Bundle) -> str | None:
         case {"conditions": {"column": str(column)}} if bundle.conditions:
             return column
     return None
-
-
-def column_of(name: str) -> str:
-    """The column of an attribute's name ``column=value``."""
-    return name.partition("=")[0]
 
 
 def _within(product: Product, columns: Collection[str]) -> Product:

@@ -82,7 +82,7 @@ class MeasuredImage:
         return tuple(found.values())
 
     def scores(self, target: ExplanationTarget, embeddings: Float32) -> Float64:
-        """Similarities [N] of ``embeddings`` [N, D] to the task's other image, under the pair's condition."""
+        """Similarities [N] of ``embeddings`` [N, D] to the target's counterpart, under the pair's condition."""
         return similarities_of(target, embeddings, self.others[target.counterpart], self.models)
 
     @cached_property

@@ -88,7 +88,7 @@ class EvaluationSettings:
         return "full" if self.full else "stored"
 
     def unrelated_pair(self, target: ExplanationTarget, but: Collection[str] = ()) -> UnrelatedPair | None:
-        """A pair of another query, with maps of all methods, of the condition of ``task`` and of another image than it
+        """A pair of another query, with maps of all methods, of ``target``'s condition and of another image than it
         explains.
 
         It is chosen by the query's id, among those none of whose images is at one of the addresses ``but``; None where

@@ -39,7 +39,7 @@ def of_manifest(files: Iterable[str], columns: Mapping[str, str], sides: Sequenc
 
 
 def _first(named: Iterator[tuple[str, str]], seed: int) -> tuple[str, ...]:
-    """The addresses of the names that come first by :func:`nulls.place`, of one name the first in the alphabet."""
+    """The addresses of the names that come first by :func:`place`, of one name the first in the alphabet."""
     heap: list[tuple[int, str]] = []
     held: dict[int, str] = {}
     last = None

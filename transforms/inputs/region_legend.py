@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transforms import storage
+from transforms.core.attributes.names import column_of
 from transforms.core.errors import UsageError
 from transforms.core.imaging.region_shares import NO_REGION
 from transforms.core.imaging.regions import MOST_LABEL
@@ -55,7 +56,7 @@ class Legend:
         None where the legend does not say: it does not tell of the column, or does not know the region, such as what
         lies elsewhere.
         """
-        column = attribute.partition("=")[0]
+        column = column_of(attribute)
         if column not in self.columns or region not in self.regions:
             return None
         return region in self.columns[column]

@@ -56,10 +56,11 @@ class SimilarityModel:
         return out
 
     def features(self, images: Image) -> tuple[Float32, Float32]:
-        """Embeddings float32 [I, D] of ``images`` uint8 [I, H, W, 3], and what :class:`ProjectionModel` takes of them.
+        """Embeddings float32 [I, D] of ``images`` uint8 [I, H, W, 3], and what the bundle's projection takes of them.
 
         The second is the network's last feature map in the network's own layout and precision, in one pass with the
-        first. BundleError where the bundle has no projection.
+        first, for :class:`transforms.serving.projection_model.ProjectionModel`. BundleError where the bundle has no
+        projection.
         """
         if self._no_features is not None:
             raise BundleError(self._no_features)

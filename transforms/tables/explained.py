@@ -21,7 +21,8 @@ _COLUMNS = (*_TEXTS, "side", "method", "explainer_id", "similarity", "input_heig
 _SIZES = ("map_height", "map_width")
 
 
-_MAY_LACK = ("map", "map_height", "map_width", "similarity")
+MAY_LACK = ("map", "map_height", "map_width", "similarity")
+"""The columns of explanations that may hold nulls although the schema forbids it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def read(address: str, methods: Collection[str], *, attributes: bool = False) ->
     The maps are a few kilobytes each; a file is read some hundred rows at a time. UsageError where it is damaged.
     """
     columns = (*_COLUMNS, *_SIZES, *(("top",) if attributes else ()))
-    for batch in runs.read_batches(address, "explanations", columns, _MAY_LACK):
+    for batch in runs.read_batches(address, "explanations", columns, MAY_LACK):
         names = [name for name in columns if name != "map"]
         rows = batch.select(names).to_pylist()
         for cells, row in zip(batch.column("map"), rows, strict=True):

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from transforms import storage
+from transforms.core.attributes.names import column_of
 from transforms.core.explanation import Explanation
 from transforms.core.records import EmbeddedImage, Failure, Float32, Frame, LoadFailure, Pair, Product, Side
 from transforms.core.saliency.explainer import Explainer
@@ -136,7 +137,7 @@ def _has(attributes: tuple[str, ...] | None, name: str) -> bool | None:
         return None
     if name in attributes:
         return True
-    column = name.partition("=")[0] + "="
+    column = column_of(name) + "="
     return False if any(other.startswith(column) for other in attributes) else None
 
 

@@ -11,11 +11,10 @@ import numpy as np
 import onnx
 
 from export.graphs import batching
+from export.graphs.network_file import TOLERANCE
 from transforms.core.errors import BundleError
 from transforms.core.records import Float32, Image
 from transforms.serving import runtime
-
-_TOLERANCE = {"float32": 1e-4, "float16": 1e-2}  # of the served graph against the bare network, of the largest value
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class ServedGraph:
 def compare(what: str, found: Float32, expected: Float32, kind: str) -> None:
     """BundleError where ``found`` is not ``expected``, within the tolerance of the precision ``kind``."""
     worst = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
-    if not worst <= _TOLERANCE[kind] * max(float(np.abs(expected).max()), 1e-6):
+    if not worst <= TOLERANCE[kind] * max(float(np.abs(expected).max()), 1e-6):
         raise BundleError(
             f"the bundle's {what} {found.shape} differs from the network's own {expected.shape} by {worst:.3g}: "
             "please report this network, whymatch cannot serve it"

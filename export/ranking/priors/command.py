@@ -11,19 +11,20 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from export.ranking.priors.concept_vectors import column_of, learn_concepts, logistic_regression
+from export.ranking.priors.concept_vectors import learn_concepts, logistic_regression
 from export.ranking.priors.findings import findings, table
 from export.ranking.priors.held_out import HeldOutPair, ManifestPairs, file_name, read_pairs, recommended_pairs
 from export.ranking.priors.network import ImageValues, open_cut
-from export.ranking.priors.progress import Echo
 from export.ranking.priors.settings import PriorSettings
 from export.ranking.priors.testing import rising_pairs, run_test, settle
 from export.ranking.products import read_products
 from export.training.splits import with_splits
 from transforms import storage
+from transforms.core.attributes.names import column_of
 from transforms.core.attributes.ranking import IDENTITY
 from transforms.core.errors import UsageError
 from transforms.core.imaging.images import require_safe_decoder
+from transforms.core.messages import Echo
 from transforms.core.records import Float64, Product
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle

@@ -12,10 +12,12 @@ import numpy as np
 
 from export.ranking.priors.held_out import counts_text
 from export.ranking.priors.network import CutNetwork
-from export.ranking.priors.progress import Echo, progress_lines
+from export.ranking.priors.progress import progress_lines
 from export.ranking.priors.settings import PriorSettings
 from transforms.core.attributes import concepts
+from transforms.core.attributes.names import column_of
 from transforms.core.errors import BundleError, MissingDependency, UsageError
+from transforms.core.messages import Echo
 from transforms.core.records import Float64, Product
 
 
@@ -152,11 +154,6 @@ def concept_vector(positives: Float64, negatives: Float64) -> tuple[Float64, flo
     if not length:
         raise BundleError("the layer's activations are the same for products with and without an attribute")
     return normal / length, float(np.mean(partly.predict(samples[held_out]) == labels[held_out]))
-
-
-def column_of(name: str) -> str:
-    """The catalogue's column of an attribute's name."""
-    return name.partition("=")[0]
 
 
 def logistic_regression() -> Any:

@@ -10,12 +10,12 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from export.ranking.priors.network import CutNetwork, ImageValues
-from export.ranking.priors.progress import Echo
 from export.ranking.priors.settings import PriorSettings
 from export.ranking.products import counted
 from transforms import storage
 from transforms.core.attributes import neighbours
 from transforms.core.errors import DuplicatePair, UnknownCondition, UnknownProduct, UsageError
+from transforms.core.messages import Echo
 from transforms.core.records import Failure, Pair, Product, content_id
 from transforms.inputs import manifest
 from transforms.serving.bundle import Bundle

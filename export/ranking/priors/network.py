@@ -14,11 +14,12 @@ import onnx
 
 from export.graphs.cut import Cut, cut, run_tail, run_trunk, whole
 from export.graphs.network_file import Layout, load
-from export.ranking.priors.progress import Echo, progress_lines
+from export.ranking.priors.progress import progress_lines
 from transforms import storage
 from transforms.core.errors import NonFiniteEmbedding, PairError
 from transforms.core.imaging.images import ImageLimits
 from transforms.core.memory import DEFAULT_BATCH
+from transforms.core.messages import Echo
 from transforms.core.records import Float32
 from transforms.serving import bundle as bundles
 from transforms.serving import runtime

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from transforms.core.messages import Echo
 from transforms.core.progress_lines import ProgressLines, of_total
-
-Echo = Callable[[str], None]
 
 _SECONDS = 10.0  # between two lines of progress
 

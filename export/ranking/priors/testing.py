@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from export.ranking.priors.concept_vectors import ConceptVectors
 from export.ranking.priors.held_out import HeldOutPair, counts_text
 from export.ranking.priors.network import CutNetwork, ImageValues
-from export.ranking.priors.progress import Echo
 from export.ranking.priors.settings import PriorSettings
 from transforms.core.attributes import concepts
 from transforms.core.attributes.concepts import SettledPriors
 from transforms.core.errors import UsageError
+from transforms.core.messages import Echo
 from transforms.core.records import Float64
 from transforms.serving.bundle import Bundle
 
@@ -29,7 +29,8 @@ class Tested:
 
     ``score`` and ``spread`` are mean and standard deviation of its TCAV scores, one for each counter-set; ``p_value``
     is that of the test against random concepts. ``positives`` counts training products with the attribute, ``pairs``
-    those that its score counts. ``accuracy`` is the mean of its concept vectors' (:func:`concept_vector`).
+    those that its score counts. ``accuracy`` is the mean of its concept vectors', see
+    :func:`export.ranking.priors.concept_vectors.concept_vector`.
     """
 
     score: float | None = None

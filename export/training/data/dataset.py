@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -23,11 +23,11 @@ from export.training.splits import SPLITS, with_splits
 from transforms import storage
 from transforms.core.errors import PairError, UsageError
 from transforms.core.imaging.images import ImageLimits, Resize, decode, resize
+from transforms.core.messages import Echo
 from transforms.core.records import Failure, Image, Product
 from transforms.inputs import catalogue as catalogue_rows
 
 Indices: TypeAlias = NDArray[np.int64]
-Echo: TypeAlias = Callable[[str], None]
 
 # Above this, the decoded images lie in a temporary file that the system pages in, not in memory.
 _IN_MEMORY_BYTES = 2 * 2**30

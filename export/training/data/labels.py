@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.training.data.dataset import Indices
+from transforms.core.attributes.names import column_of
 from transforms.core.errors import UsageError
 from transforms.core.records import Product
 
@@ -30,7 +31,7 @@ def label_ids(products: Sequence[Product], columns: Sequence[str]) -> tuple[Indi
 
 def attribute_targets(products: Sequence[Product], names: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which products have which attributes, bool [I, A], and of which that is known, bool [I, A]."""
-    columns = [name.partition("=")[0] for name in names]
+    columns = list(map(column_of, names))
     targets = np.zeros((len(products), len(names)), dtype=np.bool_)
     known = np.zeros_like(targets)
     for i, product in enumerate(products):

@@ -13,10 +13,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from export.training.data.dataset import Echo, Indices
+from export.training.data.dataset import Indices
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.imaging.images import Resize, frame_of
+from transforms.core.messages import Echo
 from transforms.core.records import Float32, Product, content_id
 from transforms.tables import runs
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from export.training.data.augmentation import augment
-from export.training.data.dataset import Dataset, Echo, Indices, to_pixels
+from export.training.data.dataset import Dataset, Indices, to_pixels
 from export.training.fitting.optimiser import freeze, make_optimiser, set_learning_rate
 from export.training.fitting.progress import ProgressLines
 from export.training.fitting.reproducibility import epoch_generator, step_generator
@@ -24,6 +24,7 @@ from export.training.fitting.task import Epoch, TrainingTask
 from export.training.networks.backbones import Normalisation
 from export.training.settings import Recipe
 from transforms.core.errors import RunError
+from transforms.core.messages import Echo
 
 
 def fit(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from export.training.data.dataset import Echo
 from export.training.fitting.state import TrainingState
+from transforms.core.messages import Echo
 
 _SECONDS = 20
 """How long an epoch is silent."""

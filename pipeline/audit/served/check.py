@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pipeline.audit.options import AuditOptions
 from pipeline.audit.served.comparison import Compared, compare
 from pipeline.audit.served.complaint import complaint, told
 from transforms import storage
 from transforms.core.errors import UsageError
+from transforms.core.messages import Echo
 from transforms.inputs import catalogue, manifest
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
 from transforms.serving.models import Models, Serving
 from transforms.serving.runtime import resolve_device
-
-Echo = Callable[[str], None]
 
 
 def check_served(options: AuditOptions, bundle: Bundle, files: tuple[str, ...], models: Models, echo: Echo) -> None:

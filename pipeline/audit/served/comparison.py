@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,7 +13,7 @@ from pipeline.audit.served.trials import pair_vectors
 from pipeline.text.left_out import LeftOut
 from transforms import storage
 from transforms.core.errors import ModelError
-from transforms.core.messages import quoted
+from transforms.core.messages import Echo, quoted
 from transforms.core.records import Failure, Float32, Float64, LoadFailure, Pair
 from transforms.core.statistics.served_scores import Measures, ScoreAgreement, agreement
 from transforms.inputs import catalogue, manifest, rows
@@ -24,8 +24,6 @@ from transforms.serving.embed import embed
 from transforms.serving.load_image import ImageLoader
 from transforms.serving.models import Models
 from transforms.storage import shown
-
-Echo = Callable[[str], None]
 
 PAIRS = 512
 """Pairs whose served score is compared: 5 of them may be off, for a few photographs are replaced."""

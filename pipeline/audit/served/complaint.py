@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from pipeline.audit.options import AuditOptions
 from pipeline.audit.served.comparison import Compared
 from pipeline.audit.served.trials import Tried, search
-from transforms.core.messages import quoted
+from transforms.core.messages import Echo, quoted
 from transforms.core.records import Float64
 from transforms.core.similarity import SimilarityFunction
 from transforms.core.statistics.served_scores import blamed, differences, other_scale
 from transforms.serving.bundle import Bundle
 from transforms.serving.models import Models
 from transforms.storage import shown
-
-Echo = Callable[[str], None]
 
 _MOSTLY = 0.5
 

@@ -6,7 +6,7 @@ A normalisation is an affine change of the pixels, and those that it asks for go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from transforms.core.errors import PairError
 from transforms.core.imaging import images
 from transforms.core.imaging.alternative_preprocessing import Normalised, Setting, alternatives
 from transforms.core.imaging.images import ImageLimits, Resize
+from transforms.core.messages import Echo
 from transforms.core.records import Float32, Float64, Image, Pair
 from transforms.core.similarity import conditioned
 from transforms.core.statistics.served_scores import (
@@ -34,7 +35,6 @@ from transforms.serving.embed import embed_frames
 from transforms.serving.mask_bank import MaskBank
 from transforms.serving.models import Models
 
-Echo = Callable[[str], None]
 _Suspect = tuple[tuple[bool, int, float], Setting, ScoreScale | None]
 
 _SCREENED = 8

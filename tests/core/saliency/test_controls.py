@@ -189,12 +189,12 @@ def test_a_worker_draws_controls_without_a_pass(bundle: Path) -> None:
     size = models.similarity.size
     pixels = some_pixels(size)
     shared = ImageSession(LoadedImage(pixels, Frame(size, size, (0, 0, *size)), "ab" * 32), models)
-    subject = ServedSubject(shared, NO_FILL)
-    np.testing.assert_array_equal(subject.pixels, pixels)
+    image = ServedSubject(shared, NO_FILL)
+    np.testing.assert_array_equal(image.pixels, pixels)
     number = int(content_id("5", "ab" * 32, letter="")[:12], 16)  # of the run's seed and the image's content
     for control in (CentreControl(), EdgeControl()):
-        found = control.prepare(subject).maps(References(np.ones((2, 4), np.float32)))
+        found = control.prepare(image).maps(References(np.ones((2, 4), np.float32)))
         np.testing.assert_array_equal(found.saliency, maps_of(control, pixels, references=2))
-    noise = RandomControl(seed=5).prepare(subject).maps(References(np.ones((1, 4), np.float32))).saliency
+    noise = RandomControl(seed=5).prepare(image).maps(References(np.ones((1, 4), np.float32))).saliency
     np.testing.assert_array_equal(noise, maps_of(RandomControl(), pixels, number=number))
     assert shared.passes == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from export.training.networks.checkpoint import Config, build_network, load, sav
 from export.training.networks.similarity_network import EmbeddingNetwork
 from transforms.core.errors import BundleError, UsageError
 from transforms.core.imaging.images import Resize
+from transforms.core.messages import Echo
 from transforms.serving import bundle as bundles
 from transforms.serving import runtime
 from transforms.serving.attribute_model import AttributeModel
@@ -43,7 +43,7 @@ ATTRIBUTES = Config(
 )
 
 
-def export_command(*, echo: Callable[[str], None], **asked: Any) -> Bundle:
+def export_command(*, echo: Echo, **asked: Any) -> Bundle:
     """Without the gradient, which takes as long as all else, and is the subject of test_gradient_graph."""
     return exporting.export_command(ExportRequest(gradient=False, **asked), echo=echo)
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.training.data.dataset import Echo, load_dataset
+from export.training.data.dataset import load_dataset
 from export.training.fitting.loop import fit
 from export.training.fitting.state_file import StateFile
 from export.training.losses import attribute_bce, cosine_distances
@@ -31,6 +31,7 @@ from tests.support.photographs import SIZE, Photographs, take
 from tests.support.tables.saliency import row, write
 from transforms.core.errors import RunError, UsageError
 from transforms.core.imaging.images import Resize, frame_of
+from transforms.core.messages import Echo
 from transforms.core.metrics.retrieval import retrieval
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

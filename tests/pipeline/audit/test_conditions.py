@@ -242,9 +242,9 @@ class Keyless(ConfiguredMethod):
     def design(self, size: tuple[int, int], bank: int) -> Design:
         return WithoutKey(SlidingWindowMethod(window=4, stride=4).design(size, bank))
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
-        design = subject.design(self)
-        return Perturbation(design, subject.base, subject.perturbed(design), subject.function)
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
+        design = image.design(self)
+        return Perturbation(design, image.base, image.perturbed(design), image.function)
 
 
 @dataclass(frozen=True)

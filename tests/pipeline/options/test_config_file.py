@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipeline import cli
 from pipeline.audit.options import AuditOptions
 from pipeline.commands.check import CheckOptions
 from pipeline.evaluation.options import EvaluateOptions
+from pipeline.options import config_file
 from pipeline.options.command_line import options_of
 from pipeline.options.declaration import declared
 
@@ -229,6 +231,11 @@ def complaint(capsys: pytest.CaptureFixture[str], path: str, *more: str, command
         ),
         ("['which queries']\nsampel = 1", "audit.toml:7: there is no option 'sampel'; did you mean 'sample'?"),
         ("[wich-queries]\nsample = 1", "audit.toml:6: there is no option 'wich-queries'; did you mean 'min-queries'?"),
+        ("[limits]\nmasks = 4", "audit.toml:7: 'masks' belongs under 'how to explain', not under 'limits'"),
+        (
+            "['which queries']\nsample = 1\n[how_to_explain]\nmax-pixels = 4",
+            "audit.toml:9: 'max-pixels' belongs under 'limits', not under 'how_to_explain'",
+        ),
         ("run_id = 'r2'", "audit.toml:6: 'run_id' is given twice"),
         ("sample = 2", "audit.toml:6: sample must be above 0 and at most 1, not 2"),
         ("sample = nan", "audit.toml:6: sample must be above 0 and at most 1, not nan"),
@@ -277,6 +284,55 @@ def test_what_is_wrong_is_named_with_its_line(
 ) -> None:
     path = written(tmp_path, f"{BRIEF}# a comment, top = 0\n{line}\n")
     assert complaint(capsys, path) == said
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "# next \x85 line \u2028 paragraph \u2029",
+        "period = 'next \x85 line \u2028'",
+        "# a comment\r",
+        'period = """\n[\n\\""""""',
+        "period = '''\n{'\n# '''''",
+        'period = ""',
+        'period = "\\"[" # ] [',
+        "image-root = [ # ]\n  'a]',\n  \"'[\", # it's\n]",
+        "columns = { a = 'b', 'c[' = '}' }",
+        "[set] # [",
+    ],
+)
+def test_lines_end_with_a_line_feed_and_nothing_else(
+    before: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "audit.toml"
+    text = f"{BRIEF}{before}\n[limits]\ntop = 'wrong'\n"
+    path.write_bytes(text.encode())
+    line = text.count("\n")
+    assert complaint(capsys, str(path)).startswith(f"audit.toml:{line}: 'top' belongs under")
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["one list", "many keys"])
+def test_a_line_is_found_in_few_looks(listed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"sampel.{number}" for number in range(5000)]
+    some = "manifest = [\n{}]" if listed else "[set]\n{}"
+    line = "  '{}',\n" if listed else "'{}' = 1\n"
+    text = some.format("".join(map(line.format, names))) + "\n[limits]\nsampel = 1\n"
+    looks = []
+
+    def counted(text: str) -> dict[str, Any]:
+        looks.append(text)
+        return loads(text)
+
+    loads = tomllib.loads
+    monkeypatch.setattr(tomllib, "loads", counted)
+    assert config_file._line(text, ("limits", "sampel")) == text.count("\n")
+    assert len(looks) <= 20
+
+
+def test_the_one_name_none_is_no_name(tmp_path: Path) -> None:
+    brief = 'tables = "t"\nbundle = "b"\n'
+    for value in ('"none"', '["none"]', "[]"):
+        assert given("evaluate", "--config", written(tmp_path, f"{brief}controls = {value}\n")).controls == ()
 
 
 def test_what_the_command_line_gives_has_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

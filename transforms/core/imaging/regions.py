@@ -1,11 +1,7 @@
-"""Known regions of a photograph: how they come from a label image, and how a saliency map finds one of them.
+"""Known regions of a photograph: how they come from a label image into the model's input frame.
 
 A label image says of every pixel which region it belongs to; a region is the set of pixels of some labels. A map is
-judged in the model's input frame, where it was made, so it is the labels that are brought there.
-
-Each judge asks another question. :func:`pointing` looks at the highest pixel alone, :func:`iou` at as many pixels as
-the region has, :func:`pixel_auc` at the order of all of them. All three know a map by its order alone: there is no
-threshold to choose, and the scale of a method's values does not count.
+judged in the input frame, where it was made (``transforms.core.metrics.regions``), so the labels are brought there.
 """
 
 from __future__ import annotations

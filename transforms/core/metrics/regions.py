@@ -1,4 +1,9 @@
-"""How a saliency map finds a known region of the photograph."""
+"""How a saliency map finds a known region of the photograph, in the model's input frame.
+
+Each judge asks another question. :func:`pointing` looks at the highest pixel alone, :func:`iou` at as many pixels as
+the region has, :func:`pixel_auc` at the order of all of them. All three know a map by its order alone: there is no
+threshold to choose, and the scale of a method's values does not count.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A method is pure: it knows neither model nor pipeline. Whoever runs it hands it a :class:`ImageView`, the image with
 what the bundle's networks can say of it, and gets a :class:`Saliency`, which turns references into maps::
 
-    method.prepare(subject) -> saliency: all passes that serve every reference
+    method.prepare(image) -> saliency: all passes that serve every reference
     saliency.maps(references) -> maps [R, H, W]
 
 Perturbation methods share one form, a :class:`Design` of masks with an estimator::
@@ -137,7 +137,7 @@ class Gradient(Protocol):
 class References:
     """The other images of the pairs: what the explained image is compared with.
 
-    All are compared under one condition, the subject's, and vectors are what it leaves of them. ``embeddings`` is
+    All are compared under one condition, the image's, and vectors are what it leaves of them. ``embeddings`` is
     float32 [R, D]. Where the references are perturbed too, ``perturbed`` float32 [R, K, D] holds what their masked
     versions became, K = 1 with the mean where the similarity is linear in it, after ``passes`` passes of each, and
     ``gradients(start, stop)`` is the slope in the masks of references ``start`` to ``stop``, row by row.
@@ -244,7 +244,7 @@ class Method(Protocol):
     def parameters(self) -> dict[str, Any]:
         """What tells this configuration from another of the same method."""
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Runs the passes that serve all references. ``references`` are all of them, where ``converge`` asks."""
 
 

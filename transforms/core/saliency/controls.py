@@ -61,11 +61,11 @@ class RandomControl(_Control):
         if self.cells < 1:
             raise ValueError(f"the random control needs at least one cell a side, got {self.cells}")
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Draws the map, from the run's seed and the image's content."""
-        height, width = subject.size
+        height, width = image.size
         cells = min(self.cells, height), min(self.cells, width)
-        noise = np.random.default_rng(subject.seed(self.seed)).random(cells)
+        noise = np.random.default_rng(image.seed(self.seed)).random(cells)
         return _Same(_upsampling(height, cells[0]) @ noise @ _upsampling(width, cells[1]).T)
 
 
@@ -83,10 +83,10 @@ class CentreControl(_Control):
         if not 0 < self.spread < inf:
             raise ValueError(f"the centre control needs a finite spread above 0, got {self.spread}")
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Draws the map, which is the same for all images of a frame."""
         rows, columns = (
-            np.exp(-(((np.arange(side) - (side - 1) / 2) / (self.spread * side)) ** 2) / 2) for side in subject.size
+            np.exp(-(((np.arange(side) - (side - 1) / 2) / (self.spread * side)) ** 2) / 2) for side in image.size
         )
         return _Same(np.outer(rows, columns))
 
@@ -106,12 +106,12 @@ class EdgeControl(_Control):
         if not 0 <= self.smoothing < inf:
             raise ValueError(f"the edge control needs a finite smoothing of 0 or more, got {self.smoothing}")
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Finds the edges of the image's pixels; beyond the frame it goes on as at its border, which is no edge."""
-        pixels = subject.pixels.astype(np.float64)
+        pixels = image.pixels.astype(np.float64)
         luma = sum(weight * pixels[..., channel] for channel, weight in enumerate(_LUMINANCE))
         edges = np.hypot(*(ndimage.sobel(luma, axis, mode="nearest") for axis in (0, 1)))
-        blur = [self.smoothing * side for side in subject.size]
+        blur = [self.smoothing * side for side in image.size]
         return _Same(ndimage.gaussian_filter(edges, blur, mode="nearest"))
 
 

@@ -125,10 +125,10 @@ class DecompositionMethod(ConfiguredMethod):
         """One pass, which keeps the last feature map."""
         return MethodCost(image=1)
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Runs the one pass."""
-        local, bias = subject.local()
-        return _Decomposed(local, bias, subject.function, subject.size)
+        local, bias = image.local()
+        return _Decomposed(local, bias, image.function, image.size)
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,9 @@ class GradientMethod(ConfiguredMethod):
         """A pass of the gradient for each reference."""
         return MethodCost(steps=1)
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Runs nothing yet: every reference has a pass of its own."""
-        return _FollowedGradient(subject.gradient(), None)
+        return _FollowedGradient(image.gradient(), None)
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ class IntegratedGradientsMethod(ConfiguredMethod):
         """A pass of the gradient for each node of the quadrature."""
         return MethodCost(steps=self.steps)
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Runs nothing yet: every reference has passes of its own."""
-        return _FollowedGradient(subject.gradient(), self.steps)
+        return _FollowedGradient(image.gradient(), self.steps)
 
 
 @dataclass(frozen=True)

@@ -167,13 +167,13 @@ class LimeMethod(ConfiguredMethod):
         """An image's superpixels and the seed make the samples; kernel and ridge come after the passes."""
         return MethodCost(self.samples, ("lime", self.samples, self.seed), coefficients=SEGMENTS)
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Segments the image and runs the masked passes."""
         design = lime(
-            subject.superpixels(),
+            image.superpixels(),
             samples=self.samples,
             kernel_width=self.kernel_width,
             ridge=self.ridge,
-            seed=subject.seed(self.seed),
+            seed=image.seed(self.seed),
         )
-        return Perturbation(design, subject.base, subject.perturbed(design), subject.function)
+        return Perturbation(design, image.base, image.perturbed(design), image.function)

@@ -254,9 +254,9 @@ class MaskMethod(MaskSettings, ConfiguredMethod):
         """A pass of the gradient for each step towards a reference."""
         return MethodCost(steps=self.steps)
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Runs nothing yet: every reference has passes of its own."""
-        return _Optimised(subject.gradient(), replace(self, seed=subject.seed(self.seed)))
+        return _Optimised(image.gradient(), replace(self, seed=image.seed(self.seed)))
 
 
 @dataclass(frozen=True)

@@ -289,18 +289,18 @@ class RiseMethod(ConfiguredMethod):
             bank=bank,
         )
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Runs the masked passes, no more of them than ``converge`` asks for."""
-        design = self.design_of(subject)
+        design = self.design_of(image)
         stopping_rule = None
         if self.converge is not None and references is not None:
-            stopping_rule = StoppingRule(design, subject.function, references, self.converge)
-        perturbed = subject.perturbed(design, stopping_rule)
+            stopping_rule = StoppingRule(design, image.function, references, self.converge)
+        perturbed = image.perturbed(design, stopping_rule)
         split_half = SplitHalfReliability(design, len(perturbed)) if len(perturbed) >= FEWEST else None
-        return Perturbation(design, subject.base, perturbed, subject.function, split_half)
+        return Perturbation(design, image.base, perturbed, image.function, split_half)
 
-    def design_of(self, subject: ImageView) -> Rise:
-        """The design for the image ``subject``."""
-        design = subject.design(self)
+    def design_of(self, image: ImageView) -> Rise:
+        """The design for ``image``."""
+        design = image.design(self)
         assert isinstance(design, Rise)
         return design

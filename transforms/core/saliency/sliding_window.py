@@ -113,7 +113,7 @@ class SlidingWindowMethod(ConfiguredMethod):
         """The design for frames of ``size`` (H, W); there is one bank."""
         return sliding_window(size, window=self.window, stride=self.stride)
 
-    def prepare(self, subject: ImageView, references: References | None = None) -> Saliency:
+    def prepare(self, image: ImageView, references: References | None = None) -> Saliency:
         """Runs the masked passes."""
-        design = subject.design(self)
-        return Perturbation(design, subject.base, subject.perturbed(design), subject.function)
+        design = image.design(self)
+        return Perturbation(design, image.base, image.perturbed(design), image.function)

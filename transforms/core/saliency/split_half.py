@@ -32,7 +32,7 @@ class SplitHalfReliability:
         self._designs = [design.subset(rows) for rows in self._rows]
 
     def agreement(self, scores: Float64) -> Float64:
-        """The correlation [R] of the two halves' maps from ``scores`` [R, n]; see :func:`maps.correlations`."""
+        """The :func:`correlations` [R] of the two halves' maps from ``scores`` [R, n]."""
         found = [self._agreement(scores[start : start + CHUNK]) for start in range(0, len(scores), CHUNK)]
         return np.concatenate(found) if found else np.zeros(0)
 
