@@ -63,9 +63,9 @@ def prepare(folder: Path, setting: Setting) -> None:
     build(
         folder / "bundle",
         bundle_spec.BundleSpec(
-            bundle_spec.SimilarityNetwork(folder / "network.onnx", preprocessing),
+            bundle_spec.SimilarityGraph(folder / "network.onnx", preprocessing),
             Resize(SIZE, "squash"),
-            attributes=bundle_spec.AttributeNetwork(
+            attributes=bundle_spec.AttributeGraph(
                 to_onnx(attributes, SIZE, ("scores", "maps"), setting.precision),
                 [f"attribute={index}" for index in range(ATTRIBUTES)],
                 preprocessing=preprocessing,

@@ -22,7 +22,7 @@ NO_GRADIENT = (
 
 
 @dataclass(frozen=True)
-class SimilarityNetwork:
+class SimilarityGraph:
     """An embedding network as its owner has it: an ONNX file (or model), and what stands in front of it.
 
     Attributes:
@@ -40,7 +40,7 @@ class SimilarityNetwork:
 
 
 @dataclass(frozen=True)
-class AttributeNetwork:
+class AttributeGraph:
     """An attribute network as its owner has it: scores [B,A] and activation maps [B,A,h,w] or [B,h,w,A].
 
     Attributes:
@@ -88,10 +88,10 @@ class BundleSpec:
       priors, phi, conditions, training, versions: as in ``transforms.serving.bundle.Bundle``, which validates them.
     """
 
-    similarity: SimilarityNetwork
+    similarity: SimilarityGraph
     resize: Resize
     similarity_function: SimilarityFunction = "cosine"
-    attributes: AttributeNetwork | None = None
+    attributes: AttributeGraph | None = None
     gradient: onnx.ModelProto | str = NO_GRADIENT
     priors: Sequence[float] | None = None
     phi: Phi = (0.5, 0.5, 0.0)

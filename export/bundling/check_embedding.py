@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.bundling.bundle_spec import SimilarityNetwork
+from export.bundling.bundle_spec import SimilarityGraph
 from export.bundling.preprocessing import Preprocessing
 from export.graphs.network_file import image_input, load, pick_output, precision, shape
 from transforms import storage
@@ -30,7 +30,7 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Difference:
+class EmbeddingDifference:
     """How far two embeddings are apart, both at length 1: largest absolute difference, cosine, ratio of the lengths."""
 
     largest: float
@@ -55,7 +55,7 @@ class ExpectedEmbedding:
     tolerance: float = TOLERANCE
 
 
-def check(bundle: Bundle, folder: Path, source: SimilarityNetwork, expected: ExpectedEmbedding) -> Difference:
+def check(bundle: Bundle, folder: Path, source: SimilarityGraph, expected: ExpectedEmbedding) -> EmbeddingDifference:
     """Compares the embedding of ``expected.image`` by the bundle in ``folder`` with ``expected.embedding``.
 
     ``source`` is what the bundle was made of, for the search of what would fit.
@@ -83,17 +83,17 @@ def check(bundle: Bundle, folder: Path, source: SimilarityNetwork, expected: Exp
     )
 
 
-def difference(ours: Float32, theirs: Float64) -> Difference:
+def difference(ours: Float32, theirs: Float64) -> EmbeddingDifference:
     """The difference of two embeddings [D]."""
     lengths = float(np.linalg.norm(ours)), float(np.linalg.norm(theirs))
     a, b = ours / max(lengths[0], 1e-30), theirs / max(lengths[1], 1e-30)
-    return Difference(float(np.abs(a - b).max()), float(a @ b), lengths[0] / max(lengths[1], 1e-30))
+    return EmbeddingDifference(float(np.abs(a - b).max()), float(a @ b), lengths[0] / max(lengths[1], 1e-30))
 
 
 class _BareNetwork:
     """The user's network without anything of whymatch's around it."""
 
-    def __init__(self, source: SimilarityNetwork) -> None:
+    def __init__(self, source: SimilarityGraph) -> None:
         model = load(source.network).model
         entry = image_input(model, source.input)
         self._names = entry.name, pick_output(model, source.output).name
@@ -111,7 +111,12 @@ class _BareNetwork:
 
 
 def _advice(
-    source: SimilarityNetwork, resize: Resize, pixels: Image, wanted: Float64, found: Difference, tolerance: float
+    source: SimilarityGraph,
+    resize: Resize,
+    pixels: Image,
+    wanted: Float64,
+    found: EmbeddingDifference,
+    tolerance: float,
 ) -> str:
     """What would fit, of all settings that differ from those of ``source`` and ``resize`` in one thing or two."""
     bare, tried = _BareNetwork(source), []

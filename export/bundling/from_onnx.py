@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.bundling import preprocessor_config as configs
 from export.bundling.build import build
-from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork, check_names
+from export.bundling.bundle_spec import AttributeGraph, BundleSpec, SimilarityGraph, check_names
 from export.bundling.check_embedding import ExpectedEmbedding, check
 from export.bundling.prefix import Activation
 from export.bundling.preprocessing import Preprocessing
@@ -27,7 +27,7 @@ class AttributeFlags:
     Attributes:
       attributes_onnx: its file.
       vocabulary: the attributes' names in the order of the network's scores, or a file with one name a line.
-      attributes_input, scores_output, maps_output, activation: as in ``export.bundling.bundle_spec.AttributeNetwork``.
+      attributes_input, scores_output, maps_output, activation: as in ``export.bundling.bundle_spec.AttributeGraph``.
     """
 
     attributes_onnx: str | Path | None = None
@@ -80,7 +80,7 @@ def bundle_command(request: BundleRequest, *, echo: Callable[[str], object] = pr
     echo(f"{file}: what stands in front of it")
     for line in settings.lines():
         echo(line)
-    similarity = SimilarityNetwork(file, settings.preprocessing, request.input, request.output)
+    similarity = SimilarityGraph(file, settings.preprocessing, request.input, request.output)
 
     def verify(bundle: Bundle, folder: Path) -> None:
         if expected is not None:
@@ -100,14 +100,14 @@ def bundle_command(request: BundleRequest, *, echo: Callable[[str], object] = pr
     return made
 
 
-def _attributes(flags: AttributeFlags, preprocessing: Preprocessing) -> AttributeNetwork | None:
+def _attributes(flags: AttributeFlags, preprocessing: Preprocessing) -> AttributeGraph | None:
     """The attribute network, with the similarity network's ``preprocessing`` in its own layout."""
     names = _vocabulary(flags.vocabulary)
     if flags.attributes_onnx is None:
         check_names(network=False, names=len(names))
         return None
     layout = declared(load(flags.attributes_onnx).model, flags.attributes_input).get("layout")
-    return AttributeNetwork(
+    return AttributeGraph(
         network=flags.attributes_onnx,
         vocabulary=names,
         preprocessing=with_layout(preprocessing, layout),

@@ -16,7 +16,7 @@ from torch import nn
 
 from export.bundling import bundle_spec
 from export.bundling.build import build
-from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import BundleSpec, SimilarityGraph
 from export.bundling.gradient import trace_to_onnx
 from export.bundling.parity import attributes_parity, gradient_parity, similarity_parity
 from export.bundling.preprocessing import Preprocessing
@@ -147,7 +147,7 @@ def _spec(request: ExportRequest, trained: _Trained) -> BundleSpec:
     if trained.attributes is not None:
         own = trained.attributes.config
         training["attributes"] = {"backbone": own.backbone, **own.training}
-        attributes = bundle_spec.AttributeNetwork(
+        attributes = bundle_spec.AttributeGraph(
             to_onnx(trained.attributes.network, size, ("scores", "maps"), request.precision),
             own.vocabulary,
             _preprocessing(own.normalisation),
@@ -157,7 +157,7 @@ def _spec(request: ExportRequest, trained: _Trained) -> BundleSpec:
     similarity = to_onnx(network, size, ("embedding",), request.precision)
     function, conditions = request.similarity_function, trained.conditions
     return BundleSpec(
-        similarity=SimilarityNetwork(similarity, _preprocessing(config.normalisation)),
+        similarity=SimilarityGraph(similarity, _preprocessing(config.normalisation)),
         resize=config.resize,
         similarity_function=function,
         attributes=attributes,

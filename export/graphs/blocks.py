@@ -101,7 +101,7 @@ def _read(model: onnx.ModelProto) -> Parameters:
     return Parameters(plain(model))
 
 
-def _path(graph: cut.Graph) -> list[int]:
+def _path(graph: cut.CutGraph) -> list[int]:
     """The network's own nodes on paths from the image to the embedding, in the graph's order."""
     wanted, path = {"embedding"}, list[int]()
     for index in range(len(graph.nodes) - 1, -1, -1):
@@ -111,7 +111,7 @@ def _path(graph: cut.Graph) -> list[int]:
     return [index for index in reversed(path) if not graph.nodes[index].name.startswith(NAMESPACE)]
 
 
-def _ends(graph: cut.Graph) -> list[int]:
+def _ends(graph: cut.CutGraph) -> list[int]:
     """The nodes that make the values which every path passes; segment s ends in the s-th of them."""
     makers = {name: index for index, node in enumerate(graph.nodes) for name in node.output}
     return [makers[name] for name in graph.cuts()]
@@ -178,7 +178,7 @@ def _scope(group: _Group, resets: Iterable[str]) -> str:
 
 def _linear(parameters: Parameters) -> set[int]:
     """The nodes on the path that are linear up to a constant, averages too, and those of the L2 norm."""
-    graph = linear_head.Graph(parameters.model, "image")
+    graph = linear_head.HeadGraph(parameters.model, "image")
     target, norm = graph.without_norm("embedding")
     while norm is not None:  # the network's own stands in front of the bundle's
         target, norm = graph.without_norm(target)
@@ -189,7 +189,7 @@ def _linear(parameters: Parameters) -> set[int]:
     }
 
 
-def _is_linear(graph: linear_head.Graph, node: onnx.NodeProto) -> bool:
+def _is_linear(graph: linear_head.HeadGraph, node: onnx.NodeProto) -> bool:
     if node.op_type in linear_head.AVERAGES and graph.layout(node) is not None:
         return True
     try:

@@ -104,7 +104,7 @@ def cut(
     Raises:
       BundleError: there is no such value, it cannot be a cut, or the parts do not compute what the whole does.
     """
-    graph = Graph(network)
+    graph = CutGraph(network)
     probe = _Probe(network, record, size, record.batch or rows, open_session)
     names = graph.cuts()
     if layer is not None:
@@ -146,7 +146,7 @@ def whole(path: Any) -> onnx.ModelProto:
     return source.model
 
 
-def _cut(graph: Graph, probe: _Probe, layer: str, value: NDArray[Any], features: Layout | None) -> Cut:
+def _cut(graph: CutGraph, probe: _Probe, layer: str, value: NDArray[Any], features: Layout | None) -> Cut:
     nodes, beside = graph.tail(layer)
     tail = graph.model(layer, nodes, probe.frozen(beside), (probe.rows, *value.shape[1:]))
     if probe.record.precision == "float16":
@@ -170,7 +170,7 @@ def _usual_axis(record: Network, rank: int) -> int:
     return _axis("nhwc" if rank == 3 else record.preprocessing.get("layout", "nchw"), rank)
 
 
-class Graph:
+class CutGraph:
     """What a cut asks of a similarity graph: its paths, and which nodes stand behind a value."""
 
     def __init__(self, network: onnx.ModelProto) -> None:

@@ -109,7 +109,7 @@ def project(
 
 def find_pooling(network: onnx.ModelProto, input: str, output: str, *, normalise: bool) -> Pooling:
     """Walks back from ``output`` through what is linear, to the average pooling; NoProjection where that fails."""
-    graph = Graph(network, input)
+    graph = HeadGraph(network, input)
     target, norm = graph.without_norm(output)
     if norm is not None and not normalise:
         raise NoProjection(
@@ -172,7 +172,7 @@ def projection_graph(projection: Projection) -> onnx.ModelProto:
     )
 
 
-class Graph:
+class HeadGraph:
     """What the walk asks of a network's outer graph."""
 
     def __init__(self, network: onnx.ModelProto, input: str) -> None:

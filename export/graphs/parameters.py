@@ -59,7 +59,7 @@ class Parameters:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.graph, self.stored = model, cut.Graph(model), stored(model)
+        self.model, self.graph, self.stored = model, cut.CutGraph(model), stored(model)
         sparse = {one.values.name for one in model.graph.sparse_initializer}
         for node in self.graph.nodes:
             if reason := self._obstacle(node):

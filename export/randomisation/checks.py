@@ -31,7 +31,7 @@ def check_half(network: onnx.ModelProto, described: Bundle) -> None:
 
     The embedding alone does not tell: on a CPU, ONNX Runtime computes in single precision what nobody asks to see.
     """
-    names = cut.Graph(network).cuts()
+    names = cut.CutGraph(network).cuts()
     session = runtime.session(cut.with_outputs(network, names).SerializeToString())
     given = noise(described.resize.size)
     images = np.resize(given, (described.similarity.batch or len(given), *given.shape[1:]))

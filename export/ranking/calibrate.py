@@ -22,7 +22,7 @@ from transforms.core.messages import Echo
 from transforms.core.metrics.removal import Oracle, Removal
 from transforms.core.records import content_id
 from transforms.core.statistics import calibration
-from transforms.core.statistics.calibration import KINDS, Kind, Point, Search
+from transforms.core.statistics.calibration import KINDS, Kind, PhiSearch, Point
 from transforms.serving import bundle as bundles
 from transforms.serving.bundle import Bundle
 from transforms.serving.models import Serving
@@ -44,7 +44,7 @@ class Calibration:
     kind: Kind
     scales: Scales
     phi: tuple[float, float, float]
-    searches: Mapping[Kind, tuple[Scales, Search]]
+    searches: Mapping[Kind, tuple[Scales, PhiSearch]]
     held_out: Mapping[Kind, Point]
     alone: Point
     before: Point
@@ -67,7 +67,7 @@ def calibrate(dataset: RankingDataset, kinds: Sequence[Kind] = KINDS, before: Ra
             "catalogue, or --max-distance 1."
         )
     folds = _folds(dataset.queries, oracle.judged)
-    searches: dict[Kind, tuple[Scales, Search]] = {}
+    searches: dict[Kind, tuple[Scales, PhiSearch]] = {}
     held_out: dict[Kind, Point] = {}
     for kind in kinds:
         scales = calibration.fit_scales(kind, evidence, oracle)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torchvision
 
-from export.training.data.dataset import Dataset
+from export.training.data.dataset import TrainingDataset
 from export.training.fitting.task import Epoch
 from export.training.networks.checkpoint import Config, save
 from export.training.settings import TrainingSettings
@@ -35,7 +35,7 @@ def describe(
     settings: TrainingSettings,
     own: Mapping[str, Any],
     figures: Mapping[str, Mapping[str, float]],
-    dataset: Dataset,
+    dataset: TrainingDataset,
 ) -> dict[str, Any]:
     """What a bundle will say of the training, JSON values only; ``own`` are the settings of its kind."""
     weights = settings.weights

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from export.training.data.dataset import Dataset
+from export.training.data.dataset import TrainingDataset
 from export.training.fitting.loop import fit
 from export.training.fitting.reproducibility import machine
 from export.training.fitting.state_file import StateFile, settings_digest
@@ -30,7 +30,7 @@ class TrainingSession:
 
     kind: Literal["similarity", "attributes"]
     settings: TrainingSettings
-    dataset: Dataset
+    dataset: TrainingDataset
     normalisation: Normalisation
     own: Mapping[str, Any]
     state_file: StateFile
@@ -76,7 +76,7 @@ class TrainingSession:
 def open_session(
     kind: Literal["similarity", "attributes"],
     settings: TrainingSettings,
-    dataset: Dataset,
+    dataset: TrainingDataset,
     normalisation: Normalisation,
     own: Mapping[str, Any],
     decisive: Mapping[str, Any],

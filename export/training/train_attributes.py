@@ -17,7 +17,7 @@ from torch import Tensor
 
 from export.training.attribute_objective import attribute_objective
 from export.training.data.batches import plain_batches
-from export.training.data.dataset import Dataset, Indices, load_dataset
+from export.training.data.dataset import Indices, TrainingDataset, load_dataset
 from export.training.data.labels import attribute_targets
 from export.training.data.saliency_maps import SaliencyMaps, read_saliency, require_audits
 from export.training.fitting.prediction import predict
@@ -84,7 +84,7 @@ class _Prepared:
     """
 
     network: AttributeNetwork
-    dataset: Dataset
+    dataset: TrainingDataset
     normalisation: Normalisation
     names: tuple[str, ...]
     left_out: Mapping[str, int]

@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from export.training.conditions import Conditions, find_conditions
-from export.training.data.dataset import Dataset, Indices, load_dataset
+from export.training.data.dataset import Indices, TrainingDataset, load_dataset
 from export.training.data.labels import label_ids
 from export.training.fitting.prediction import predict
 from export.training.fitting.reproducibility import reproducible
@@ -73,7 +73,7 @@ class _Prepared:
 
     network: nn.Module
     trunk: nn.Module
-    dataset: Dataset
+    dataset: TrainingDataset
     normalisation: Normalisation
     labels: Indices
     label_count: int
@@ -123,7 +123,7 @@ def _open_session(settings: SimilarityTraining, prepared: _Prepared, echo: Echo)
 
 def _embed(
     network: nn.Module,
-    dataset: Dataset,
+    dataset: TrainingDataset,
     normalisation: Normalisation,
     settings: SimilarityTraining,
     part: Indices,

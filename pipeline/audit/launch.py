@@ -94,7 +94,7 @@ class _Opened:
 
 
 @dataclass(frozen=True)
-class _Counted:
+class _Census:
     """The rows of a manifest, those of them that cannot be read, and which of its queries are sampled."""
 
     rows: int
@@ -163,7 +163,7 @@ def _passes(options: AuditOptions, bundle: Bundle, drawn: Drawn) -> Passes:
     )
 
 
-def _count(options: AuditOptions, files: tuple[str, ...], found: strata.Strata, passes: Passes) -> _Counted:
+def _count(options: AuditOptions, files: tuple[str, ...], found: strata.Strata, passes: Passes) -> _Census:
     budget = None if options.budget_passes is None else max(0, options.budget_passes - passes.random)
     with census.take(
         files, columns=options.columns, keep=options.keep, strata=found, seed=options.sampling_seed
@@ -175,14 +175,14 @@ def _count(options: AuditOptions, files: tuple[str, ...], found: strata.Strata, 
             passes_per_query=passes.per_query,
             passes_per_pair=passes.per_pair,
         )
-    return _Counted(counted.rows, counted.unreadable, design)
+    return _Census(counted.rows, counted.unreadable, design)
 
 
 def _planned(
     options: AuditOptions,
     opened: _Opened,
     files: tuple[str, ...],
-    counted: _Counted,
+    counted: _Census,
     found: strata.Strata,
     regions: RegionReader | None,
     drawn: Drawn,
@@ -204,7 +204,7 @@ def _planned(
     )
 
 
-def _foreseen(options: AuditOptions, opened: _Opened, planned: Plan, passes: Passes, counted: _Counted) -> RunForecast:
+def _foreseen(options: AuditOptions, opened: _Opened, planned: Plan, passes: Passes, counted: _Census) -> RunForecast:
     load = ImageLoader(options.access(planned.files), options.limits(), opened.bundle.resize)
     most = passes.most(counted.queries, counted.pairs) // PROBED
     return forecast(

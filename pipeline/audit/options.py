@@ -17,7 +17,7 @@ from pydantic import Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
 from pipeline.options import shared
-from pipeline.options.declaration import CONFIG, Declared, Group, Option, declared
+from pipeline.options.declaration import CONFIG, Declared, Heading, Option, declared
 from pipeline.options.formats import Columns, Names, Settings, Size
 from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
 from transforms.core.errors import UsageError
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from transforms.core.records import Side
     from transforms.core.saliency.explainer import Explainer, ReferenceMasks
 
-DATA = Group("what to explain")
-QUERIES = Group("which queries")
-HOW = Group("how to explain")
+DATA = Heading("what to explain")
+QUERIES = Heading("which queries")
+HOW = Heading("how to explain")
 
 _MOST_MASKS = 10**7
 _LARGEST_SEED = 2**63 - 1

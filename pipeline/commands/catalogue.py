@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic.dataclasses import dataclass
 
-from pipeline.options.command_line import Command, Family
+from pipeline.options.command_line import Command, CommandFamily
 from pipeline.options.declaration import CONFIG, Option, Options
 from pipeline.options.formats import Words
 from transforms.core.errors import UsageError
@@ -14,7 +14,7 @@ from transforms.core.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pipeline.datasets.writing import Dataset, PairOf
+    from pipeline.datasets.writing import PairOf, PublishedDataset
 
 _UNPACKED = "the unpacked data set: the folder that holds"
 
@@ -97,7 +97,7 @@ def _check(options: DatasetOptions) -> None:
 
 def _write(
     options: DatasetOptions,
-    dataset: Dataset,
+    dataset: PublishedDataset,
     pairs: Iterable[PairOf],
     similarity: str,
     attributes: str,
@@ -126,7 +126,7 @@ def _write(
 
 _MORE = "Local folders only. docs/datasets.md says where it comes from, and what becomes what."
 
-COMMAND = Family(
+COMMAND = CommandFamily(
     "catalogue",
     "make a catalogue and manifests of a published data set",
     "DATASET",

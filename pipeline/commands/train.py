@@ -10,15 +10,15 @@ from pydantic.dataclasses import dataclass
 
 from pipeline.commands.common import find_factories
 from pipeline.options import shared
-from pipeline.options.command_line import Command, Family
-from pipeline.options.declaration import CONFIG, Group, Option, Options
+from pipeline.options.command_line import Command, CommandFamily
+from pipeline.options.declaration import CONFIG, Heading, Option, Options
 from pipeline.options.formats import Names, Repeated, Three
 from transforms.core.errors import UsageError
 
-DATA = Group("data")
-NETWORK = Group("network")
-TRAINING = Group("training")
-SUPERVISION = Group("supervision by saliency maps")
+DATA = Heading("data")
+NETWORK = Heading("network")
+TRAINING = Heading("training")
+SUPERVISION = Heading("supervision by saliency maps")
 
 _MIN_PAIRS = 20
 
@@ -202,7 +202,7 @@ def _training(options: TrainOptions) -> dict[str, Any]:
     }
 
 
-COMMAND = Family(
+COMMAND = CommandFamily(
     "train",
     "train a network on a catalogue (needs the extra 'export')",
     "KIND",

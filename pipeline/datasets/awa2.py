@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 
 from pipeline.datasets.reading import local_folder, names_in, plain_name, text_lines
-from pipeline.datasets.writing import Dataset, Item, LeftOut, PairOf
+from pipeline.datasets.writing import Item, LeftOutItems, PairOf, PublishedDataset
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.messages import quoted
@@ -26,7 +26,7 @@ IMAGES, CLASS = "JPEGImages", "class"
 YES, NO = "yes", "no"
 
 
-def read(folder: str, *, valid_share: float = 0.1, seed: int = 0) -> Dataset:
+def read(folder: str, *, valid_share: float = 0.1, seed: int = 0) -> PublishedDataset:
     """The images of all classes, in the order of classes.txt and then of their names, with class and predicates.
 
     Images of train classes are valid where a hash of ``seed`` and id falls below ``valid_share``, else they train;
@@ -38,7 +38,7 @@ def read(folder: str, *, valid_share: float = 0.1, seed: int = 0) -> Dataset:
     if not 0 <= valid_share < 1:
         raise UsageError(f"--valid-share is a share of the training images, at least 0 and below 1, not {valid_share}")
     folder = local_folder(folder, "the data set")
-    left_out = LeftOut()
+    left_out = LeftOutItems()
     classes, predicates = (_numbered(os.path.join(folder, f"{name}.txt")) for name in ("classes", "predicates"))
     if taken := [name for name in predicates if name in (ID, IMAGE, SPLIT, REGIONS, CLASS)]:
         raise UsageError(
@@ -65,10 +65,10 @@ def read(folder: str, *, valid_share: float = 0.1, seed: int = 0) -> Dataset:
             items[item] = Item(item, f"{IMAGES}/{name}/{item}.jpg", split, values)
         if len(items) == count:
             left_out.add("classes without an image", name)
-    return Dataset(folder, (CLASS, *predicates), items, left_out)
+    return PublishedDataset(folder, (CLASS, *predicates), items, left_out)
 
 
-def same_class_pairs(dataset: Dataset, each: int = 8, seed: int = 0) -> Iterator[PairOf]:
+def same_class_pairs(dataset: PublishedDataset, each: int = 8, seed: int = 0) -> Iterator[PairOf]:
     """``each`` references of the query's class and split for every image, or all where there are fewer.
 
     The images of a class and split stand in a ring by a hash of ``seed`` and id; an image's references are those that
@@ -96,7 +96,7 @@ def _share(seed: int, item: str) -> float:
     return int(content_id(str(seed), item, letter="", digits=13), 16) / 16**13
 
 
-def _images(folder: str, name: str, left_out: LeftOut) -> list[str]:
+def _images(folder: str, name: str, left_out: LeftOutItems) -> list[str]:
     """The ids of a class's images, sorted: file names without their extension."""
     path = os.path.join(folder, IMAGES, name)
     if not os.path.isdir(path):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pipeline.datasets.reading import local_place, opened
-from pipeline.datasets.writing import Item, LeftOut, PairOf
+from pipeline.datasets.writing import Item, LeftOutItems, PairOf
 from transforms import storage
 from transforms.core.errors import BadRow, UsageError
 from transforms.core.messages import quoted
@@ -53,7 +53,7 @@ def product_id(image: str, known: Collection[str]) -> str:
 
 
 def read(
-    files: Sequence[str], items: Mapping[str, Item], left_out: LeftOut, *, all_pairs: bool, conditions: bool
+    files: Sequence[str], items: Mapping[str, Item], left_out: LeftOutItems, *, all_pairs: bool, conditions: bool
 ) -> Iterator[PairOf]:
     """The pairs of the lists in ``files``, each once and in order; only matches unless ``all_pairs``.
 

@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import Literal, TypeAlias
 
 from pipeline.datasets.reading import json_entries, label, local_folder, member, names_in, opened, plain_name
-from pipeline.datasets.writing import SPLITS, Dataset, Item, LeftOut, PairOf
+from pipeline.datasets.writing import SPLITS, Item, LeftOutItems, PairOf, PublishedDataset
 from transforms import storage
 from transforms.core.errors import UsageError
 from transforms.core.messages import quoted
@@ -40,7 +40,7 @@ class Outfit:
     items: tuple[str, ...]
 
 
-def read(folder: str, variant: Variant, *, conditions: bool = True) -> tuple[Dataset, list[Outfit]]:
+def read(folder: str, variant: Variant, *, conditions: bool = True) -> tuple[PublishedDataset, list[Outfit]]:
     """The products of one variant, in the order in which its outfits first name them, and the outfits.
 
     An item of several splits is of the last of train, valid and test, so that nothing that is tested has trained. One
@@ -50,7 +50,7 @@ def read(folder: str, variant: Variant, *, conditions: bool = True) -> tuple[Dat
     UsageError where a file is missing, damaged or of another layout, or an id is no plain name.
     """
     folder = local_folder(folder, "the data set")
-    left_out = LeftOut()
+    left_out = LeftOutItems()
     outfits = [outfit for split in SPLITS for outfit in _outfits(os.path.join(folder, variant, f"{split}.json"), split)]
     homes, several = _homes(outfits)
     described, notes = _described(folder, homes, variant, left_out)
@@ -61,7 +61,7 @@ def read(folder: str, variant: Variant, *, conditions: bool = True) -> tuple[Dat
         notes.append(_named("products have no type, and so no pairs", untyped))
     if twice := len(outfits) - len({outfit.id for outfit in outfits}):
         notes.append(f"{twice:,} outfits have the set_id of another one, and count all the same")
-    return Dataset(folder, (TYPE, CATEGORY, OUTFIT), items, left_out, tuple(notes), conditions), outfits
+    return PublishedDataset(folder, (TYPE, CATEGORY, OUTFIT), items, left_out, tuple(notes), conditions), outfits
 
 
 def _homes(outfits: Sequence[Outfit]) -> tuple[dict[str, Outfit], list[str]]:
@@ -79,7 +79,7 @@ def _homes(outfits: Sequence[Outfit]) -> tuple[dict[str, Outfit], list[str]]:
 
 
 def _products(
-    folder: str, homes: Mapping[str, Outfit], described: Mapping[str, _Description], left_out: LeftOut
+    folder: str, homes: Mapping[str, Outfit], described: Mapping[str, _Description], left_out: LeftOutItems
 ) -> Iterator[tuple[str, Item]]:
     """The products by id: the items that have metadata and an image."""
     pictured = _pictured(os.path.join(folder, IMAGES), homes)
@@ -93,7 +93,7 @@ def _products(
             yield item, Item(item, f"{IMAGES}/{item}.jpg", outfit.split, (kind, category, outfit.id), kind)
 
 
-def outfit_pairs(dataset: Dataset, outfits: Sequence[Outfit]) -> Iterator[PairOf]:
+def outfit_pairs(dataset: PublishedDataset, outfits: Sequence[Outfit]) -> Iterator[PairOf]:
     """Each two items of different types of one outfit, once; the one that the outfit names first is the query.
 
     Both must be products of the outfit's split. What is left out is counted.
@@ -142,7 +142,7 @@ def _outfits(path: str, split: str) -> Iterator[Outfit]:
 
 
 def _described(
-    folder: str, wanted: Container[str], variant: str, left_out: LeftOut
+    folder: str, wanted: Container[str], variant: str, left_out: LeftOutItems
 ) -> tuple[dict[str, _Description], list[str]]:
     """Type and fine category of the items ``wanted``, by id, and what there is to note.
 

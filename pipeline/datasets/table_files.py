@@ -16,7 +16,7 @@ Cell = str | int | None
 _GROUP = 2**14  # rows of a Parquet row group
 
 
-class Table(Protocol):
+class TableFile(Protocol):
     """Rows on their way into a file; ``count`` are there so far."""
 
     count: int
@@ -28,7 +28,7 @@ class Table(Protocol):
         """The bytes of the file; nothing is added after that."""
 
 
-def new_table(kind: Format, columns: Sequence[str]) -> Table:
+def new_table(kind: Format, columns: Sequence[str]) -> TableFile:
     """A table of these columns, without rows."""
     return CsvTable(columns) if kind == "csv" else ParquetTable(columns)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.datasets.reading import local_place
-from pipeline.datasets.table_files import Cell, CsvTable, Format, Table, new_table
+from pipeline.datasets.table_files import Cell, CsvTable, Format, TableFile, new_table
 from transforms import storage
 from transforms.core.errors import AddressRefused, UsageError
 from transforms.core.similarity import condition_name
@@ -36,7 +36,7 @@ class Item:
 
 
 @dataclass
-class LeftOut:
+class LeftOutItems:
     """What is not used, counted by reason; ``rows`` names each by reason, as far as it has a name."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -65,7 +65,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class PublishedDataset:
     """The products of a data set in ``folder``, by id, in the catalogue's order.
 
     ``columns`` are the attributes. ``conditions``: a pair is compared under the condition of its two types.
@@ -74,7 +74,7 @@ class Dataset:
     folder: str
     columns: tuple[str, ...]
     items: Mapping[str, Item]
-    left_out: LeftOut
+    left_out: LeftOutItems
     notes: tuple[str, ...] = ()
     conditions: bool = False
 
@@ -113,7 +113,7 @@ def targets(out: str, kind: Format) -> dict[str, str]:
 
 
 def write(
-    dataset: Dataset,
+    dataset: PublishedDataset,
     pairs: Iterable[PairOf],
     out: str,
     kind: Format = "csv",
@@ -162,8 +162,8 @@ def write(
 class _Manifests:
     """The manifest ``of`` each split that has pairs, and its ``queries``; ``crossing`` pairs join two splits."""
 
-    def __init__(self, dataset: Dataset, kind: Format, labels: bool) -> None:
-        self.of: dict[str, Table] = {}
+    def __init__(self, dataset: PublishedDataset, kind: Format, labels: bool) -> None:
+        self.of: dict[str, TableFile] = {}
         self.queries: dict[str, set[str]] = {}
         self.crossing = 0
         self._dataset, self._kind, self._labels = dataset, kind, labels
@@ -182,7 +182,7 @@ class _Manifests:
         self.queries.setdefault(query.split, set()).add(query.id)
         self.crossing += query.split != reference.split
 
-    def tables(self) -> dict[str, Table]:
+    def tables(self) -> dict[str, TableFile]:
         """The manifests by the names of their files, in the order of the splits."""
         return {f"pairs-{split}": self.of[split] for split in SPLITS if split in self.of}
 
@@ -190,7 +190,7 @@ class _Manifests:
         return ["query_id", "reference_id", *(["condition"] * self._dataset.conditions), *(["label"] * self._labels)]
 
 
-def _catalogue(dataset: Dataset, kind: Format, prefix: str) -> Table:
+def _catalogue(dataset: PublishedDataset, kind: Format, prefix: str) -> TableFile:
     """The catalogue; ``prefix`` stands before each image's path."""
     products = new_table(kind, [catalogue.ID, catalogue.IMAGE, catalogue.SPLIT, *dataset.columns])
     for item in dataset.items.values():
@@ -211,7 +211,7 @@ def _prefix(folder: str, path: str) -> str:
     return prefix
 
 
-def _roots(dataset: Dataset, out: str) -> tuple[str, ...]:
+def _roots(dataset: PublishedDataset, out: str) -> tuple[str, ...]:
     """The real folders of the images that do not lie below the catalogue's, where they may be read anyway."""
     tops = dict.fromkeys(item.image.partition("/")[0] for item in dataset.items.values())
     real = dict.fromkeys(os.path.realpath(os.path.join(dataset.folder, top)) for top in tops)
@@ -219,7 +219,7 @@ def _roots(dataset: Dataset, out: str) -> tuple[str, ...]:
     return tuple(path for path in real if os.path.commonpath([path, home]) != home)
 
 
-def summary(dataset: Dataset, written: Written) -> Iterator[str]:
+def summary(dataset: PublishedDataset, written: Written) -> Iterator[str]:
     """What was read and written, in lines."""
     splits = ", ".join(f"{written.products[split]:,} {split}" for split in SPLITS)
     yield f"products    {written.products.total():,}: {splits}"

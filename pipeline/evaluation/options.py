@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
 from pipeline.options import shared
-from pipeline.options.declaration import CONFIG, Group, Option
+from pipeline.options.declaration import CONFIG, Heading, Option
 from pipeline.options.formats import Names, NamesOrNone, Repeated
 from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
 from transforms import storage
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from transforms import storage
     from transforms.core.metrics.removal import Removal
 
-WHAT = Group("what to measure")
-HOW = Group("how to measure")
-KNOWN = Group("what is known of the products")
+WHAT = Heading("what to measure")
+HOW = Heading("how to measure")
+KNOWN = Heading("what is known of the products")
 
 
 def _named_by_time(_: Mapping[str, Any]) -> str:

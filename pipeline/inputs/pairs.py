@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.inputs.embedded_products import EmbeddedProducts, embed_products, read_products
 from pipeline.inputs.manifest_files import writer
 from pipeline.inputs.pair_condition import PairCondition, check_sides, find_condition
-from pipeline.inputs.recommend import Search, recommend
+from pipeline.inputs.recommend import NearestSearch, recommend
 from pipeline.runs.runners import default_threads
 from pipeline.text.left_out import LeftOut
 from transforms import storage
@@ -96,7 +96,7 @@ def make_pairs(settings: PairsSettings, echo: Echo = print) -> PairsSummary:
     failures = LeftOut()
     embedded = _embedded(settings, condition, failures, echo)
     asked = sample([product.id for product in embedded.products], settings.queries, settings.seed)
-    search = Search(settings.top_k, settings.chunk, condition, tuple(settings.similar_by))
+    search = NearestSearch(settings.top_k, settings.chunk, condition, tuple(settings.similar_by))
     rows = recommend(embedded, bundle, asked, search, echo)
     storage.publish(out, write(rows))
     echo(f"{len(rows):,} pairs of {len(asked):,} queries and {len(embedded.products):,} products: {storage.shown(out)}")

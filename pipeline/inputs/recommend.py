@@ -22,7 +22,7 @@ from transforms.serving.bundle import Bundle
 
 
 @dataclass(frozen=True)
-class Search:
+class NearestSearch:
     """What is searched for: the ``top_k`` best of each query, ``chunk`` queries at once, which bounds memory.
 
     Products are compared under ``condition``, and only with those that agree with them in all columns of
@@ -36,7 +36,7 @@ class Search:
 
 
 def recommend(
-    embedded: EmbeddedProducts, bundle: Bundle, asked: NDArray[np.intp], search: Search, echo: Echo
+    embedded: EmbeddedProducts, bundle: Bundle, asked: NDArray[np.intp], search: NearestSearch, echo: Echo
 ) -> list[Row]:
     """The rows of the queries ``asked``, ascending places in ``embedded``: best first within each.
 
@@ -85,7 +85,7 @@ class Space:
     k: int
 
 
-def _space(embedded: EmbeddedProducts, bundle: Bundle, search: Search) -> Space:
+def _space(embedded: EmbeddedProducts, bundle: Bundle, search: NearestSearch) -> Space:
     function, under = bundle.similarity_function, search.condition
     if under is None:
         return Space(embedded.embeddings, embedded.groups, function, search.top_k)
@@ -98,7 +98,7 @@ def _space(embedded: EmbeddedProducts, bundle: Bundle, search: Search) -> Space:
     return Space(vectors, types, function, search.top_k + int(np.bincount(embedded.groups).max()) - 1)
 
 
-def _rows(found: neighbours.Neighbours, embedded: EmbeddedProducts, bundle: Bundle, search: Search) -> list[Row]:
+def _rows(found: neighbours.Neighbours, embedded: EmbeddedProducts, bundle: Bundle, search: NearestSearch) -> list[Row]:
     """The rows of one query."""
     others = embedded.groups[found.indices] != embedded.groups[found.query]
     best = zip(found.indices[others].tolist(), found.scores[others].tolist(), strict=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from pipeline.notebook.run import Run, read_run
+from transforms.core.messages import Echo
 
 
-def audit(*, echo: Callable[[str], None] = print, **options: Any) -> Run:
+def audit(*, echo: Echo = print, **options: Any) -> Run:
     """Explains every pair of a manifest, or of a sample of its queries, writes the tables, and returns the run.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pipeline.options.config_file import ConfigFile, read_config
-from pipeline.options.declaration import BEHIND, Declared, Group, completed, declared
+from pipeline.options.declaration import BEHIND, Declared, Heading, completed, declared
 from transforms.core.errors import UsageError
 
 CONFIG_FLAG = "--config"
@@ -36,7 +36,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Family:
+class CommandFamily:
     """Commands of one name, told apart by a second word."""
 
     name: str
@@ -46,7 +46,7 @@ class Family:
 
 
 def add_commands(
-    parser: argparse.ArgumentParser, commands: Sequence[Command | Family], words: Sequence[str] | None = None
+    parser: argparse.ArgumentParser, commands: Sequence[Command | CommandFamily], words: Sequence[str] | None = None
 ) -> None:
     """Gives ``parser`` the ``commands``.
 
@@ -79,12 +79,12 @@ def _add(parsers: Any, command: Command) -> None:
             metavar="FILE",
             help="TOML file with options under the names of their flags; the command line's own come first",
         )
-    headings: dict[Group | None, Any] = {None: parser}
+    headings: dict[Heading | None, Any] = {None: parser}
     for option in declared(command.options):
         if option.flag == BEHIND:
             continue
         if option.group not in headings:
-            headings[option.group] = parser.add_argument_group(cast(Group, option.group).title)
+            headings[option.group] = parser.add_argument_group(cast(Heading, option.group).title)
         headings[option.group].add_argument(*_names(option), **_argument(option))
 
 

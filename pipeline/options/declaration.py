@@ -26,7 +26,7 @@ BEHIND = "--"
 
 
 @dataclass(frozen=True)
-class Group:
+class Heading:
     """A heading of ``--help``, and the name that a table of a config file may have."""
 
     title: str
@@ -70,7 +70,7 @@ class Declared:
 
     name: str
     option: Option
-    group: Group | None
+    group: Heading | None
     format: Format
     kind: Any
     required: bool
@@ -178,9 +178,9 @@ def _declared(name: str, field: FieldInfo) -> Declared:
         raise TypeError(f"the field {name} needs one Option beside its type")
     formats = [one for one in said if isinstance(one, Format)]
     form = formats[0] if formats else FORMATS[str if get_origin(kind) is Literal else kind]
-    groups = [one for one in said if isinstance(one, Group)]
+    groups = [one for one in said if isinstance(one, Heading)]
     default = None if field.default is PydanticUndefined else field.default
-    bounds = tuple(one for one in said if not isinstance(one, (Option, Format, Group)))
+    bounds = tuple(one for one in said if not isinstance(one, (Option, Format, Heading)))
     # what may be left out with a value of its own has a default that is the class's alone
     required = field.is_required() and options[0].left_out is None
     shown = None if options[0].left_out else default
@@ -236,7 +236,7 @@ def redacted(value: Any) -> Any:
     return value
 
 
-def headings(options: type) -> Iterator[Group]:
+def headings(options: type) -> Iterator[Heading]:
     """The groups of a command's options, in their order."""
     yield from dict.fromkeys(one.group for one in declared(options) if one.group is not None)
 

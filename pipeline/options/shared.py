@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
 
-from pipeline.options.declaration import Group, Option, Options
+from pipeline.options.declaration import Heading, Option, Options
 from pipeline.options.formats import Bytes, Repeated, Size, Words
 from pipeline.runs.runners import LOCAL, RUNNERS, profile_of
 
@@ -19,8 +19,8 @@ AtLeastOne = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
-WHERE = Group("where to run")
-LIMITS = Group("limits")
+WHERE = Heading("where to run")
+LIMITS = Heading("limits")
 
 THREADS = "CPU threads a process; the cores shared among workers when left out"
 NAME = r"^[A-Za-z][A-Za-z0-9._-]{0,99}$"

@@ -22,16 +22,7 @@ from tests.support.curves import (
     scores_by_hand,
     stored,
 )
-from tests.support.evaluations import (
-    METHODS,
-    QUERIES,
-    REFERENCES,
-    Audited,
-    evaluation,
-    make_bundle,
-    make_shop,
-    metrics,
-)
+from tests.support.evaluations import METHODS, QUERIES, REFERENCES, Audited, evaluation, make_bundle, make_shop, metrics
 from tests.support.models.networks import SIZE
 from transforms.core.imaging import images
 from transforms.core.metrics import regions as region_metrics

@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.evaluation.truth import pairs_of
 from export.bundling.build import build
-from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import AttributeGraph, BundleSpec, SimilarityGraph
 from tests.support.audits import Row, audit, read_csv, table, write_csv
 from tests.support.evaluations import evaluate, evaluation, metrics
 from tests.support.models.bundles import PREPROCESSING
@@ -88,9 +88,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     build(
         bundle,
         BundleSpec(
-            SimilarityNetwork(network(), PREPROCESSING),
+            SimilarityGraph(network(), PREPROCESSING),
             Resize(SIZE, "squash"),
-            attributes=AttributeNetwork(attribute_network(names=len(VOCABULARY)), VOCABULARY),
+            attributes=AttributeGraph(attribute_network(names=len(VOCABULARY)), VOCABULARY),
             conditions={"worn": CONDITION, "plain": (1.0,) * D},
         ),
     )

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.bundling.build import build
-from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import BundleSpec, SimilarityGraph
 from tests.support.models.bundles import PREPROCESSING, VOCABULARY, small_bundle
 from tests.support.models.networks import SIZE, D, compute, network
 from transforms.core.errors import BundleError, DeviceError, ModelFailed
@@ -75,7 +75,7 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path]:
     folder = tmp_path_factory.mktemp("runtime") / "fixed"
     made = build(
         folder,
-        BundleSpec(SimilarityNetwork(network(head="static_expand", batch=4), PREPROCESSING), Resize(SIZE, "squash")),
+        BundleSpec(SimilarityGraph(network(head="static_expand", batch=4), PREPROCESSING), Resize(SIZE, "squash")),
     )
     assert made.similarity.batch == 4
     return made, folder

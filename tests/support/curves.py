@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from tests.support.audits import Row
-from tests.support.evaluations import (
-    CONDITIONS,
-    Audited,
-)
+from tests.support.evaluations import CONDITIONS, Audited
 from tests.support.models.bundles import PREPROCESSING
 from tests.support.models.networks import SIZE, compute
 from transforms.serving import bundle as bundles

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.bundling.build import build
-from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import AttributeGraph, BundleSpec, SimilarityGraph
 from pipeline import cli
 from tests.support.audits import Row, table, write_csv
 from tests.support.models.bundles import PREPROCESSING, VOCABULARY
@@ -80,9 +80,9 @@ def make_bundle(folder: Path, function: SimilarityFunction = "cosine", *, condit
     build(
         folder,
         BundleSpec(
-            SimilarityNetwork(network(), PREPROCESSING),
+            SimilarityGraph(network(), PREPROCESSING),
             images.Resize(SIZE, "squash"),
-            attributes=AttributeNetwork(attribute_network(), VOCABULARY),
+            attributes=AttributeGraph(attribute_network(), VOCABULARY),
             similarity_function=function,
             conditions=CONDITIONS if conditions else {},
         ),

@@ -23,7 +23,7 @@ import pyarrow as pa
 from transforms import storage, tables
 from transforms.core.errors import RunError, UsageError
 from transforms.tables.erased_ids import Ids
-from transforms.tables.erasure_search import FileFound, RunFound, Search, by_table, find
+from transforms.tables.erasure_search import ErasureSearch, FileFound, RunFound, by_table, find
 from transforms.tables.rewriting import faithful_parquet, open_parquet, readable
 
 
@@ -54,7 +54,7 @@ def erase(out: str, found: RunFound, ids: Ids, erasure: Erasure) -> dict[str, in
 
     What was done before an error is recorded, too.
     """
-    search = Search(ids, found.addresses)
+    search = ErasureSearch(ids, found.addresses)
     gone: Counter[str] = Counter()
     done = 0
 
@@ -85,7 +85,7 @@ def check_erased(out: str, ids: Ids, run_id: str | None = None) -> None:
         )
 
 
-def _rewrite(file: FileFound, search: Search) -> int:
+def _rewrite(file: FileFound, search: ErasureSearch) -> int:
     data = storage.read_file(file.address)
     with readable(file.address):
         rows = open_parquet(file.address, io.BytesIO(data)).read()

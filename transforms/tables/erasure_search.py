@@ -99,7 +99,7 @@ def find(out: str, ids: Ids, run_id: str | None = None) -> list[RunFound]:
 
 def _find_in_run(run_id: str, files: Mapping[str, list[str]], ids: Ids) -> RunFound:
     addresses = _addresses(files, ids)
-    search = Search(ids, addresses)
+    search = ErasureSearch(ids, addresses)
     found = []
     for table, searched in TABLES.items():
         for address in files[table]:
@@ -118,7 +118,7 @@ def _addresses(files: Mapping[str, list[str]], ids: Ids) -> frozenset[str]:
 
     Two readings: only what the first finds is looked for in the second, so that the memory is that of the ids' images.
     """
-    search = Search(ids, frozenset())
+    search = ErasureSearch(ids, frozenset())
     owned: set[str] = set()
     for table, batch in _with_addresses(files):
         for column, address in TABLES[table].ids.items():
@@ -143,7 +143,7 @@ def _with_addresses(files: Mapping[str, list[str]]) -> Iterator[tuple[str, pa.Ta
                     yield table, batch
 
 
-class Search:
+class ErasureSearch:
     """Which rows name ids, or images whose addresses are ``addresses``, and what their texts are without them."""
 
     def __init__(self, ids: Ids, addresses: frozenset[str]) -> None:

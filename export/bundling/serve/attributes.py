@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from export.bundling.bundle_spec import AttributeNetwork
+from export.bundling.bundle_spec import AttributeGraph
 from export.bundling.prefix import wrap_attributes
 from export.bundling.preprocessing import Preprocessing
 from export.bundling.serve.graph_files import (
@@ -27,7 +27,7 @@ from transforms.serving import bundle, runtime
 
 
 def serve_attributes(
-    given: AttributeNetwork, default: Preprocessing, size: tuple[int, int], folder: Path
+    given: AttributeGraph, default: Preprocessing, size: tuple[int, int], folder: Path
 ) -> bundle.Network:
     """Writes attributes.onnx for the input ``size`` into ``folder`` and returns its record.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.bundling.bundle_spec import SimilarityNetwork
+from export.bundling.bundle_spec import SimilarityGraph
 from export.bundling.prefix import wrap_similarity
 from export.bundling.serve.graph_files import (
     image_entry,
@@ -40,7 +40,7 @@ class ServedSimilarity:
 
 
 def serve_similarity(
-    given: SimilarityNetwork, size: tuple[int, int], folder: Path, *, normalise: bool
+    given: SimilarityGraph, size: tuple[int, int], folder: Path, *, normalise: bool
 ) -> ServedSimilarity:
     """Writes similarity.onnx for the input ``size`` into ``folder``, and projection.onnx where there is a projection.
 
@@ -93,7 +93,7 @@ class _BareNetwork:
     embeddings: Float32
 
 
-def _run_bare(given: SimilarityNetwork, size: tuple[int, int], folder: Path) -> _BareNetwork:
+def _run_bare(given: SimilarityGraph, size: tuple[int, int], folder: Path) -> _BareNetwork:
     """Runs the network as it is on random images; BundleError where what it gives is no embedding."""
     source = load_into(given.network, folder, "similarity")
     entry = image_entry(source.model, given.input, given.preprocessing, size)

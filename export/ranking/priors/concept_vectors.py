@@ -12,7 +12,7 @@ import numpy as np
 
 from export.ranking.priors.held_out import counts_text
 from export.ranking.priors.network import CutNetwork
-from export.ranking.priors.progress import progress_lines
+from export.ranking.priors.progress_lines import progress_lines
 from export.ranking.priors.settings import PriorSettings
 from transforms.core.attributes import concepts
 from transforms.core.attributes.names import column_of

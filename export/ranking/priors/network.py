@@ -14,7 +14,7 @@ import onnx
 
 from export.graphs.cut import Cut, cut, run_tail, run_trunk, whole
 from export.graphs.network_file import Layout, load
-from export.ranking.priors.progress import progress_lines
+from export.ranking.priors.progress_lines import progress_lines
 from transforms import storage
 from transforms.core.errors import NonFiniteEmbedding, PairError
 from transforms.core.imaging.images import ImageLimits

@@ -35,7 +35,7 @@ _DECODE_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Dataset:
+class TrainingDataset:
     """The products of a catalogue that can be used, with their images.
 
     ``images`` is uint8 [I, H, W, 3]; product i's split is ``products[i].split``: train, valid or test. ``skipped``
@@ -53,7 +53,7 @@ class Dataset:
 
 def load_dataset(
     address: str, spec: Resize, *, access: storage.Access | None = None, threads: int = 1, echo: Echo = print
-) -> Dataset:
+) -> TrainingDataset:
     """Reads a catalogue and decodes its images into the input frame of ``spec``.
 
     Rows and images that cannot be used are counted by reason and said, never silently left out. ``access`` says what
@@ -77,7 +77,7 @@ def load_dataset(
         raise UsageError(f"no image of {storage.redact(address)} can be used{_by_reason(skipped)}")
     if skipped:
         echo(f"{sum(skipped.values()):,} rows left out{_by_reason(skipped)}")
-    return Dataset(tuple(with_splits(kept)), images[: len(kept)], dict(skipped))
+    return TrainingDataset(tuple(with_splits(kept)), images[: len(kept)], dict(skipped))
 
 
 def to_pixels(images: NDArray[np.uint8], device: str = "cpu") -> Tensor:

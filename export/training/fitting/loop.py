@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from export.training.data.augmentation import augment
-from export.training.data.dataset import Dataset, Indices, to_pixels
+from export.training.data.dataset import Indices, TrainingDataset, to_pixels
 from export.training.fitting.optimiser import freeze, make_optimiser, set_learning_rate
-from export.training.fitting.progress import ProgressLines
 from export.training.fitting.reproducibility import epoch_generator, step_generator
 from export.training.fitting.state import StateWriter, TrainingState, resume
 from export.training.fitting.state_file import StateFile
 from export.training.fitting.task import Epoch, TrainingTask
+from export.training.fitting.training_log import TrainingLog
 from export.training.networks.backbones import Normalisation
 from export.training.settings import Recipe
 from transforms.core.errors import RunError
@@ -29,7 +29,7 @@ from transforms.core.messages import Echo
 
 def fit(
     task: TrainingTask,
-    dataset: Dataset,
+    dataset: TrainingDataset,
     normalisation: Normalisation,
     recipe: Recipe,
     echo: Echo,
@@ -43,7 +43,7 @@ def fit(
     network = task.network.to(recipe.device).to(memory_format=torch.channels_last)
     frozen = freeze(task.trunk, recipe)
     state = TrainingState.at_start(network, make_optimiser(network, task.trunk, recipe))
-    progress = ProgressLines(echo, recipe.epochs, task.metric)
+    progress = TrainingLog(echo, recipe.epochs, task.metric)
     if state_file is not None and resume(state, state_file):
         progress.resumed(state)
     writer = StateWriter(state, state_file)
@@ -68,7 +68,7 @@ class _Stepper:
     """What a step needs beside the state that it moves on."""
 
     task: TrainingTask
-    dataset: Dataset
+    dataset: TrainingDataset
     normalisation: Normalisation
     recipe: Recipe
     frozen: list[nn.Module]
@@ -98,7 +98,7 @@ class _Stepper:
         state.step += 1
 
 
-def _train_epoch(stepper: _Stepper, state: TrainingState, writer: StateWriter, progress: ProgressLines) -> None:
+def _train_epoch(stepper: _Stepper, state: TrainingState, writer: StateWriter, progress: TrainingLog) -> None:
     """The steps that are left of the running epoch; RunError where their loss is not finite."""
     batches = stepper.batches(state.epoch)
     stepper.enter_training(state.network)

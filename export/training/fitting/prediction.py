@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from export.training.data.dataset import Dataset, Indices, to_pixels
+from export.training.data.dataset import Indices, TrainingDataset, to_pixels
 from export.training.networks.backbones import Normalisation
 
 _BATCH = 128
 
 
 def predict(
-    network: nn.Module, dataset: Dataset, indices: Indices, normalisation: Normalisation, device: str = "cpu"
+    network: nn.Module, dataset: TrainingDataset, indices: Indices, normalisation: Normalisation, device: str = "cpu"
 ) -> torch.Tensor:
     """The network's output, the first one where there are several, for images of the data set, without augmentation."""
     network.eval()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.training.data.dataset import Dataset
+from export.training.data.dataset import TrainingDataset
 from export.training.networks.weights import load_plain
 from transforms.core.errors import RunError, UsageError
 
@@ -82,7 +82,7 @@ class StateFile:
         self._next.unlink(missing_ok=True)
 
 
-def settings_digest(settings: Mapping[str, Any], dataset: Dataset) -> str:
+def settings_digest(settings: Mapping[str, Any], dataset: TrainingDataset) -> str:
     """The sha256 of all that decides a training: its settings and the data, images included.
 
     Where ``weights`` is a file, it is its content that counts. Arrays and frozen dataclasses count by what they hold.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.pictures.drawing import COLOURS, label_of, new_figure, place_of, save
-from pipeline.evaluation.pictures.mean_curves import DRAWN, Curve, CurveKey
+from pipeline.evaluation.pictures.mean_curves import DRAWN, CurveKey, MeanCurve
 from pipeline.evaluation.summary.wording import unrelated_named
 from transforms.core.statistics.bootstrap import Interval
 
@@ -19,7 +19,7 @@ _DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (6, 2, 1, 2)), (0, (1, 1)), (0, (10, 3)
 _GREYS = ("#444444", "#777777", "#999999")
 
 
-def draw_curves(curves: Mapping[CurveKey, Curve], path: Path) -> bool:
+def draw_curves(curves: Mapping[CurveKey, MeanCurve], path: Path) -> bool:
     """Draws ``curves`` as a PNG 1000 pixels wide: a row a side and fill, insertion to the left, deletion to the right.
 
     Methods are coloured and in the order of their areas, the best first; controls are grey and dashed. Returns whether
@@ -66,7 +66,7 @@ def styles_of(lines: Iterable[CurveKey]) -> dict[tuple[str, bool], dict[str, Any
 
 
 def _panel(
-    axis: Any, metric: str, drawn: Mapping[CurveKey, Curve], styles: Mapping[tuple[str, bool], Mapping[str, Any]]
+    axis: Any, metric: str, drawn: Mapping[CurveKey, MeanCurve], styles: Mapping[tuple[str, bool], Mapping[str, Any]]
 ) -> None:
     more = DRAWN[metric].better == "higher"
     sign = -1 if more else 1

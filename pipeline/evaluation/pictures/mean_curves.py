@@ -32,7 +32,7 @@ class CurveKey(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class MeanCurve:
     """The mean of the pairs' normalised curves, with the pointwise 95 % interval over queries.
 
     ``mean``, ``low`` and ``high`` are float64 [T] in [0, 1], at T equally spaced shares of the pixels; bounds are NaN
@@ -59,7 +59,7 @@ class _Kept(NamedTuple):
     values: array[float]
 
 
-def curves(rows: Iterable[Row], *, resamples: int = 10_000, seed: int = 0) -> dict[CurveKey, Curve]:
+def curves(rows: Iterable[Row], *, resamples: int = 10_000, seed: int = 0) -> dict[CurveKey, MeanCurve]:
     """The mean curves of ``rows``, in whose order nothing depends; rows without a curve are passed over.
 
     Each pair's curve is normalised by itself (:func:`transforms.core.metrics.curves.curve`). Where both the stored and
@@ -86,7 +86,7 @@ def curves(rows: Iterable[Row], *, resamples: int = 10_000, seed: int = 0) -> di
     return {line: _curve(kept[line, chosen[line]], chosen[line], resamples, seed) for line in order}
 
 
-def _curve(kept: _Kept, map_: str | None, resamples: int, seed: int) -> Curve:
+def _curve(kept: _Kept, map_: str | None, resamples: int, seed: int) -> MeanCurve:
     pairs = len(kept.ids)
     values, weights = np.array(kept.values, np.float64).reshape(pairs, -1), np.array(kept.weights)
     order = sorted(range(pairs), key=kept.ids.__getitem__)
@@ -97,4 +97,4 @@ def _curve(kept: _Kept, map_: str | None, resamples: int, seed: int) -> Curve:
     found = means_by_query(together, queries, weights=weights[order], resamples=resamples, seed=seed)
     area = Interval(*(float(one[-1]) for one in found))
     mean, low, high = (one[:-1] for one in found)
-    return Curve(mean, low, high, area, map_, pairs, len(set(queries)))
+    return MeanCurve(mean, low, high, area, map_, pairs, len(set(queries)))

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.evaluation.summary.findings import Difference, Key, MeasurementSetting
 from pipeline.evaluation.summary.measures import beside_below
 from pipeline.evaluation.summary.order import key_order, metric_order, setting_of, sortable
-from pipeline.evaluation.summary.resampling import Resampling
-from pipeline.evaluation.summary.samples import Sample, shared
+from pipeline.evaluation.summary.resampling import PairedResampling
+from pipeline.evaluation.summary.samples import MetricSample, shared
 from pipeline.evaluation.summary.wording import OF_UNRELATED
 from transforms.core.metrics.metric import Metric, RatioMetric
 from transforms.core.metrics.registry import BY_NAME, of_kind
@@ -23,7 +23,7 @@ from transforms.core.statistics.bootstrap import Interval
 _ROUNDING = 1e-9  # equal values that were added up in another order differ by less
 
 
-def differences(samples: Mapping[Key, Sample], draws: Resampling) -> list[Difference]:
+def differences(samples: Mapping[Key, MetricSample], draws: PairedResampling) -> list[Difference]:
     """For each metric by which methods are compared, and each side, fill and map."""
     places: dict[tuple[str, MeasurementSetting], list[Key]] = defaultdict(list)
     of_ratio = {ratio.above: ratio.name for ratio in of_kind(RatioMetric)}
@@ -49,17 +49,17 @@ def _compared(
     metric: Metric,
     where: MeasurementSetting,
     pairs: Sequence[tuple[Key, Key]],
-    samples: Mapping[Key, Sample],
-    draws: Resampling,
+    samples: Mapping[Key, MetricSample],
+    draws: PairedResampling,
 ) -> list[Difference]:
     """The differences of ``pairs``.
 
     Of shares it is one ratio: which pairs are judged and what the oracle removes does not depend on the method.
     """
-    gaps: dict[tuple[Key, Key], Sample] = {}
+    gaps: dict[tuple[Key, Key], MetricSample] = {}
     for first, second in pairs:
         one, other = shared(samples[first], samples[second])
-        gaps[first, second] = Sample(one.units, one.values - other.values)
+        gaps[first, second] = MetricSample(one.units, one.values - other.values)
     if isinstance(metric, RatioMetric):
         parts = {pair: beside_below(gap, pair[0], samples, metric) for pair, gap in gaps.items()}
         gaps = {pair: gap for pair, (gap, _) in parts.items() if len(gap.units)}
@@ -77,7 +77,7 @@ def _difference(
     second: Key,
     units: NDArray[np.int64],
     interval: Interval,
-    draws: Resampling,
+    draws: PairedResampling,
 ) -> Difference:
     return Difference(
         metric=metric.name,

@@ -83,7 +83,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SanityVerdict:
     """Whether a method's maps follow what the network has learned; ``passes`` None: nothing there to judge it by.
 
     Judged is the mean ``agreement`` at ``depth``; ``straddles`` says that its interval holds the limit.
@@ -112,7 +112,7 @@ class EvaluationSummary:
 
     measures: tuple[Measure, ...]
     differences: tuple[Difference, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[SanityVerdict, ...]
     reasons: Counter[str]
     examples: Mapping[str, str]
     sanity_limit: float

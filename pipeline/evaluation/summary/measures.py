@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.evaluation.summary.findings import Key, Measure
 from pipeline.evaluation.summary.order import key_order
-from pipeline.evaluation.summary.resampling import Resampling
-from pipeline.evaluation.summary.samples import CollectedRows, Sample, shared
+from pipeline.evaluation.summary.resampling import PairedResampling
+from pipeline.evaluation.summary.samples import CollectedRows, MetricSample, shared
 from transforms.core.metrics.metric import RatioMetric
 from transforms.core.metrics.registry import BY_NAME, family_of, needing, of_kind
 from transforms.core.statistics.bootstrap import Interval
@@ -19,7 +19,7 @@ from transforms.core.statistics.bootstrap import Interval
 _NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
-def measures(samples: Mapping[Key, Sample], collected: CollectedRows, draws: Resampling) -> list[Measure]:
+def measures(samples: Mapping[Key, MetricSample], collected: CollectedRows, draws: PairedResampling) -> list[Measure]:
     """Of each of ``samples``, and the ratios that are made of them."""
     keys = sorted(samples, key=key_order)
     resampled = {key: samples[key] for key in keys if len(samples[key].units) and not _over_attributes(key.metric)}
@@ -28,9 +28,11 @@ def measures(samples: Mapping[Key, Sample], collected: CollectedRows, draws: Res
     return found + [one for ratio in of_kind(RatioMetric) for one in _ratios(ratio, samples, draws)]
 
 
-def beside_below(sample: Sample, key: Key, samples: Mapping[Key, Sample], ratio: RatioMetric) -> tuple[Sample, Sample]:
+def beside_below(
+    sample: MetricSample, key: Key, samples: Mapping[Key, MetricSample], ratio: RatioMetric
+) -> tuple[MetricSample, MetricSample]:
     """``sample`` and what ``ratio`` divides it by of ``key``'s method, on the units that both have."""
-    below = samples.get(key._replace(metric=ratio.below), Sample(np.empty(0, np.int64), np.empty(0)))
+    below = samples.get(key._replace(metric=ratio.below), MetricSample(np.empty(0, np.int64), np.empty(0)))
     return shared(sample, below)
 
 
@@ -39,7 +41,9 @@ def _over_attributes(metric: str) -> bool:
     return family is not None and family.over == "attributes"
 
 
-def _measure(key: Key, sample: Sample, interval: Interval, collected: CollectedRows, draws: Resampling) -> Measure:
+def _measure(
+    key: Key, sample: MetricSample, interval: Interval, collected: CollectedRows, draws: PairedResampling
+) -> Measure:
     units, over_attributes = len(sample.units), _over_attributes(key.metric)
     if units and over_attributes:
         interval = replace(_NOTHING, estimate=float(sample.values.mean()))
@@ -56,7 +60,7 @@ def _measure(key: Key, sample: Sample, interval: Interval, collected: CollectedR
     )
 
 
-def _ratios(ratio: RatioMetric, samples: Mapping[Key, Sample], draws: Resampling) -> Iterator[Measure]:
+def _ratios(ratio: RatioMetric, samples: Mapping[Key, MetricSample], draws: PairedResampling) -> Iterator[Measure]:
     """The sum of ``ratio.above`` of each method as a share of that of ``ratio.below`` on the same pairs."""
     for key in (key for key in samples if key.metric == ratio.above):
         above, below = beside_below(samples[key], key, samples, ratio)

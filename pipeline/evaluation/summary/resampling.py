@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.summary.samples import Sample
+from pipeline.evaluation.summary.samples import MetricSample
 from transforms.core.records import Float64
 from transforms.core.statistics.bootstrap import Interval, means_by_query, ratio_by_query
 
@@ -20,7 +20,7 @@ _TOGETHER = 1 << 22  # values that are resampled at once, 32 MB
 
 
 @dataclass(frozen=True)
-class Resampling:
+class PairedResampling:
     """Means over units: ``queries`` int64 [U] and ``weights`` float64 [U] of every unit, and how to resample."""
 
     queries: NDArray[np.int64]
@@ -28,7 +28,7 @@ class Resampling:
     resamples: int
     seed: int
 
-    def means(self, samples: Mapping[K, Sample]) -> dict[K, Interval]:
+    def means(self, samples: Mapping[K, MetricSample]) -> dict[K, Interval]:
         """Of each of ``samples``, none empty; those on the same units, most often all, are resampled together."""
         together: dict[bytes, list[K]] = defaultdict(list)
         for key, sample in samples.items():
@@ -50,7 +50,7 @@ class Resampling:
                 found |= {key: Interval(*map(float, one)) for key, *one in zip(some, *parts, strict=True)}
         return found
 
-    def ratio(self, above: Sample, below: Sample) -> Interval:
+    def ratio(self, above: MetricSample, below: MetricSample) -> Interval:
         """The sum of ``above`` over that of ``below``, on the same units; every value of ``below`` is above 0."""
         weights = self.weights[above.units]
         return ratio_by_query(

@@ -17,7 +17,7 @@ from transforms.core.records import Float64
 from transforms.tables import Row
 
 
-class Sample(NamedTuple):
+class MetricSample(NamedTuple):
     """One value a unit, a pair or an attribute: ``units`` int64 [P], rising, and ``values`` float64 [P]."""
 
     units: NDArray[np.int64]
@@ -66,7 +66,7 @@ class CollectedRows:
         if reason == NotScored.reason:
             self.not_scored[key][message] += 1
 
-    def sorted(self) -> tuple[dict[Key, Sample], NDArray[np.int64], Float64]:
+    def sorted(self) -> tuple[dict[Key, MetricSample], NDArray[np.int64], Float64]:
         """The groups with units numbered in the order of their ids, and of each its product's number and its weight."""
         ids = sorted(self.units)
         order = np.array([self.units[one] for one in ids], np.int64)
@@ -81,19 +81,19 @@ class CollectedRows:
         return samples, queries, np.where(np.isnan(weights), 1.0, weights)
 
 
-def _sample(key: Key, units: NDArray[np.int64], values: Float64) -> Sample:
+def _sample(key: Key, units: NDArray[np.int64], values: Float64) -> MetricSample:
     """The values in the order of their units; ValueError where one has two."""
     order = np.argsort(units)
     rising = units[order]
     if (np.diff(rising) == 0).any():
         raise ValueError(f"two rows of {key.metric} of {key.method} measure the same: they are of two evaluations")
-    return Sample(rising, values[order])
+    return MetricSample(rising, values[order])
 
 
-def shared(one: Sample, other: Sample) -> tuple[Sample, Sample]:
+def shared(one: MetricSample, other: MetricSample) -> tuple[MetricSample, MetricSample]:
     """Both on the units that both have."""
     units, left, right = np.intersect1d(one.units, other.units, assume_unique=True, return_indices=True)
-    return Sample(units, one.values[left]), Sample(units, other.values[right])
+    return MetricSample(units, one.values[left]), MetricSample(units, other.values[right])
 
 
 def explained_product(row: Row) -> str:

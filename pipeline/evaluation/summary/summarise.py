@@ -16,7 +16,7 @@ from pipeline.evaluation.summary.differences import differences
 from pipeline.evaluation.summary.findings import EvaluationSummary
 from pipeline.evaluation.summary.measures import measures
 from pipeline.evaluation.summary.order import key_order, metric_order
-from pipeline.evaluation.summary.resampling import Resampling
+from pipeline.evaluation.summary.resampling import PairedResampling
 from pipeline.evaluation.summary.samples import CollectedRows
 from pipeline.evaluation.summary.verdicts import verdicts
 from transforms.tables import Row
@@ -40,7 +40,7 @@ def summarise(
     for row in rows:
         collected.add(row)
     samples, queries, weights = collected.sorted()
-    draws = Resampling(queries, weights, resamples, seed)
+    draws = PairedResampling(queries, weights, resamples, seed)
     found = measures(samples, collected, draws)
     return EvaluationSummary(
         measures=tuple(sorted(found, key=lambda one: (*metric_order(one.metric), *key_order(one)))),

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 
-from pipeline.evaluation.summary.findings import Measure, MeasurementSetting, Verdict
+from pipeline.evaluation.summary.findings import Measure, MeasurementSetting, SanityVerdict
 from pipeline.evaluation.summary.order import depth_order, setting_of, sortable
 from pipeline.evaluation.summary.wording import described, interval_text, name_of, percent
 from transforms.core.metrics.registry import CURVES, REGIONS, family_of, needing
@@ -23,7 +23,7 @@ SAME = 0.95
 """Maps that fail with at least this agreement are said not to depend on the network; below, to depend little on it."""
 
 
-def verdicts(measures: Sequence[Measure], limit: float) -> list[Verdict]:
+def verdicts(measures: Sequence[Measure], limit: float) -> list[SanityVerdict]:
     """The verdict of everything whose sanity was measured, and that of any other method: none.
 
     There are no verdicts where nobody's sanity was measured.
@@ -49,7 +49,7 @@ def verdicts(measures: Sequence[Measure], limit: float) -> list[Verdict]:
 
 def _verdict(
     label: str, whose: tuple[str, bool], where: MeasurementSetting, cascade: Sequence[Measure], limit: float
-) -> Verdict:
+) -> SanityVerdict:
     """The verdict by the first network of ``cascade`` that is judged and random enough."""
     judged = [
         one
@@ -58,7 +58,7 @@ def _verdict(
     ]
     if not judged:
         text = f"{label}: nothing to judge: no agreement measured with {HEAD_SHARE:.0%} or more of the blocks random"
-        return Verdict(*whose, *where, None, None, 0, None, None, False, text.replace("%", " %"))
+        return SanityVerdict(*whose, *where, None, None, 0, None, None, False, text.replace("%", " %"))
     one = min(judged, key=depth_order)
     agreement, depth = one.interval, depth_order(one)[0]
     passes, straddles = agreement.estimate < limit, agreement.low < limit <= agreement.high
@@ -69,7 +69,7 @@ def _verdict(
     text += "passes" if passes else f"FAILS: its maps {_dependence(agreement)} what the network has learned"
     if straddles:
         text += f" (not certain: the interval straddles {limit:g})"
-    return Verdict(*whose, *where, one.block, depth, one.queries, agreement, passes, straddles, text)
+    return SanityVerdict(*whose, *where, one.block, depth, one.queries, agreement, passes, straddles, text)
 
 
 def _dependence(agreement: Interval) -> str:

@@ -17,10 +17,10 @@ from pipeline.evaluation.summary.wording import (
     percent,
     unrelated_named,
 )
-from pipeline.evaluation.text.tables import Cell, Table, distinct
+from pipeline.evaluation.text.tables import TextCell, TextTable, distinct
 from pipeline.text.tables import cut, printable
 from transforms.core.errors import NotScored
-from transforms.core.metrics.metric import Family
+from transforms.core.metrics.metric import MetricFamily
 from transforms.core.metrics.registry import AGREEMENTS, BY_NAME, FAMILIES, RECOGNITION, family_of, needing, note
 
 FEW_QUERIES = 6
@@ -39,7 +39,7 @@ _Found = TypeVar("_Found", Measure, Difference)
 class Section:
     title: str
     note: str
-    tables: tuple[Table, ...] = ()
+    tables: tuple[TextTable, ...] = ()
     items: tuple[str, ...] = ()
 
 
@@ -56,7 +56,7 @@ def sections(summary: EvaluationSummary, raw_differences: bool) -> Iterator[Sect
     yield from _without_a_value(summary)
 
 
-def _family(family: Family, summary: EvaluationSummary) -> Iterator[Section]:
+def _family(family: MetricFamily, summary: EvaluationSummary) -> Iterator[Section]:
     metrics = distinct(one.metric for one in summary.measures if family_of(one.metric) is family)
     if family is RECOGNITION:
         precisions = [one for one in summary.measures if one.metric in metrics]
@@ -87,7 +87,9 @@ def _methods(title: str, remark: str, metrics: Sequence[str], summary: Evaluatio
         here = _at(measures, place)
         cells = {(_row_label(one), _name(one.metric)): _cell(one) for one in here}
         ordered = sorted(here, key=lambda one: (one.control, key_order(one)[1:]))
-        table = Table("method", distinct(map(_row_label, ordered)), distinct(_name(one.metric) for one in here), cells)
+        table = TextTable(
+            "method", distinct(map(_row_label, ordered)), distinct(_name(one.metric) for one in here), cells
+        )
         yield Section(_titled(title, place), remark, (table,), tuple(_not_judged(here)))
 
 
@@ -110,11 +112,11 @@ def _sanity(summary: EvaluationSummary) -> Iterator[Section]:
         yield Section(_titled(AGREEMENTS.heading, place), note(AGREEMENTS), (_cascades(_at(agreements, place)),))
 
 
-def _cascades(measures: Sequence[Measure]) -> Table:
+def _cascades(measures: Sequence[Measure]) -> TextTable:
     """Networks from the head down, then the levels to read them against; a column a method."""
     cells = {(_network(one), name_of(one.method, one.control)): _cell(one) for one in measures}
     methods = sorted({(one.control, one.method) for one in measures})
-    return Table(
+    return TextTable(
         "the map of, or with",
         distinct(
             _network(one) for one in sorted(measures, key=lambda one: (metric_order(one.metric), depth_order(one)))
@@ -124,7 +126,7 @@ def _cascades(measures: Sequence[Measure]) -> Table:
     )
 
 
-def _compared(family: Family, summary: EvaluationSummary, raw_differences: bool) -> Iterator[Section]:
+def _compared(family: MetricFamily, summary: EvaluationSummary, raw_differences: bool) -> Iterator[Section]:
     differences = [
         one
         for one in summary.differences
@@ -135,15 +137,15 @@ def _compared(family: Family, summary: EvaluationSummary, raw_differences: bool)
         yield Section(_titled("Differences", place), _DIFFERENCES_NOTE, (table,))
 
 
-def _compared_table(differences: Sequence[Difference]) -> Table:
+def _compared_table(differences: Sequence[Difference]) -> TextTable:
     cells = {}
     for one in differences:
         text = " ".join(filter(None, (interval_text(one.interval, 3, sign="+"), one.separated)))
         if one.separated and one.queries < FEW_QUERIES:
             text += "?"
         row = f"{name_of(one.first, False)} − {name_of(one.second, one.control)}"
-        cells[row, _name(one.metric)] = Cell(text, one.queries, one.pairs)
-    return Table("first − second", distinct(row for row, _ in cells), distinct(name for _, name in cells), cells)
+        cells[row, _name(one.metric)] = TextCell(text, one.queries, one.pairs)
+    return TextTable("first − second", distinct(row for row, _ in cells), distinct(name for _, name in cells), cells)
 
 
 def _without_a_value(summary: EvaluationSummary) -> Iterator[Section]:
@@ -184,9 +186,9 @@ def _name(metric: str) -> str:
     return (BY_NAME[metric].label or metric) if metric in BY_NAME else printable(metric)
 
 
-def _cell(one: Measure) -> Cell:
+def _cell(one: Measure) -> TextCell:
     not_judged = sum(count for _, count in one.not_scored)
-    return Cell(interval_text(one.interval, 3), one.queries, one.pairs, one.failed - not_judged, not_judged)
+    return TextCell(interval_text(one.interval, 3), one.queries, one.pairs, one.failed - not_judged, not_judged)
 
 
 def _places(found: Iterable[Measure | Difference]) -> list[MeasurementSetting]:

@@ -14,7 +14,7 @@ WIDTH = 110
 """Columns of a terminal that are filled at most."""
 
 
-class Cell(NamedTuple):
+class TextCell(NamedTuple):
     text: str
     queries: int
     pairs: int
@@ -23,13 +23,13 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """Cells by row and column label; a label pair without a cell is empty."""
 
     corner: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
-    cells: Mapping[tuple[str, str], Cell]
+    cells: Mapping[tuple[str, str], TextCell]
 
     def of(self, chosen: Sequence[str]) -> list[list[str]]:
         """The header and rows, as text, with the columns ``chosen``, then counts.
@@ -51,7 +51,7 @@ class Table:
         return lines
 
 
-def _counted(cells: Sequence[Cell], name: str) -> str:
+def _counted(cells: Sequence[TextCell], name: str) -> str:
     """The count of all cells of a row; where they differ, each."""
     counts = [f"{getattr(cell, name):,}" for cell in cells]
     return counts[0] if len(set(counts)) == 1 else " / ".join(counts)
@@ -61,7 +61,7 @@ def distinct(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def chunks(table: Table) -> list[tuple[str, ...]]:
+def chunks(table: TextTable) -> list[tuple[str, ...]]:
     """The columns of ``table`` in the fewest groups, about equal, that fit into ``WIDTH``; at least one each."""
     total = len(table.columns)
     for groups in range(1, total + 1):

@@ -16,7 +16,7 @@ WEIGHED = 5
 
 
 @dataclass(frozen=True)
-class Sample:
+class QuerySample:
     """The strata of a run, by name. ``found`` are the queries of each that the rows of its tables name, at least one.
 
     These are fewer than were sampled where rows were erased: what is left is then a smaller sample.
@@ -53,7 +53,7 @@ class Sample:
         return tuple(self.strata[name] for name in self.population if name not in self.found)
 
 
-def read_sample(run: Run, found: Mapping[str, int]) -> Sample:
+def read_sample(run: Run, found: Mapping[str, int]) -> QuerySample:
     """The sample of ``run`` whose rows name ``found`` queries of each stratum.
 
     UsageError where its strata cannot be read or do not fit its rows.
@@ -66,7 +66,7 @@ def read_sample(run: Run, found: Mapping[str, int]) -> Sample:
     columns = ["stratum", "queries", "sampled_queries", "pairs", "sampled_pairs", "rate"]
     rows = [row for batch in run.batches(columns, table="strata") for row in batch.to_pylist()]
     if about["schema_version"] < WEIGHED:
-        return Sample(_all_taken(rows, found), dict(found), None, None)
+        return QuerySample(_all_taken(rows, found), dict(found), None, None)
     strata = {row["stratum"]: _stratum(**{"name": row.pop("stratum"), **row}) for row in rows}
     if len(strata) < len(rows):
         raise UsageError(f"the table strata of the run {run.id} names a stratum twice. Audit again.")
@@ -81,7 +81,7 @@ def read_sample(run: Run, found: Mapping[str, int]) -> Sample:
                 f"the run {run.id} has rows of {count:,} queries in the stratum {quoted(name)}, and its table strata "
                 f"says that there are {strata[name].queries:,}. Audit again."
             )
-    return Sample(strata, dict(found), about["stratified_by"], about["sampling_seed"])
+    return QuerySample(strata, dict(found), about["stratified_by"], about["sampling_seed"])
 
 
 def _stratum(name: str, queries: int, sampled_queries: int, pairs: int, sampled_pairs: int, rate: float) -> Stratum:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.results.summary.groups import COLUMNS, Groups, groups
 from pipeline.results.summary.quantities import FAILED, FAILED_IN_PART, MAIN, Quantity, quantities
-from pipeline.results.summary.sample import Sample, read_sample
+from pipeline.results.summary.sample import QuerySample, read_sample
 from pipeline.results.summary.sums import (
     Estimate,
     Population,
@@ -38,7 +38,7 @@ _TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Group:
+class ValueGroup:
     """One value of ``--by``. ``pairs`` are those of the sample, ``share`` is the estimated one of the catalogue's."""
 
     value: str
@@ -64,7 +64,7 @@ class RunSummary:
     selection: Selection
     methods: tuple[str, ...]
     sides: tuple[str, ...]
-    sample: Sample
+    sample: QuerySample
     population: Population
     tolerance: float
     estimates: tuple[Estimate, ...]
@@ -74,7 +74,7 @@ class RunSummary:
     explanations: int
     failures: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     by: str | None = None
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ValueGroup, ...] = ()
     hidden: int = 0
     silent: bool = False
 
@@ -90,7 +90,7 @@ class _Question:
 
     run: Run
     found: Survey
-    sample: Sample
+    sample: QuerySample
     selection: Selection
     population: Population
     tolerance: float
@@ -189,7 +189,7 @@ def _by(one: _Question, column: str, common: dict[str, Any]) -> RunSummary:
         estimated = one.estimates(sums, number)
         sampled = next(each.pairs for each in estimated if each.quantity == FAILED)
         told = tuple(each for each in estimated if each.quantity != FAILED or not silent)
-        found.append(Group(value, sampled, pairs[number] / total, told))
+        found.append(ValueGroup(value, sampled, pairs[number] / total, told))
     said = {each.quantity for group in found for each in group.estimates}
     return RunSummary(
         **common,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.results.summary.groups import Groups, Placed
 from pipeline.results.summary.quantities import FAILED, FAILED_IN_PART, Quantity, columns, measure
-from pipeline.results.summary.sample import Sample
+from pipeline.results.summary.sample import QuerySample
 from pipeline.results.summary.survey import Unit, failed_units, sides_of, texts
 from transforms.core.errors import UsageError
 from transforms.core.records import Float64
@@ -180,7 +180,7 @@ def _all(batch: pa.RecordBatch) -> Placed:
     return np.arange(batch.num_rows), np.zeros(batch.num_rows, np.int64)
 
 
-def merged_strata(sample: Sample, population: Population) -> CollapsedStrata:
+def merged_strata(sample: QuerySample, population: Population) -> CollapsedStrata:
     """The group of each stratum, and which were put together:
     :func:`transforms.core.statistics.collapsed_strata.collapse_strata`.
 
@@ -198,12 +198,14 @@ def merged_strata(sample: Sample, population: Population) -> CollapsedStrata:
     return replace(found, names={**found.names, **{name: name for name in known}})
 
 
-def weights_of(sample: Sample, population: Population) -> dict[str, float]:
+def weights_of(sample: QuerySample, population: Population) -> dict[str, float]:
     """How many queries a sampled one of each stratum stands for: its own, and those of strata without any."""
     return merged_strata(sample, population).weights(sample.found, sample.population)
 
 
-def estimates(sums: Sums, group: int, units: Sequence[Unit], sample: Sample, population: Population) -> list[Estimate]:
+def estimates(
+    sums: Sums, group: int, units: Sequence[Unit], sample: QuerySample, population: Population
+) -> list[Estimate]:
     """The estimate of each quantity that the sums have something of, of one group.
 
     ``units`` are in the order of their numbers. Failures without a query are a census, a stratum of their own.

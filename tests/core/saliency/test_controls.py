@@ -19,7 +19,7 @@ from transforms.core.saliency.controls import CONTROLS, CentreControl, EdgeContr
 from transforms.core.saliency.explainer import Explainer
 from transforms.core.saliency.methods import METHODS
 from transforms.explaining.image_session import ImageSession
-from transforms.explaining.image_session import SessionView as ServedSubject
+from transforms.explaining.image_session import SessionView as ServedImageView
 from transforms.serving.load_image import LoadedImage
 from transforms.serving.models import Models, Serving
 
@@ -189,7 +189,7 @@ def test_a_worker_draws_controls_without_a_pass(bundle: Path) -> None:
     size = models.similarity.size
     pixels = some_pixels(size)
     shared = ImageSession(LoadedImage(pixels, Frame(size, size, (0, 0, *size)), "ab" * 32), models)
-    image = ServedSubject(shared, NO_FILL)
+    image = ServedImageView(shared, NO_FILL)
     np.testing.assert_array_equal(image.pixels, pixels)
     number = int(content_id("5", "ab" * 32, letter="")[:12], 16)  # of the run's seed and the image's content
     for control in (CentreControl(), EdgeControl()):

@@ -18,7 +18,7 @@ from PIL import Image as PillowImage
 from export.bundling import check_embedding as checking
 from export.bundling import preprocessor_config as configs
 from export.bundling.build import build
-from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import AttributeGraph, BundleSpec, SimilarityGraph
 from export.bundling.check_embedding import ExpectedEmbedding
 from export.bundling.from_onnx import AttributeFlags, BundleRequest, bundle_command
 from export.bundling.preprocessing import Preprocessing
@@ -94,7 +94,7 @@ def save(model: onnx.ModelProto, folder: Path, name: str = "net.onnx") -> Path:
 def test_habits_of_exporters(
     tmp_path: Path, habits: dict[str, Any], preprocessing: Preprocessing, batch: int | None
 ) -> None:
-    made = build(tmp_path / "b", BundleSpec(SimilarityNetwork(network(**habits), preprocessing), SQUASH))
+    made = build(tmp_path / "b", BundleSpec(SimilarityGraph(network(**habits), preprocessing), SQUASH))
     assert (made.similarity.batch, made.embedding_size, made.similarity.precision) == (batch, D, "float32")
     assert made.fill_mean == pytest.approx((123.675, 116.28, 103.53))
     assert bundles.read(str(tmp_path / "b")) == made
@@ -102,14 +102,14 @@ def test_habits_of_exporters(
 
 
 def test_half_precision_is_recorded_and_served(tmp_path: Path) -> None:
-    made = build(tmp_path / "b", BundleSpec(SimilarityNetwork(network(half=True), RGB), SQUASH))
+    made = build(tmp_path / "b", BundleSpec(SimilarityGraph(network(half=True), RGB), SQUASH))
     assert made.similarity.precision == "float16"
     np.testing.assert_allclose(served(tmp_path / "b").embed(some_images()), expected(), atol=2e-3)
 
 
 @pytest.mark.parametrize("function", ["dot", "euclidean"])
 def test_other_similarities_keep_the_length(tmp_path: Path, function: Any) -> None:
-    spec = BundleSpec(SimilarityNetwork(network(), RGB), SQUASH)
+    spec = BundleSpec(SimilarityGraph(network(), RGB), SQUASH)
     made = build(tmp_path / "b", replace(spec, similarity_function=function))
     np.testing.assert_allclose(served(tmp_path / "b").embed(some_images()), expected(length_one=False), atol=1e-5)
     assert made.model_id != build(tmp_path / "c", spec).model_id
@@ -123,7 +123,7 @@ def test_a_network_that_mixes_its_batch_is_served_one_by_one(tmp_path: Path) -> 
     model.graph.node.append(helper.make_node("Add", ["row", "small"], ["sum"]))
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "tenth"))
     model.graph.output[0].name = "sum"
-    made = build(tmp_path / "b", BundleSpec(SimilarityNetwork(model, RGB), SQUASH))
+    made = build(tmp_path / "b", BundleSpec(SimilarityGraph(model, RGB), SQUASH))
     assert made.similarity.batch == 1
     np.testing.assert_allclose(served(tmp_path / "b").embed(some_images()), expected(), atol=2e-6)
 
@@ -140,7 +140,7 @@ def test_two_exports_of_one_network_explain_alike(tmp_path: Path) -> None:
         ("plain", network(), RGB),
         ("turned", network(layout="nhwc", channels="bgr"), BGR),
     ):
-        build(tmp_path / name, BundleSpec(SimilarityNetwork(given, preprocessing), crop))
+        build(tmp_path / name, BundleSpec(SimilarityGraph(given, preprocessing), crop))
         model = served(tmp_path / name)
         rows.append(model.perturbed(frame, model.bank(design), fill))
     maps = [design.estimate((row.astype(np.float64) @ reference)[None], np.ones(1)) for row in rows]
@@ -156,9 +156,9 @@ def test_attributes(tmp_path: Path, layout: Any) -> None:
     made = build(
         tmp_path / "b",
         BundleSpec(
-            SimilarityNetwork(network(), RGB),
+            SimilarityGraph(network(), RGB),
             SQUASH,
-            attributes=AttributeNetwork(given, NAMES, preprocessing=own),
+            attributes=AttributeGraph(given, NAMES, preprocessing=own),
             priors=(0.2, 0.3, 0.5),
             phi=(0.7, 0.3, 0.1),
         ),
@@ -181,8 +181,8 @@ def test_attributes(tmp_path: Path, layout: Any) -> None:
     ],
 )
 def test_what_cannot_serve_is_refused_and_leaves_nothing(tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    similarity = SimilarityNetwork(change.get("similarity", network()), RGB)
-    attributes = AttributeNetwork(change["attributes"], NAMES) if "attributes" in change else None
+    similarity = SimilarityGraph(change.get("similarity", network()), RGB)
+    attributes = AttributeGraph(change["attributes"], NAMES) if "attributes" in change else None
     with pytest.raises(UsageError, match=told):
         build(tmp_path / "b", BundleSpec(similarity, SQUASH, attributes=attributes))
     assert list(tmp_path.iterdir()) == []
@@ -190,7 +190,7 @@ def test_what_cannot_serve_is_refused_and_leaves_nothing(tmp_path: Path, change:
 
 def test_attribute_networks_and_names_come_together(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="an attribute network and 0 attribute names"):
-        AttributeNetwork(attribute_network(), ())
+        AttributeGraph(attribute_network(), ())
     with pytest.raises(UsageError, match="no attribute network and 3 attribute names"):
         command(tmp_path, vocabulary=NAMES)
     attributes = save(attribute_network(), tmp_path, "attributes.onnx")
@@ -205,7 +205,7 @@ def test_networks_that_give_nan_are_refused(tmp_path: Path) -> None:
         if tensor.name == "shift":
             tensor.CopyFrom(numpy_helper.from_array(np.full(D, np.nan, np.float32), "shift"))
     with pytest.raises(BundleError, match="NaN or infinity"):
-        build(tmp_path / "b", BundleSpec(SimilarityNetwork(model, RGB), SQUASH))
+        build(tmp_path / "b", BundleSpec(SimilarityGraph(model, RGB), SQUASH))
 
 
 def test_networks_that_give_nothing_are_refused(tmp_path: Path) -> None:
@@ -216,22 +216,22 @@ def test_networks_that_give_nothing_are_refused(tmp_path: Path) -> None:
             scaled = (numpy_helper.to_array(tensor) * 1e-6).astype(np.float16)
             tensor.CopyFrom(numpy_helper.from_array(scaled, tensor.name))
     with pytest.raises(BundleError, match="float16 cannot tell from zero"):
-        build(tmp_path / "b", BundleSpec(SimilarityNetwork(model, RGB), SQUASH))
+        build(tmp_path / "b", BundleSpec(SimilarityGraph(model, RGB), SQUASH))
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    build(tmp_path / "b", BundleSpec(SimilarityNetwork(network(), RGB), SQUASH))
+    build(tmp_path / "b", BundleSpec(SimilarityGraph(network(), RGB), SQUASH))
     before = sorted(path.name for path in (tmp_path / "b").iterdir())
     assert before == ["bundle.json", "projection.onnx", "similarity.onnx"]
     with pytest.raises(UsageError, match="is there already"):
-        build(tmp_path / "b", BundleSpec(SimilarityNetwork(network(seed=1), RGB), SQUASH))
+        build(tmp_path / "b", BundleSpec(SimilarityGraph(network(seed=1), RGB), SQUASH))
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_the_same_input_gives_the_same_ids(tmp_path: Path) -> None:
-    specs = [BundleSpec(SimilarityNetwork(network(seed=n // 2), RGB), SQUASH) for n in range(3)]
+    specs = [BundleSpec(SimilarityGraph(network(seed=n // 2), RGB), SQUASH) for n in range(3)]
     one, two, other = (build(tmp_path / str(n), spec) for n, spec in enumerate(specs))
     assert one == two
     assert one.model_id != other.model_id
@@ -265,7 +265,7 @@ def test_external_data_comes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(networks, "INLINE_LIMIT", limit)
     (tmp_path / "theirs").mkdir()
     path = external(tmp_path / "theirs")
-    made = build(tmp_path / "b", BundleSpec(SimilarityNetwork(path, RGB), SQUASH))
+    made = build(tmp_path / "b", BundleSpec(SimilarityGraph(path, RGB), SQUASH))
     assert list(made.similarity.files) == ["similarity.onnx"] + ["similarity-0.data"] * (limit == 0)
     for file in (tmp_path / "theirs").iterdir():
         file.unlink()
@@ -278,7 +278,7 @@ def test_external_data_outside_of_the_folder_is_refused(tmp_path: Path, location
     path = external(tmp_path / "theirs")
     (tmp_path / "theirs" / "net.data").rename(tmp_path / "secret.data")
     with pytest.raises(BundleError, match="outside of the network's folder"):
-        build(tmp_path / "b", BundleSpec(SimilarityNetwork(moved(path, location), RGB), SQUASH))
+        build(tmp_path / "b", BundleSpec(SimilarityGraph(moved(path, location), RGB), SQUASH))
 
 
 @pytest.mark.parametrize("limit", [networks.INLINE_LIMIT, 0])
@@ -330,7 +330,7 @@ def test_functions_of_the_network_itself_may_have_any_domain(tmp_path: Path) -> 
     model.graph.node.append(helper.make_node("Double", ["before"], ["after"], domain="local"))
     model.graph.output[0].name = "after"
     model.opset_import.append(helper.make_opsetid("local", 1))
-    build(tmp_path / "b", BundleSpec(SimilarityNetwork(model, RGB), SQUASH))
+    build(tmp_path / "b", BundleSpec(SimilarityGraph(model, RGB), SQUASH))
     np.testing.assert_allclose(served(tmp_path / "b").embed(some_images()), expected(), atol=2e-6)
 
 
@@ -674,7 +674,7 @@ def test_old_files_that_list_their_weights_as_inputs(tmp_path: Path) -> None:
     for tensor in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     path = save(model, tmp_path)
-    build(tmp_path / "b", BundleSpec(SimilarityNetwork(path, RGB), SQUASH))
+    build(tmp_path / "b", BundleSpec(SimilarityGraph(path, RGB), SQUASH))
     np.testing.assert_allclose(served(tmp_path / "b").embed(some_images()), expected(), atol=2e-6)
     inputs = [value.name for value in onnx.load(tmp_path / "b" / "similarity.onnx").graph.input]
     assert inputs == ["image", "mask", "fill"]
@@ -684,7 +684,7 @@ def test_no_path_of_the_exporting_machine_is_kept(tmp_path: Path) -> None:
     model = network()
     entry = model.metadata_props.add()
     entry.key, entry.value = "source", "/home/somebody/model.py"
-    build(tmp_path / "b", BundleSpec(SimilarityNetwork(model, RGB), SQUASH))
+    build(tmp_path / "b", BundleSpec(SimilarityGraph(model, RGB), SQUASH))
     assert b"somebody" not in (tmp_path / "b" / "similarity.onnx").read_bytes()
 
 

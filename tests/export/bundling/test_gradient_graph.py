@@ -18,7 +18,7 @@ from torchvision.models import VisionTransformer
 
 from export.bundling import from_torch as exporting
 from export.bundling.build import build
-from export.bundling.bundle_spec import NO_GRADIENT, BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import NO_GRADIENT, BundleSpec, SimilarityGraph
 from export.bundling.from_torch import ExportRequest, export_command
 from export.bundling.gradient import BATCH, similarity, to_onnx, trace, trace_to_onnx
 from export.bundling.gradient_prefix import wrap_gradient
@@ -497,7 +497,7 @@ def test_a_network_without_a_gradient_is_exported_with_the_reason(
 def test_bundles_of_onnx_files_and_exports_without(tmp_path: Path) -> None:
     made = build(
         tmp_path / "onnx",
-        BundleSpec(SimilarityNetwork(networks.network(), Preprocessing()), Resize(networks.SIZE, "squash")),
+        BundleSpec(SimilarityGraph(networks.network(), Preprocessing()), Resize(networks.SIZE, "squash")),
     )
     assert (made.gradient, made.missing["gradient"]) == (None, NO_GRADIENT)
     path = checkpoint(tmp_path / "similarity.pt")

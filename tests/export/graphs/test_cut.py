@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.support.networks import Block, SmallTransformer
 from export.bundling.build import build
-from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import BundleSpec, SimilarityGraph
 from export.bundling.from_torch import to_onnx
 from export.bundling.preprocessing import Preprocessing
 from export.graphs import cut as tails
@@ -42,7 +42,7 @@ def bundled(folder: Path, model: onnx.ModelProto, **how: Any) -> Bundle:
     """A bundle of ``model``; ``how`` is what stands in front of it."""
     size = how.pop("size", SIZE)
     preprocessing = Preprocessing(how.pop("layout", "nchw"), "rgb", 1 / 255, (0.5, 0.45, 0.4), (0.25, 0.2, 0.3))
-    return build(folder, BundleSpec(SimilarityNetwork(model, preprocessing), Resize(size, "squash"), **how))
+    return build(folder, BundleSpec(SimilarityGraph(model, preprocessing), Resize(size, "squash"), **how))
 
 
 def halved(folder: Path, bundle: Bundle, layer: str | None = None, features: Layout | None = None) -> Cut:
@@ -322,7 +322,7 @@ def test_cuts_are_the_values_without_which_nothing_arrives(model: onnx.ModelProt
 
     names = [one.output[0] for one in model.graph.node][:-1]
     expected = [name for name in names if arrives(None) and not arrives(name)]
-    assert tails.Graph(model).cuts() == expected
+    assert tails.CutGraph(model).cuts() == expected
 
 
 # Transformers from torch
@@ -384,7 +384,7 @@ def test_every_cut_of_a_transformer_with_a_class_token(transformers: dict[str, t
     made = halved(folder, bundle)
     assert (made.shape, made.axis) == ((7, 8), 2)
     is_whole(folder, bundle, made)
-    names = tails.Graph(whole(folder / bundle.similarity.file)).cuts()
+    names = tails.CutGraph(whole(folder / bundle.similarity.file)).cuts()
     assert names.index(made.layer) > 3
     shapes = []
     for name in names:

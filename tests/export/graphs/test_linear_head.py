@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundling.build import build
-from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import BundleSpec, SimilarityGraph
 from export.bundling.preprocessing import Preprocessing
 from export.graphs.linear_head import NoProjection, Projection, project
 from tests.support.models.assembled import ending
@@ -340,7 +340,7 @@ def test_what_is_linear_only_by_name_is_found_by_running_it() -> None:
 
 
 def built(out: Path, model: onnx.ModelProto, **how: Any) -> Bundle:
-    return build(out, BundleSpec(SimilarityNetwork(model, PREPROCESSING), SQUASH, **how))
+    return build(out, BundleSpec(SimilarityGraph(model, PREPROCESSING), SQUASH, **how))
 
 
 def opened(made: Bundle, folder: Path, batch: int = 3) -> tuple[SimilarityModel, ProjectionModel]:
@@ -421,7 +421,7 @@ def test_users_channels_last_networks(channels: Any, tmp_path: Path) -> None:
         mean, std = (mean[2], mean[1], mean[0]), (std[2], std[1], std[0])
     preprocessing = Preprocessing("nhwc", channels, PREPROCESSING.scale, mean, std)
     made = build(
-        tmp_path / "b", BundleSpec(SimilarityNetwork(network(layout="nhwc", channels=channels), preprocessing), SQUASH)
+        tmp_path / "b", BundleSpec(SimilarityGraph(network(layout="nhwc", channels=channels), preprocessing), SQUASH)
     )
     plain = built(tmp_path / "plain", network())
     (model, projection), (other, straight) = opened(made, tmp_path / "b"), opened(plain, tmp_path / "plain")
@@ -500,7 +500,7 @@ def test_resnet_from_torch(tmp_path: Path) -> None:
     net = EmbeddingNetwork(backbone("resnet18", None), size=size, embedding=7).eval()
     made = build(
         tmp_path / "b",
-        BundleSpec(SimilarityNetwork(to_onnx(net, size, ("embedding",)), PREPROCESSING), Resize(size, "squash")),
+        BundleSpec(SimilarityGraph(to_onnx(net, size, ("embedding",)), PREPROCESSING), Resize(size, "squash")),
     )
     assert worst_of(made, tmp_path / "b", size) < 1e-5
     model, projection = opened(made, tmp_path / "b")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.bundling.build import build
-from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import BundleSpec, SimilarityGraph
 from export.bundling.from_torch import to_onnx
 from export.bundling.gradient import trace_to_onnx
 from export.bundling.preprocessing import Preprocessing
@@ -125,7 +125,7 @@ def test_a_gradient_with_normalisations_of_its_own_is_that_of_the_folded_network
     build(
         made,
         BundleSpec(
-            SimilarityNetwork(to_onnx(module, SIZE, ("embedding",)), PREPROCESSING),
+            SimilarityGraph(to_onnx(module, SIZE, ("embedding",)), PREPROCESSING),
             Resize(SIZE, "squash"),
             gradient=trace_to_onnx(module, SIZE, "cosine"),
         ),

@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundling.build import build
-from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import AttributeGraph, BundleSpec, SimilarityGraph
 from export.bundling.preprocessing import Preprocessing
 from export.ranking.priors.command import priors_command
 from export.ranking.priors.settings import PriorSettings
@@ -89,9 +89,9 @@ def red_bundle(
     build(
         folder,
         BundleSpec(
-            SimilarityNetwork(network(pool, weights), Preprocessing("nchw", "rgb", 1 / 255, (0, 0, 0), (1, 1, 1))),
+            SimilarityGraph(network(pool, weights), Preprocessing("nchw", "rgb", 1 / 255, (0, 0, 0), (1, 1, 1))),
             Resize(SIZE, "squash"),
-            attributes=AttributeNetwork(attribute_network(names=len(VOCABULARY)), VOCABULARY) if attributes else None,
+            attributes=AttributeGraph(attribute_network(names=len(VOCABULARY)), VOCABULARY) if attributes else None,
             **{"similarity_function": "dot", **how},
         ),
     )

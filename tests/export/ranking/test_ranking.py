@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from export.bundling.build import build
-from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import AttributeGraph, BundleSpec, SimilarityGraph
 from export.ranking import calibrate as ranking
 from export.ranking.calibrate import FOLDS, CalibrationRequest, calibrate, calibrate_command
 from export.ranking.catalogue_embeddings import embed_catalogue
@@ -84,9 +84,9 @@ def shop_bundle(folder: Path, **given: Any) -> Bundle:
     return build(
         folder,
         BundleSpec(
-            SimilarityNetwork(network(size=SIZE), PREPROCESSING),
+            SimilarityGraph(network(size=SIZE), PREPROCESSING),
             Resize(SIZE, "squash"),
-            attributes=AttributeNetwork(attribute_network(names=len(VOCABULARY)), VOCABULARY),
+            attributes=AttributeGraph(attribute_network(names=len(VOCABULARY)), VOCABULARY),
             **given,
         ),
     )

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.bundling.build import build
-from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import AttributeGraph, BundleSpec, SimilarityGraph
 from tests.support.audits import audit, table, write_csv
 from tests.support.models.bundles import PREPROCESSING, VOCABULARY, small_bundle
 from tests.support.models.networks import SIZE, attribute_network, network
@@ -111,9 +111,9 @@ def test_nothing_is_built_with_a_wrong_phi(tmp_path: Path) -> None:
         build(
             tmp_path / "b",
             BundleSpec(
-                SimilarityNetwork(network(), PREPROCESSING),
+                SimilarityGraph(network(), PREPROCESSING),
                 Resize(SIZE, "squash"),
-                attributes=AttributeNetwork(attribute_network(), VOCABULARY),
+                attributes=AttributeGraph(attribute_network(), VOCABULARY),
                 phi=(-1.0, 0.0, 0.0),
             ),
         )

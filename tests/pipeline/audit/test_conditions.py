@@ -14,7 +14,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from export.bundling.build import build
-from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import AttributeGraph, BundleSpec, SimilarityGraph
 from pipeline.audit.bundle_fit import check_bundle, plan_memory
 from pipeline.audit.options import AuditOptions
 from tests.support.audits import audit, read_csv, table, write_csv
@@ -88,9 +88,9 @@ def built(folder: Path, function: SimilarityFunction, name: str | None = None) -
     return build(
         folder,
         BundleSpec(
-            SimilarityNetwork(network() if name is None else ending_in(network(), CONDITIONS[name]), PREPROCESSING),
+            SimilarityGraph(network() if name is None else ending_in(network(), CONDITIONS[name]), PREPROCESSING),
             Resize(SIZE, "squash"),
-            attributes=AttributeNetwork(attribute_network(), VOCABULARY),
+            attributes=AttributeGraph(attribute_network(), VOCABULARY),
             similarity_function=function,
             conditions=CONDITIONS if name is None else {},
         ),
@@ -508,9 +508,7 @@ def sloped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made = build(
             folder / (name or "all"),
             BundleSpec(
-                SimilarityNetwork(
-                    similarity if name is None else ending_in(similarity, CONDITIONS[name]), PREPROCESSING
-                ),
+                SimilarityGraph(similarity if name is None else ending_in(similarity, CONDITIONS[name]), PREPROCESSING),
                 Resize(SIZE, "squash"),
                 gradient=trace_to_onnx(layers(CONDITIONS[name] if name else None), SIZE, "cosine", name is None),
                 conditions=CONDITIONS if name is None else {},

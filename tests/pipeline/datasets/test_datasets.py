@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from export.training.data.labels import attribute_targets
 from pipeline import cli
 from pipeline.datasets import awa2, pair_lists, polyvore_outfits, reading
-from pipeline.datasets.writing import Dataset, Item, LeftOut, PairOf
+from pipeline.datasets.writing import Item, LeftOutItems, PairOf, PublishedDataset
 from pipeline.options.command_line import options_of
 from transforms import storage
 from transforms.core.errors import BadRow, UsageError
@@ -473,9 +473,9 @@ def test_what_a_class_lacks_is_known(animals: Path, tmp_path: Path, run: Run) ->
     assert targets.astype(int).tolist() == expected
 
 
-def made(count: int, name: str = "ox", split: str = "train") -> Dataset:
+def made(count: int, name: str = "ox", split: str = "train") -> PublishedDataset:
     items = {f"{name}_{n}": Item(f"{name}_{n}", f"JPEGImages/{name}_{n}.jpg", split, (name,)) for n in range(count)}
-    return Dataset("/data", ("class",), items, LeftOut())
+    return PublishedDataset("/data", ("class",), items, LeftOutItems())
 
 
 @given(st.integers(1, 12), st.integers(1, 14), st.integers(0, 3), st.randoms(use_true_random=False))
@@ -483,7 +483,7 @@ def test_pairs_of_a_class_do_not_depend_on_the_order(count: int, each: int, seed
     dataset = made(count)
     shuffled = list(dataset.items.items())
     rng.shuffle(shuffled)
-    other = Dataset("/data", ("class",), dict(shuffled), LeftOut())
+    other = PublishedDataset("/data", ("class",), dict(shuffled), LeftOutItems())
     found = list(awa2.same_class_pairs(dataset, each, seed))
     assert set(found) == set(awa2.same_class_pairs(other, each, seed))
     assert len(set(found)) == len(found) == count * min(each, count - 1)
@@ -649,7 +649,7 @@ def test_a_list_without_a_usable_line_is_refused(tmp_path: Path, content: bytes,
     (tmp_path / "pairs.txt").write_bytes(content)
     files = [str(tmp_path / "good.txt"), str(tmp_path / "pairs.txt")]
     with pytest.raises(UsageError, match=message) as error:
-        list(pair_lists.read(files, made(3).items, LeftOut(), all_pairs=False, conditions=False))
+        list(pair_lists.read(files, made(3).items, LeftOutItems(), all_pairs=False, conditions=False))
     assert "pairs.txt" in str(error.value)
 
 
@@ -687,7 +687,7 @@ def test_every_line_is_a_pair_or_is_counted(
     wanted = [pair for pair in first.values() if all_pairs or pair.label == 1]
     rest = iter(noise)
     path.write_bytes(b"\n".join(next(rest) if isinstance(line, bytes) else line[0].encode() for line in lines))
-    left_out = LeftOut()
+    left_out = LeftOutItems()
     found = pair_lists.read([str(path)], made(6).items, left_out, all_pairs=all_pairs, conditions=False)
     if not wanted:
         with pytest.raises(UsageError, match="no line that can be used"):

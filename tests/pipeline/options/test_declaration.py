@@ -15,18 +15,18 @@ from pydantic.dataclasses import dataclass
 
 from pipeline import cli
 from pipeline.audit.options import AuditOptions
-from pipeline.options.command_line import Command, Family, add_commands, options_of
+from pipeline.options.command_line import Command, CommandFamily, add_commands, options_of
 from pipeline.options.config_file import read_config
-from pipeline.options.declaration import BEHIND, CONFIG, Declared, Group, Option, Options, declared
+from pipeline.options.declaration import BEHIND, CONFIG, Declared, Heading, Option, Options, declared
 from pipeline.options.formats import Names, NamesOrNone
 from transforms.core.errors import UsageError
 from transforms.core.saliency.methods import METHODS
 from transforms.core.saliency.rise import RiseMethod
 
 COMMANDS = [
-    (command, f"{one.name} {command.name}" if isinstance(one, Family) else command.name)
+    (command, f"{one.name} {command.name}" if isinstance(one, CommandFamily) else command.name)
     for one in cli.COMMANDS
-    for command in (one.commands if isinstance(one, Family) else (one,))
+    for command in (one.commands if isinstance(one, CommandFamily) else (one,))
 ]
 OPTIONS = [(name, option) for command, name in COMMANDS for option in declared(command.options)]
 MODELS = {name: command.options for command, name in COMMANDS}
@@ -100,9 +100,9 @@ def test_help_tells_what_the_methods_do() -> None:
 
 @dataclass(frozen=True, config=CONFIG)
 class Small(Options):
-    name: Annotated[str, Option("a name", expected="short", metavar="N"), Field(max_length=3), Group("first")]
-    share: Annotated[FiniteFloat, Option("a share, 5% say"), Field(gt=0, lt=1), Group("second")] = 0.5
-    among: Annotated[Names, Option("some"), Group("first")] = ("a", "b")
+    name: Annotated[str, Option("a name", expected="short", metavar="N"), Field(max_length=3), Heading("first")]
+    share: Annotated[FiniteFloat, Option("a share, 5% say"), Field(gt=0, lt=1), Heading("second")] = 0.5
+    among: Annotated[Names, Option("some"), Heading("first")] = ("a", "b")
     few: Annotated[NamesOrNone | None, Option("few", flag="--fewer")] = None
     count: Annotated[int | None, Option("how many", left_out=lambda values: len(values["name"])), Field(ge=1)] = None
     rest: Annotated[Names, Option("Words behind -- are left.", flag=BEHIND, recorded=False)] = ()

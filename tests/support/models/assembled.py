@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.bundling import prefix
 from export.bundling.build import build
-from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import BundleSpec, SimilarityGraph
 from tests.support.models.bundles import PREPROCESSING
 from tests.support.models.networks import OLD_IR, SIZE, D, weights
 from transforms.core.imaging.images import Resize
@@ -96,7 +96,7 @@ def embeddings(folder: Path, seed: int = 3, rows: int = 4) -> Array:
 
 
 def bundled(folder: Path, model: onnx.ModelProto, **how: Any) -> Path:
-    build(folder, BundleSpec(SimilarityNetwork(model, PREPROCESSING), Resize(SIZE, "squash"), **how))
+    build(folder, BundleSpec(SimilarityGraph(model, PREPROCESSING), Resize(SIZE, "squash"), **how))
     return folder
 
 

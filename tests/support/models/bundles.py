@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.bundling.build import build
-from export.bundling.bundle_spec import AttributeNetwork, BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import AttributeGraph, BundleSpec, SimilarityGraph
 from export.bundling.preprocessing import Preprocessing
 from tests.support.models.networks import SIZE, attribute_network, network
 from transforms.core.imaging.images import Resize
@@ -20,8 +20,8 @@ def small_bundle(folder: Path, *, attributes: bool = True, size: tuple[int, int]
     return build(
         folder,
         BundleSpec(
-            SimilarityNetwork(network(size=size), PREPROCESSING),
+            SimilarityGraph(network(size=size), PREPROCESSING),
             Resize(size, "squash"),
-            attributes=AttributeNetwork(attribute_network(), VOCABULARY) if attributes else None,
+            attributes=AttributeGraph(attribute_network(), VOCABULARY) if attributes else None,
         ),
     )

@@ -26,7 +26,7 @@ run's maps as its tables hold them."""
 
 
 @dataclass(frozen=True)
-class Family:
+class MetricFamily:
     """Metrics that are measured alike and shown together.
 
     Attributes:
@@ -58,7 +58,7 @@ class Metric:
     """
 
     name: str
-    family: Family
+    family: MetricFamily
     _: KW_ONLY
     better: Better | None = None
     label: str = ""

@@ -18,8 +18,8 @@ from transforms.core.metrics.curves import deletion, insertion
 from transforms.core.metrics.metric import (
     AgreementMetric,
     CurveMetric,
-    Family,
     Metric,
+    MetricFamily,
     Need,
     RatioMetric,
     RegionMeasure,
@@ -31,21 +31,21 @@ from transforms.core.records import Float64
 
 M = TypeVar("M", bound=Metric)
 
-CURVES = Family(
+CURVES = MetricFamily(
     "Insertion and deletion",
     "Area under the curve of similarities, which is normalised to [0, 1] unless raw. Insertion is better high, "
     "deletion low.",
 )
-REGIONS = Family("Regions", "How a map finds a known region: {metrics}. Higher is better.", needs=("regions",))
-REMOVAL = Family(
+REGIONS = MetricFamily("Regions", "How a map finds a known region: {metrics}. Higher is better.", needs=("regions",))
+REMOVAL = MetricFamily(
     "Attributes",
     "Removal is the similarity lost with the explanation's first attribute; the oracle's is the largest loss of any "
     "attribute. Higher is better. The control random names the query's attributes in any order, confidence those that "
     "the attribute network is surest of, as if there were no map.",
     needs=("attributes",),
 )
-RECOGNITION = Family("Average precision of the attributes", needs=("attributes",), over="attributes")
-AGREEMENTS = Family(
+RECOGNITION = MetricFamily("Average precision of the attributes", needs=("attributes",), over="attributes")
+AGREEMENTS = MetricFamily(
     "Sanity",
     "Rank correlation of a map with the pair's own. From the head down the network's blocks are made random: agreement "
     "must fall. A network marked * is not judged: a linear head that is random alone nearly keeps cosines.",
@@ -138,7 +138,7 @@ BY_NAME: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric
 FAMILIES = tuple(dict.fromkeys(metric.family for metric in METRICS))
 
 
-def requests(*families: Family) -> tuple[str, ...]:
+def requests(*families: MetricFamily) -> tuple[str, ...]:
     """What ``--metrics`` takes: the names of all metrics that are asked for by themselves, or those of ``families``."""
     return tuple(one.name for one in METRICS if not one.asked_as and one.family in (families or FAMILIES))
 
@@ -164,7 +164,7 @@ def of_kind(kind: type[M], asked: Collection[str] | None = None) -> tuple[M, ...
     return tuple(one for one in found if asked is None or one.request in asked)
 
 
-def family_of(name: str) -> Family | None:
+def family_of(name: str) -> MetricFamily | None:
     """The family of the metric of that name, None of a name that no metric has."""
     return BY_NAME[name].family if name in BY_NAME else None
 
@@ -175,6 +175,6 @@ def levels() -> tuple[AgreementMetric, ...]:
     return tuple(sorted(found, key=lambda one: one.level == "floor"))
 
 
-def note(family: Family) -> str:
+def note(family: MetricFamily) -> str:
     """What texts say of a family."""
     return family.note.format(metrics=", ".join(one.note for one in METRICS if one.family is family and one.note))

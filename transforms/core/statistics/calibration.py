@@ -152,7 +152,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Search:
+class PhiSearch:
     """The best point of a grid, and the whole grid in its order."""
 
     best: Point
@@ -171,7 +171,7 @@ def simplex(prior: bool, steps: int = STEPS) -> tuple[Phi, ...]:
     )
 
 
-def search_phi(evidence: Evidence, oracle: Oracle, scales: Scales, grid: Sequence[Phi] | None = None) -> Search:
+def search_phi(evidence: Evidence, oracle: Oracle, scales: Scales, grid: Sequence[Phi] | None = None) -> PhiSearch:
     """The point of ``grid`` with the largest ``removal``; of equal ones the largest ``top1``.
 
     What still ties is a region in which the ranking is the same: the point closest to its middle is taken, the first
@@ -186,7 +186,7 @@ def search_phi(evidence: Evidence, oracle: Oracle, scales: Scales, grid: Sequenc
     if evidence.prior is not None:
         levels.append(scales.prior(evidence.prior))
     points = [Point.of(phi, some.judge(_weighed(phi, levels))) for phi in grid]
-    return Search(_best(points), tuple(points))
+    return PhiSearch(_best(points), tuple(points))
 
 
 def held_out(kind: Kind, evidence: Evidence, oracle: Oracle, folds: NDArray[np.integer]) -> Judgement:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.training.data.dataset import Dataset
+from export.training.data.dataset import TrainingDataset
 from export.training.fitting.loop import fit
 from export.training.fitting.task import TrainingTask
 from export.training.networks.backbones import Normalisation
@@ -42,7 +42,7 @@ class Scripted:
         )
 
     def fit(self, **recipe: Any) -> Any:
-        dataset = Dataset((), np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8), {})
+        dataset = TrainingDataset((), np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8), {})
         return fit(self.task, dataset, Normalisation(), Recipe(batch=4, **recipe), lambda _: None)
 
 

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 
 from export.bundling.build import build
-from export.bundling.bundle_spec import BundleSpec, SimilarityNetwork
+from export.bundling.bundle_spec import BundleSpec, SimilarityGraph
 from export.bundling.from_onnx import BundleRequest, bundle_command
 from export.bundling.preprocessing import Preprocessing
 from export.bundling.preprocessing_settings import PreprocessingFlags
@@ -88,7 +88,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 def bundled(out: Path, preprocessing: Preprocessing = PREPROCESSING, resize: Resize = RESIZE, **more: Any) -> Path:
-    build(out, BundleSpec(SimilarityNetwork(network(), preprocessing), resize, **more))
+    build(out, BundleSpec(SimilarityGraph(network(), preprocessing), resize, **more))
     return out
 
 
@@ -149,7 +149,7 @@ def test_a_wrong_normalisation_is_named(
     made = build(
         tmp_path / "bundle",
         BundleSpec(
-            SimilarityNetwork(
+            SimilarityGraph(
                 network(head=head, batch=batch), replace(PREPROCESSING, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
             ),
             RESIZE,
@@ -159,7 +159,7 @@ def test_a_wrong_normalisation_is_named(
     assert check(manifest, tmp_path / "bundle") == 2
     wanted = "with --scale 0.00392156863 --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 in place of --scale 1 --mean 0,0,0"
     assert wanted in capsys.readouterr().err
-    build(tmp_path / "mended", BundleSpec(SimilarityNetwork(network(), half), RESIZE))
+    build(tmp_path / "mended", BundleSpec(SimilarityGraph(network(), half), RESIZE))
     assert check(manifest, tmp_path / "mended") == 0
 
 

@@ -11,7 +11,7 @@ _SECONDS = 20
 """How long an epoch is silent."""
 
 
-class ProgressLines:
+class TrainingLog:
     """Says where a training of ``epochs`` epochs stands, of which ``metric`` is the figure that counts."""
 
     def __init__(self, echo: Echo, epochs: int, metric: str) -> None:
