@@ -21,6 +21,8 @@ ImageSource = str | os.PathLike[str] | bytes | Image | PIL.Image.Image
 """An image: its address (a local path, s3:// or gs://), its file's bytes, pixels uint8 [H, W, 3], or Pillow's."""
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_CONVERTED = {mode: "RGB" for mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX")} | {"PA": "RGBA", "RGBa": "RGBA"}
+"""Pillow's modes that PNG does not have, and what they are without a loss. Of I and F nobody knows what is white."""
 
 
 @dataclass(eq=False)
@@ -82,9 +84,14 @@ def _encoded(source: Image | PIL.Image.Image) -> bytes:
         raise UsageError(
             f"an image is an address, bytes, pixels uint8 [H, W, 3] or Pillow's, not {type(source).__name__}"
         )
+    if source.mode not in (*_PNG_MODES, *_CONVERTED):
+        raise UsageError(
+            f"an image of Pillow's mode {source.mode} cannot be used, as it does not say what is white: "
+            "convert it to L or RGB"
+        )
     stream = io.BytesIO()
     try:
-        (source if source.mode in _PNG_MODES else source.convert("RGB")).save(stream, "PNG")
-    except OSError as error:
+        (source.convert(_CONVERTED[source.mode]) if source.mode in _CONVERTED else source).save(stream, "PNG")
+    except (OSError, ValueError) as error:  # ValueError: of no pixel
         raise UsageError(f"the image cannot be used: {error}") from None
     return stream.getvalue()
