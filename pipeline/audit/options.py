@@ -215,15 +215,13 @@ class AuditOptions(shared.DecodingOptions):
     beam_args: shared.BeamArgs = ()
 
     def __post_init__(self) -> None:
-        from transforms.core.imaging.fill import check_fill
+        from transforms.explaining.check_explainer import check_setting_fill
         from transforms.inputs import manifest
 
         if unknown := sorted(self.columns.keys() - set(manifest.COLUMNS)):
             raise UsageError(f"--columns must be among {', '.join(manifest.COLUMNS)}, not {unknown!r}")
-        try:
-            check_fill(self.fill or "auto")
-        except ValueError as error:
-            raise UsageError(f"--fill: {error}") from None
+        if self.fill is not None:
+            check_setting_fill(self.fill)  # also where no method hides anything
         self.explainers()
 
     @property

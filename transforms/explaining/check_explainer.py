@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from transforms.core.errors import UsageError
 from transforms.core.imaging.fill import check_fill
 from transforms.core.messages import listed
 from transforms.core.saliency.contract import NO_FILL
 from transforms.core.saliency.explainer import Explainer
-from transforms.serving.bundle import Bundle
+
+if TYPE_CHECKING:
+    from transforms.serving.bundle import Bundle
+
+
+def check_setting_fill(fill: str) -> None:
+    """UsageError for what names no fill."""
+    try:
+        check_fill(fill)
+    except ValueError as error:
+        raise UsageError(f"--fill: {error}") from None
 
 
 def check_settings(explainer: Explainer) -> None:
     """UsageError for an explainer whose settings do not go together, whatever the bundle."""
-    if explainer.fill != NO_FILL:
-        try:
-            check_fill(explainer.fill)
-        except ValueError as error:
-            raise UsageError(f"--fill: {error}") from None
+    hides_nothing = explainer.fill == explainer.method.fill == NO_FILL
+    hidden_by = () if hides_nothing else (explainer.fill,)
+    for fill in (*hidden_by, explainer.references.fill) if explainer.references else hidden_by:
+        check_setting_fill(fill)
+    if explainer.perturb == "both" and explainer.references is None and not explainer.method.needs.optimises:
+        raise UsageError(
+            f"--perturb both averages {explainer.method.name} over masked versions of the other image: say by "
+            "references which"
+        )
     if explainer.contrast and not explainer.method.needs.image_first:
         raise UsageError(
             "--contrast needs a method that compares with any vector at no passes of its own: "

@@ -14,8 +14,10 @@ import PIL.Image
 import pytest
 
 import whymatch
+from pipeline.notebook.photographs import Photographs
 from tests.support.audits import audit, read_csv, table
 from transforms import tables
+from transforms.core.imaging.images import decode
 from transforms.core.saliency.explainer import Explainer, ReferenceMasks
 from transforms.core.saliency.mask import MaskMethod
 from transforms.core.saliency.rise import RiseMethod
@@ -89,6 +91,55 @@ def test_an_image_is_its_content(opened: whymatch.Bundle, photographs: list[str]
     assert shapes == {(rgb.height, rgb.width)}
     # which masks an image draws follows from its bytes: equal bytes have equal maps
     assert all((one.map == found[0].map).all() for one in found)
+
+
+@pytest.mark.parametrize(
+    ("mode", "fill", "seen"),
+    [
+        ("L", 90, (90, 90, 90)),
+        ("I;16", 90 * 256, (90, 90, 90)),
+        ("CMYK", (0, 255, 0, 0), (255, 0, 255)),
+        ("RGBa", (0, 0, 0, 0), (255, 255, 255)),
+        ("PA", 0, (255, 255, 255)),
+    ],
+)
+def test_modes_that_pillow_has_are_seen_as_they_look(mode: str, fill: Any, seen: tuple[int, ...]) -> None:
+    photographs = Photographs()
+    name = photographs.add(PIL.Image.new(mode, (5, 3), fill))
+    pixels = decode(photographs.read(name))
+    assert pixels.shape == (3, 5, 3)
+    assert {tuple(pixel) for pixel in pixels.reshape(-1, 3).tolist()} == {seen}
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (PIL.Image.new("I", (5, 3), 40_000), "mode I cannot be used, as it does not say what is white"),
+        (PIL.Image.new("F", (5, 3), 0.5), "mode F cannot be used"),
+        (PIL.Image.new("RGB", (0, 0)), "the image cannot be used: cannot write empty image"),
+        (np.zeros((0, 4, 3), np.uint8), "the image cannot be used"),
+    ],
+    ids=["I", "F", "empty", "no rows"],
+)
+def test_images_that_nobody_can_see_are_refused(image: Any, said: str) -> None:
+    with pytest.raises(whymatch.UsageError, match=said):
+        Photographs().add(image)
+
+
+@pytest.mark.parametrize(
+    ("explainer", "said"),
+    [
+        (Explainer(SMALL, "none"), "--fill: a fill is mean, auto, blur or #rrggbb, not 'none'"),
+        (Explainer(SMALL, "mean", "both"), "--perturb both averages rise over masked versions of the other image"),
+        (Explainer(SMALL, "mean", "both", ReferenceMasks(4, "zzz", 0)), "--fill: .* not 'zzz'"),
+    ],
+    ids=["no fill", "no reference masks", "their fill"],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    explainer: Explainer, said: str, opened: whymatch.Bundle, photographs: list[str]
+) -> None:
+    with pytest.raises(whymatch.UsageError, match=said):
+        opened.explain(photographs[0], photographs[1], method=explainer)
 
 
 def test_sides_and_order(opened: whymatch.Bundle, photographs: list[str]) -> None:
