@@ -25,6 +25,7 @@ from benchmarks.support.steps import Steps
 from export.ranking.catalogue_embeddings import embed_catalogue
 from export.ranking.evidence import AuditMaps, collect
 from pipeline.demo import attribute_mask
+from transforms.core.attributes.names import column_of
 from transforms.core.errors import UsageError
 from transforms.core.metrics.regions import iou
 from transforms.core.records import Failure, Float32, Float64, Product
@@ -150,7 +151,7 @@ def _known(plan: Garments, address: Path, column: str) -> Known:
     catalogue = str(plan.catalogue / "catalogue.csv")
     maps = AuditMaps(str(plan.audit(column, "test").makes))
     dataset = collect(maps, Serving(str(address)), catalogue, echo=_quiet)
-    of_column = np.array([name.partition("=")[0] == column for name in bundle.vocabulary])
+    of_column = np.array([column_of(name) == column for name in bundle.vocabulary])
     wanted = dataset.on_query & of_column  # [P, A]; the query's value of the column
     usable = wanted.any(axis=1)
     queries = np.unique(np.array(dataset.queries)[usable], return_inverse=True)[1]

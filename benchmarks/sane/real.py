@@ -36,6 +36,7 @@ from benchmarks.sane.study import RECORD, SEARCHED, UNIFORM, UNSUPERVISED, Choic
 from benchmarks.support.steps import Steps
 from export.ranking.catalogue_embeddings import embed_catalogue
 from export.ranking.evidence import AuditMaps, RankingDataset, collect
+from transforms.core.attributes.names import column_of
 from transforms.core.errors import UsageError
 from transforms.core.metrics.removal import Oracle, Removal
 from transforms.core.records import Failure, Float64
@@ -184,7 +185,7 @@ def judge(explainer: Explainer, choice: Choice | None, of: Seed, prior: Float64,
 
 def oracles(parts: RankingDataset, oracle: Oracle) -> Mapping[str, float]:
     """How often the oracle is of each column."""
-    columns = [parts.vocabulary[at].partition("=")[0] for at in oracle.best[oracle.judged]]
+    columns = [column_of(parts.vocabulary[at]) for at in oracle.best[oracle.judged]]
     return {column: columns.count(column) / len(columns) for column in dict.fromkeys(columns)}
 
 

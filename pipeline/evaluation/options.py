@@ -17,7 +17,6 @@ from pipeline.options import shared
 from pipeline.options.declaration import CONFIG, Heading, Option
 from pipeline.options.formats import Names, NamesOrNone, Repeated
 from pipeline.runs.runners import LOCAL, RunnerProfile, profile_of
-from transforms import storage
 from transforms.core.errors import UsageError
 
 if TYPE_CHECKING:

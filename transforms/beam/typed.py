@@ -2,8 +2,8 @@
 
 To a type checker Beam is untyped. Here its collections, steps and outputs say of what they are. A step names what it
 takes and what it gives: a type checker holds the function between against both, Beam holds what comes in against what
-it takes while the pipeline is built, and chooses the coder of the elements by what it gives
-(``transforms.beam.crossing``)::
+it takes while the pipeline is built (but for ``batch``, ``flatten`` and ``combine_per_key``, which are a type checker's
+alone), and chooses the coder of the elements by what it gives (``transforms.beam.crossing``)::
 
     keyed = pairs | "ById" >> map_each(Pair, tuple[str, Pair], lambda pair: (pair.pair_id, pair))
     groups = keyed | "GroupById" >> group_by_key(str, Pair)
